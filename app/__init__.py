@@ -1,0 +1,1 @@
+"""The server and the command: everything that composes the index and the model."""

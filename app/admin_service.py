@@ -1,0 +1,154 @@
+"""What the admin routes do: checks before a job is queued, generations, the sample. No HTTP."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from app.keys import Scope
+from app.problems import Problem, invalid
+from app.schemas import admin as bodies
+from app.state import Footnote
+from index_data.analysis import ANALYZER_VERSION
+from index_data.filters import parse_filter
+from index_data.manifest import GenerationCorrupt
+
+SAMPLE: Final = {"metadata.source": "sample"}
+DELETED_AT_ONCE: Final = 500
+INDEXED_WITHIN_S: Final = 60.0
+
+
+def train_params(footnote: Footnote, body: bodies.TrainRequest) -> dict[str, Any]:
+    """The parameters of a training job.
+
+    Raises ``validation`` at once where the index has nothing to learn from, ``not-found`` for an
+    unknown base.
+    """
+    field = body.label_field
+    check_labels(footnote, field, at_least=2)
+    if body.base is not None:
+        footnote.registry.find(body.base)
+    return {
+        "task": body.task,
+        "field": field,
+        "base": body.base,
+        "optimizer": body.optimizer,
+        "lr": body.lr,
+        "epochs": body.epochs,
+        "batch_size": body.batch_size,
+        "seed": body.seed,
+        "k": body.retrieval.k,
+        "holdout": body.holdout,
+        "activate": body.activate,
+        "version": footnote.registry.new_version(field),
+    }
+
+
+def evaluate_params(footnote: Footnote, body: bodies.EvaluateRequest) -> dict[str, Any]:
+    """The parameters of an evaluation. Raises ``validation`` where there are no labels."""
+    check_labels(footnote, body.field, at_least=2)
+    return {"field": body.field, "limit": body.limit, "k": body.k, "held_out": body.held_out}
+
+
+def reindex_params(footnote: Footnote, body: bodies.ReindexRequest) -> dict[str, Any]:
+    """The parameters of a reindex. Raises ``validation`` for an analyzer that there is not."""
+    if body.analyzer not in (None, ANALYZER_VERSION):
+        raise invalid("#/analyzer", f"this version has one analyzer: {ANALYZER_VERSION}")
+    footnote.open_index()
+    return {"mode": body.mode, "activate": body.activate}
+
+
+def check_labels(footnote: Footnote, field: str, *, at_least: int) -> None:
+    """Refuse a field with fewer than so many labels in the index."""
+    labels = footnote.open_index().searcher.field_labels(field)
+    if not labels:
+        raise invalid("#/field", "no document in the index has a label in this field")
+    if len(labels) < at_least:
+        raise invalid(
+            "#/field", f"all labelled documents have the same label: {at_least} are needed"
+        )
+
+
+def list_models(footnote: Footnote) -> bodies.ModelList:
+    """The checkpoints with the reports of their heads."""
+    found = footnote.registry.checkpoints()
+    return bodies.ModelList(
+        models=[bodies.ModelBody.model_validate(info.to_json()) for info in found],
+        active=footnote.registry.active,
+    )
+
+
+def list_indexes(footnote: Footnote) -> bodies.IndexList:
+    """The generations that are kept, the newest first."""
+    index = footnote.open_index()
+    return bodies.IndexList(
+        indexes=[
+            bodies.IndexBody(
+                generation=info.number,
+                active=info.active,
+                sequence=info.sequence,
+                documents=info.documents,
+                passages=info.passages,
+                vectors=info.encoder_sha is not None,
+                created=info.created,
+                problem=info.problem,
+            )
+            for info in index.generations()
+        ],
+        generation=index.searcher.generation,
+        sequence=index.searcher.sequence,
+    )
+
+
+def activate_index(footnote: Footnote, generation: int) -> bodies.IndexActivated:
+    """Serve another generation. Raises ``not-found``, or ``validation`` if it does not verify."""
+    index = footnote.open_index()
+    try:
+        index.activate(generation)
+    except KeyError:
+        raise Problem("not-found", "There is no generation of this number.") from None
+    except GenerationCorrupt as problem:
+        raise Problem("validation", f"The generation does not verify: {problem}") from problem
+    searcher = index.searcher
+    return bodies.IndexActivated(generation=searcher.generation, sequence=searcher.sequence)
+
+
+def delete_sample(footnote: Footnote) -> bodies.SampleDeleted:
+    """Delete the sample documents and wait until no search finds them."""
+    indexer = footnote.open_indexer()
+    wanted = parse_filter(SAMPLE)
+    deleted, sequence, cursor = 0, footnote.store.sequence, None
+    while True:
+        page, cursor = footnote.store.list(cursor=cursor, limit=DELETED_AT_ONCE, where=wanted)
+        if page:
+            result = footnote.store.delete([document.id for document in page]).result()
+            deleted, sequence = deleted + result.deleted, result.sequence
+            indexer.notify()
+        if cursor is None:
+            break
+    indexer.after(sequence).result(timeout=INDEXED_WITHIN_S)
+    return bodies.SampleDeleted(deleted=deleted, sequence=sequence)
+
+
+def list_keys(footnote: Footnote) -> bodies.KeyList:
+    """The keys by their digests."""
+    found = [bodies.KeyBody.model_validate(info.to_json()) for info in footnote.keys.list()]
+    return bodies.KeyList(keys=found, open=footnote.keys.open)
+
+
+def add_key(footnote: Footnote, body: bodies.KeyRequest) -> bodies.KeyMade:
+    """A new key. Raises ``validation`` for a first key with which nobody would be admin."""
+    if footnote.keys.open and body.scope != "admin":
+        raise invalid(
+            "#/scope", "the first key closes the server to all others: make it an admin's"
+        )
+    made = footnote.keys.add(Scope.named(body.scope), name=body.name)
+    return bodies.KeyMade(key=made, scope=body.scope)
+
+
+def revoke_key(footnote: Footnote, key_id: str) -> bodies.KeyBody:
+    """Remove a key. Raises ``not-found``."""
+    try:
+        info = footnote.keys.revoke(key_id)
+    except KeyError:
+        raise Problem("not-found", "Not exactly one stored key has an id that starts so.") from None
+    return bodies.KeyBody.model_validate(info.to_json())

@@ -1,0 +1,291 @@
+"""From a checked request to an answer's JSON: ``/predict`` and ``/classify``. It knows no HTTP."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from app.pipeline import Answer, Ask
+from app.predictions import Said
+from app.problems import FieldError, Problem, invalid
+from app.retrieval import filter_of, method_for
+from app.schemas.predict import Abstain, ClassifyRequest, Params, PredictRequest, Retrieval
+from app.snapshot import MODEL_NAME, Snapshot
+from app.state import Footnote
+
+TASKS = ("classification", "sentiment")
+EXPLAIN = ("citations",)
+SENTIMENT_FIELD = "sentiment"
+
+
+async def predict(footnote: Footnote, request: PredictRequest) -> bytes:
+    """The answer to ``POST /predict``, as JSON. Raises :class:`Problem`."""
+    began = time.perf_counter()
+    check_task(request)
+    field = request.field or (SENTIMENT_FIELD if request.task == "sentiment" else "label")
+    inputs, pointers = texts(request.input)
+    ask = make_ask(
+        field, request.retrieval, request.params.labels, request.abstain, request.explain
+    )
+    with footnote.permits.take(len(inputs)):
+        snapshot = await captured(footnote, request.retrieval)
+        check_pin(snapshot, request)
+        warnings = degraded_method(snapshot, ask)
+        answers = await footnote.pipeline.answer_all(snapshot, inputs, ask, pointers=pointers)
+    top = request.params.top_n
+    name = new_id()
+    body = orjson.dumps(
+        {
+            "id": name,
+            "object": "prediction",
+            "created": int(time.time()),
+            "task": request.task,
+            "model": snapshot.model().model.to_json(),
+            "index": snapshot.index_json(),
+            "data": [predict_item(i, a, ask, top) for i, a in enumerate(answers)],
+            "usage": usage(answers),
+            "timing_ms": timing(answers, began),
+            "degraded": [*snapshot.degraded, *warnings],
+            "warnings": unused(request.params),
+        }
+    )
+    footnote.predictions.keep(name, field=field, said=said(inputs, answers), body=body)
+    return body
+
+
+async def classify(footnote: Footnote, request: ClassifyRequest) -> bytes:
+    """The answer to ``POST /classify``, as JSON. Raises :class:`Problem`."""
+    began = time.perf_counter()
+    inputs, pointers = texts(request.input)
+    ask = make_ask(
+        request.field, request.retrieval, request.labels, request.abstain, request.explain
+    )
+    with footnote.permits.take(len(inputs)):
+        snapshot = await captured(footnote, request.retrieval)
+        check_model(snapshot, request.model)
+        warnings = degraded_method(snapshot, ask)
+        answers = await footnote.pipeline.answer_all(snapshot, inputs, ask, pointers=pointers)
+    name = new_id()
+    body = orjson.dumps(
+        {
+            "id": name,
+            "object": "list",
+            "created": int(time.time()),
+            "model": MODEL_NAME,
+            "data": [classify_item(i, a, ask) for i, a in enumerate(answers)],
+            "usage": usage(answers),
+            "model_info": snapshot.model().model.to_json(),
+            "index_info": snapshot.index_json(),
+            "timing_ms": timing(answers, began),
+            "degraded": [*snapshot.degraded, *warnings],
+            "warnings": [],
+        }
+    )
+    footnote.predictions.keep(name, field=request.field, said=said(inputs, answers), body=body)
+    return body
+
+
+def new_id() -> str:
+    """An id that no other prediction has."""
+    return f"pred_{secrets.token_hex(12)}"
+
+
+def check_task(request: PredictRequest) -> None:
+    """Raise ``capability-missing`` for what this version cannot do."""
+    if request.task not in TASKS:
+        can = ", ".join(TASKS)
+        raise Problem("capability-missing", f"The loaded checkpoint can do: {can}.")
+    if request.stream:
+        raise Problem("capability-missing", "A classification is not streamed: it comes at once.")
+
+
+def texts(given: str | Sequence[object] | dict[str, Any]) -> tuple[list[object], list[str]]:
+    """The inputs of a request and where each of them stands. Raises ``validation``."""
+    if isinstance(given, str):
+        return [given], ["#/input"]
+    if isinstance(given, dict):
+        raise invalid("#/input", "this task takes a text or a list of texts")
+    return list(given), [f"#/input/{i}" for i in range(len(given))]
+
+
+def make_ask(
+    field: str,
+    retrieval: Retrieval,
+    labels: Sequence[str] | None,
+    abstain: Abstain,
+    explain: Sequence[str],
+) -> Ask:
+    """What is asked of each input. Raises ``validation`` and ``capability-missing``."""
+    if any(part not in EXPLAIN for part in explain):
+        raise Problem("capability-missing", f"explain: this version can do: {', '.join(EXPLAIN)}.")
+    if retrieval.mode == "provided" and not retrieval.documents:
+        raise invalid("#/retrieval/documents", "mode 'provided' needs documents")
+    if retrieval.mode != "provided" and retrieval.documents:
+        raise invalid("#/retrieval/documents", "only mode 'provided' takes documents")
+    if retrieval.mode == "provided" and retrieval.filter is not None:
+        raise invalid("#/retrieval/filter", "only mode 'index' takes a filter")
+    return Ask(
+        field=field,
+        mode=retrieval.mode,
+        method=retrieval.method,
+        k=retrieval.k,
+        filter=filter_of(retrieval.filter, "#/retrieval/filter"),
+        exclude_ids=tuple(retrieval.exclude_ids),
+        documents=tuple(retrieval.documents or ()),
+        labels=None if labels is None else tuple(labels),
+        min_confidence=abstain.min_confidence,
+        min_support=abstain.min_support,
+        cite="citations" in explain,
+    )
+
+
+async def captured(footnote: Footnote, retrieval: Retrieval) -> Snapshot:
+    """The snapshot of one request. Raises ``not-ready`` while what it needs is not there."""
+    if retrieval.min_sequence is not None:
+        await reach(footnote, retrieval.min_sequence, "#/retrieval/min_sequence")
+    snapshot = footnote.snapshot()
+    if retrieval.mode == "index":
+        snapshot.index()
+    snapshot.model()
+    return snapshot
+
+
+async def reach(footnote: Footnote, sequence: int, pointer: str) -> None:
+    """Wait until the index holds a write. Raises ``validation`` for one that was never made."""
+    if sequence > footnote.store.sequence:
+        raise invalid(pointer, "no write has this number yet")
+    await footnote.open_indexer().wait(sequence)
+
+
+def check_pin(snapshot: Snapshot, request: PredictRequest) -> None:
+    """Raise ``pin-unavailable`` when another state than the pinned one serves."""
+    sha256, sequence = request.pin.model_sha256, request.pin.index_sequence
+    if sha256 is not None and sha256 != snapshot.model().model.sha256:
+        raise Problem("pin-unavailable", "Another model serves than the pinned one.")
+    if sequence is not None and sequence != snapshot.index().sequence:
+        raise Problem("pin-unavailable", "The index is at another sequence than the pinned one.")
+
+
+def check_model(snapshot: Snapshot, name: str | None) -> None:
+    """Raise ``not-found`` for the name of a model that does not serve."""
+    if name not in (None, MODEL_NAME, snapshot.model().model.version):
+        raise Problem(
+            "not-found",
+            f"No such model serves; it is '{MODEL_NAME}'.",
+            errors=[FieldError("#/model", "unknown model")],
+            more={"code": "model_not_found"},
+        )
+
+
+def degraded_method(snapshot: Snapshot, ask: Ask) -> list[str]:
+    """In what retrieval falls short of what the index was made for."""
+    if ask.mode != "index":
+        return []
+    return method_for(snapshot, ask.method, "retrieval.method")[1]
+
+
+def predict_item(index: int, answer: Answer | Problem, ask: Ask, top_n: int) -> dict[str, Any]:
+    """One element of ``data`` of ``/predict``."""
+    if isinstance(answer, Problem):
+        return {"index": index, "error": answer.to_json()}
+    output: dict[str, Any] = {"label": answer.label, "scores": ranked(answer)[:top_n]}
+    if answer.several is not None:
+        output["labels"] = answer.several
+    return {"index": index, "output": output, **common(answer, ask)}
+
+
+def classify_item(index: int, answer: Answer | Problem, ask: Ask) -> dict[str, Any]:
+    """One element of ``data`` of ``/classify``."""
+    if isinstance(answer, Problem):
+        return {"index": index, "error": answer.to_json()}
+    item: dict[str, Any] = {
+        "index": index,
+        "label": answer.label,
+        "probs": [p for _, p in answer.scores],
+        "num_classes": len(answer.scores),
+        "scores": ranked(answer),
+    }
+    if answer.several is not None:
+        item["labels"] = answer.several
+    return item | common(answer, ask)
+
+
+def ranked(answer: Answer) -> list[dict[str, Any]]:
+    """All labels with their probabilities, best first."""
+    best_first = sorted(answer.scores, key=lambda pair: -pair[1])
+    return [{"label": label, "score": score} for label, score in best_first]
+
+
+def common(answer: Answer, ask: Ask) -> dict[str, Any]:
+    """What both routes say of an answer."""
+    said: dict[str, Any] = {
+        "confidence": answer.confidence,
+        "calibrated": answer.calibrated,
+        "support": answer.support,
+        "abstained": answer.abstained,
+    }
+    if ask.cite:
+        said["citations"] = [citation(c.hit, c.weight, ask.field) for c in answer.cited]
+    return said
+
+
+def citation(hit: Any, weight: float, field: str) -> dict[str, Any]:
+    """A document that an answer rests on."""
+    document = hit.document
+    return {
+        "doc_id": hit.doc_id,
+        "rank": hit.rank,
+        "title": document.title,
+        "text": hit.text,
+        "start": hit.start,
+        "end": hit.end,
+        "label": document.labels.get(field),
+        "metadata": document.metadata,
+        "scores": hit.scores,
+        "weight": round(weight, 6),
+    }
+
+
+def usage(answers: Sequence[Answer | Problem]) -> dict[str, int]:
+    """What was read for a request."""
+    good = [a for a in answers if isinstance(a, Answer)]
+    tokens = sum(a.tokens for a in good)
+    return {
+        "prompt_tokens": tokens,
+        "completion_tokens": 0,
+        "total_tokens": tokens,
+        "retrieved": sum(a.retrieved for a in good),
+        "used": sum(a.used for a in good),
+    }
+
+
+def timing(answers: Sequence[Answer | Problem], began: float) -> dict[str, float]:
+    """Milliseconds, of the slowest input for each part."""
+    good = [a for a in answers if isinstance(a, Answer)]
+    return {
+        "queue": round(max(a.queue_ms for a in good), 3),
+        "retrieve": round(max(a.retrieve_ms for a in good), 3),
+        "predict": round(max(a.predict_ms for a in good), 3),
+        "total": round(1000 * (time.perf_counter() - began), 3),
+    }
+
+
+def unused(params: Params) -> list[str]:
+    """Warnings about parameters that were given and have no effect here."""
+    concerns_text = {"max_new_tokens", "temperature", "seed", "stop"}
+    return [
+        f"params.{name} has no effect on classification"
+        for name in sorted(params.model_fields_set & concerns_text)
+    ]
+
+
+def said(inputs: Sequence[object], answers: Sequence[Answer | Problem]) -> list[Said | None]:
+    """What is kept of the answers for feedback."""
+    return [
+        Said(str(text), answer.label, answer.confidence) if isinstance(answer, Answer) else None
+        for text, answer in zip(inputs, answers, strict=True)
+    ]

@@ -1,0 +1,156 @@
+"""How a command reaches Footnote: the server that holds the store, or one of its own for a while.
+
+Both ways it is the same API that is spoken, so a command does the same whether a server runs.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import click
+import httpx
+
+from app.cli.output import is_terminal, note
+from app.settings import InvalidSetting, Settings
+from index_data.store_lock import holder
+
+READY_S: Final = 900.0
+POLL_S: Final = 0.3
+FINISHED: Final = frozenset({"succeeded", "failed", "cancelled", "interrupted"})
+
+
+def settings_or_exit() -> Settings:
+    """The settings of the environment; a wrong one ends the command with its name."""
+    try:
+        return Settings.from_env(os.environ)
+    except InvalidSetting as error:
+        raise click.ClickException(str(error)) from error
+
+
+@contextmanager
+def connect(settings: Settings | None = None, *, ready: bool = True) -> Iterator[httpx.Client]:
+    """A client of the server that holds the store; if none does, of one started for this command.
+
+    With ``ready`` it waits until the model and the index are loaded.
+    """
+    settings = settings_or_exit() if settings is None else settings
+    held = holder(settings.store_dir)
+    if held is not None:
+        address = held.address
+        if address is None:
+            raise click.ClickException(
+                f"the store {settings.store_dir} is held by process {held.pid or '?'}, "
+                "which has no address to ask at"
+            )
+        key = settings.admin_key or settings.write_key or settings.predict_key
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        with httpx.Client(base_url=address, headers=headers, timeout=60) as client:
+            try:
+                _wait(client, ready)
+            except httpx.TransportError as error:
+                raise click.ClickException(
+                    f"the store is held by the server at {address}, which does not answer: {error}"
+                ) from error
+            yield client
+        return
+    from app.cli.local import local_server
+
+    with local_server(settings) as client:
+        _wait(client, ready)
+        yield client
+
+
+def checked(answer: httpx.Response) -> httpx.Response:
+    """The answer if it is a success; else the command ends with what the problem says."""
+    if answer.is_success:
+        return answer
+    answer.read()
+    try:
+        body = answer.json()
+    except ValueError:
+        raise click.ClickException(f"{answer.status_code}: {answer.text[:300]}") from None
+    lines = [body.get("detail") or body.get("title") or str(answer.status_code)]
+    lines += [f"  {e['pointer']}: {e['detail']}" for e in body.get("errors", [])]
+    if answer.status_code == 401:
+        lines.append("  set FOOTNOTE_ADMIN_KEY to a key of this server")
+    raise click.ClickException("\n".join(lines))
+
+
+def follow(client: httpx.Client, job: dict[str, Any], *, label: str) -> dict[str, Any]:
+    """Watch a job to its end under a progress bar; Ctrl-C cancels it. Returns the finished job.
+
+    Ends the command when the job did not succeed.
+    """
+    path = f"/admin/jobs/{job['id']}"
+    with _Bar(label) as bar:
+        try:
+            while job["state"] not in FINISHED:
+                time.sleep(POLL_S)
+                job = checked(client.get(path)).json()
+                bar.show(job)
+        except KeyboardInterrupt:
+            note(f"cancelling {job['id']}")
+            checked(client.post(f"{path}/cancel"))
+            while job["state"] not in FINISHED:
+                time.sleep(POLL_S)
+                job = checked(client.get(path)).json()
+    if job["state"] != "succeeded":
+        detail = (job.get("problem") or {}).get("detail", "")
+        raise click.ClickException(f"{job['type']} {job['state']}. {detail}".strip())
+    return job
+
+
+class _Bar:
+    """A progress bar for each stage of a job, with rate, time left and loss."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._stage: str | None = None
+        self._bar: Any = None
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def show(self, job: dict[str, Any]) -> None:
+        """Draw the job as it stands; a new stage begins a new bar."""
+        from tqdm import tqdm
+
+        progress = job["progress"]
+        stage = progress.get("stage") or job["state"]
+        if not is_terminal():
+            return
+        if stage != self._stage:
+            self._stage = stage
+            self.__exit__()
+            self._bar = tqdm(total=progress["total"], desc=f"{self._label}: {stage}", unit="step")
+        if progress.get("loss") is not None:
+            self._bar.set_postfix_str(f"loss {progress['loss']:.4f}", refresh=False)
+        self._bar.n = progress["step"]
+        self._bar.refresh()
+
+
+def _wait(client: httpx.Client, ready: bool) -> None:
+    """Until the server answers, and with ``ready`` until it is ready or says why it will not be."""
+    path = "/health/ready" if ready else "/health/live"
+    deadline = time.monotonic() + READY_S
+    stage = ""
+    while True:
+        answer = client.get(path)
+        if answer.status_code == 200:
+            return
+        body = answer.json()
+        now = str(body.get("stage") or body.get("detail") or "starting")
+        if now != stage and is_terminal():
+            note(now)
+        stage = now
+        if body.get("failed") or time.monotonic() > deadline:
+            raise click.ClickException(f"the server is not ready: {stage}")
+        time.sleep(0.1)

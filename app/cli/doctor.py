@@ -1,0 +1,224 @@
+"""``footnote doctor``: what is there, what is wrong with it, and what to do about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from app.cli.client import settings_or_exit
+from app.cli.output import emit_json, json_option
+from app.settings import Settings, unknown_variables
+
+State = Literal["ok", "warning", "problem"]
+LOW_DISK = 1 << 30
+MARKS = {
+    "ok": ("ok     ", "green"),
+    "warning": ("warning", "yellow"),
+    "problem": ("PROBLEM", "red"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at; ``advice`` says what to do."""
+
+    about: str
+    state: State
+    detail: str
+    advice: str = ""
+
+
+@click.command()
+@json_option
+def doctor(as_json: bool) -> None:
+    """Check store, index, checkpoints, encoder, settings and disk, and explain what is found.
+
+    Only reads, and may run beside a server. Exits with 1 when there is a problem.
+    """
+    settings = settings_or_exit()
+    findings: list[Finding] = []
+    for check in (disk, variables, store, generations, checkpoints, encoder):
+        for finding in check(settings):
+            findings.append(finding)
+            if not as_json:
+                show(finding)
+    if as_json:
+        emit_json([asdict(finding) for finding in findings])
+    if any(finding.state == "problem" for finding in findings):
+        raise SystemExit(1)
+
+
+def show(finding: Finding) -> None:
+    """One finding as a line, and what to do about it as another."""
+    mark, colour = MARKS[finding.state]
+    click.echo(f"{click.style(mark, fg=colour)}  {finding.about}: {finding.detail}")
+    if finding.advice:
+        click.echo(f"         -> {finding.advice}")
+
+
+def disk(settings: Settings) -> list[Finding]:
+    """Space and the right to write, where state is kept."""
+    found = []
+    for name, folder in (("store", settings.store_dir), ("checkpoints", settings.checkpoint_dir)):
+        there = nearest(folder)
+        free = shutil.disk_usage(there).free
+        about = f"disk of the {name}"
+        if not os.access(there, os.W_OK):
+            found.append(
+                Finding(about, "problem", f"{there} cannot be written to", "change its owner")
+            )
+            continue
+        low = free < LOW_DISK
+        advice = "free some space: writes answer 507 when it is full" if low else ""
+        state: State = "warning" if low else "ok"
+        found.append(Finding(about, state, f"{free / 1e9:.1f} GB free at {there}", advice))
+    return found
+
+
+def variables(settings: Settings) -> list[Finding]:
+    """The settings themselves were checked when they were read; here is what nobody reads."""
+    unknown = unknown_variables(os.environ)
+    if not unknown:
+        return [Finding("settings", "ok", "every FOOTNOTE_ variable is one that is read")]
+    return [
+        Finding(
+            "settings",
+            "warning",
+            f"nothing reads {', '.join(unknown)}",
+            "misspelt? docs/settings.md lists them all",
+        )
+    ]
+
+
+def store(settings: Settings) -> list[Finding]:
+    """Who holds the store, and whether every row of it is whole."""
+    from index_data.store import DocumentStore, StoreError
+    from index_data.store_database import FILE_NAME
+    from index_data.store_lock import holder
+
+    folder = settings.store_dir
+    held = holder(folder)
+    found = [
+        Finding("lock", "ok", "no server holds the store")
+        if held is None
+        else Finding("lock", "ok", f"held by process {held.pid}, {held.address or 'no address'}")
+    ]
+    try:
+        opened = DocumentStore.open_read_only(folder)
+    except StoreError as error:
+        if not (folder / FILE_NAME).exists():
+            return [*found, Finding("store", "ok", f"{folder} holds none yet: serve makes one")]
+        advice = "restore the file from a backup, or move the folder away to start anew"
+        return [*found, Finding("store", "problem", str(error), advice)]
+    try:
+        wrong = opened.verify()
+        about = f"{opened.count()} documents, sequence {opened.sequence}"
+    except StoreError as error:
+        wrong, about = [str(error)], "cannot be read through"
+    finally:
+        opened.close()
+    if not wrong:
+        return [*found, Finding("store", "ok", f"{about}, every row is whole")]
+    advice = "the rest is served; import the named documents again"
+    named = "; ".join(wrong[:10]) + (f" and {len(wrong) - 10} more" if len(wrong) > 10 else "")
+    return [*found, Finding("store", "problem", f"{about}: {named}", advice)]
+
+
+def generations(settings: Settings) -> list[Finding]:
+    """Each index generation against its manifest."""
+    from app.indexing_job import index_folder
+    from index_data.generation import generation_folders
+    from index_data.manifest import GenerationCorrupt, verify
+
+    folders = generation_folders(index_folder(settings)) if settings.store_dir.is_dir() else []
+    if not folders:
+        return [Finding("index", "ok", "no generation yet: one is built when the server runs")]
+    found = []
+    for _, folder in folders:
+        try:
+            manifest = verify(folder)
+        except GenerationCorrupt as error:
+            advice = "the server serves another, or builds a new one: footnote reindex"
+            found.append(Finding(folder.name, "problem", str(error), advice))
+        else:
+            vectors = "vectors" if manifest.encoder_sha else "no vectors"
+            detail = f"{manifest.documents} documents, sequence {manifest.sequence}, {vectors}"
+            found.append(Finding(folder.name, "ok", detail))
+    return found
+
+
+def checkpoints(settings: Settings) -> list[Finding]:
+    """Each checkpoint against its manifest, and which one serves."""
+    from app.registry import NO_CHECKPOINT, Registry
+
+    registry = Registry(settings.checkpoint_dir)
+    found = []
+    for info in registry.checkpoints():
+        about = f"checkpoint {info.version}"
+        if info.problem is not None:
+            advice = "train again, or remove its folder"
+            found.append(Finding(about, "problem", info.problem, advice))
+            continue
+        fields = ", ".join(info.about["fields"])
+        serves = ", serves" if info.active else ""
+        found.append(Finding(about, "ok", f"heads for {fields}{serves}"))
+    choice = registry.choose()
+    if choice.version == NO_CHECKPOINT:
+        detail = "no checkpoint: neighbours alone answer"
+        found.append(Finding("model", "warning", detail, "footnote train --field label"))
+    elif choice.version != registry.active:
+        detail = f"{registry.active} was to serve and cannot, {choice.version} does"
+        found.append(Finding("model", "problem", detail, "footnote models activate VERSION"))
+    return found
+
+
+def encoder(settings: Settings) -> list[Finding]:
+    """Whether the base encoder loads, and made what serves."""
+    from model.encoder import Encoder, EncoderRefused
+
+    try:
+        loaded = Encoder.load(settings.encoder)
+    except EncoderRefused as error:
+        return [Finding("encoder", "problem", str(error), "set FOOTNOTE_ENCODER to one that is")]
+    detail = f"{loaded.name}, {loaded.dim} dimensions, sha256 {loaded.sha256[:12]}"
+    found = [Finding("encoder", "ok", detail)]
+    for name, sha256, advice in made_by(settings):
+        if sha256 != loaded.sha256:
+            detail = f"{name} was made with {sha256[:12]}, the encoder is {loaded.sha256[:12]}"
+            found.append(Finding("encoder", "problem", detail, advice))
+    return found
+
+
+def made_by(settings: Settings) -> list[tuple[str, str, str]]:
+    """(what, sha256 of its encoder, what to do) for what serves."""
+    from app.indexing_job import index_folder
+    from app.registry import MANIFEST, Registry
+    from index_data.generation import generation_folders
+    from index_data.manifest import NAME
+
+    found = []
+    choice = Registry(settings.checkpoint_dir).choose()
+    if choice.folder is not None:
+        manifest = json.loads((choice.folder / MANIFEST).read_text(encoding="utf-8"))
+        advice = "train again, or set FOOTNOTE_ENCODER back"
+        found.append((f"checkpoint {choice.version}", manifest["encoder"]["sha256"], advice))
+    folders = generation_folders(index_folder(settings))
+    if folders and (folders[-1][1] / NAME).is_file():
+        body = json.loads((folders[-1][1] / NAME).read_text(encoding="utf-8"))
+        if body.get("encoder_sha"):
+            found.append((folders[-1][1].name, body["encoder_sha"], "footnote reindex"))
+    return found
+
+
+def nearest(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    folder = folder.absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+    return folder

@@ -1,0 +1,78 @@
+"""What commands print: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def json_option(command: Command) -> Command:
+    """``--json``: print the server's own answer instead of a table."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, not a table.")(command)
+
+
+def emit_json(body: Any) -> None:
+    """One JSON document on standard output."""
+    click.echo(json.dumps(body, ensure_ascii=False, indent=2))
+
+
+def table(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, empty: str = "none"
+) -> None:
+    """A plain table, one line a row; wide cells are cut to the width of the terminal."""
+    if not rows:
+        click.echo(empty)
+        return
+    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+    widths = [
+        max(len(column), *(len(line[i]) for line in cells)) for i, column in enumerate(columns)
+    ]
+    click.echo("  ".join(c.ljust(w) for c, w in zip(columns, widths, strict=True)).rstrip())
+    for line in cells:
+        text = "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
+        click.echo(text)
+
+
+def note(message: str) -> None:
+    """A line for the person at the terminal; standard output stays what was asked for."""
+    click.echo(message, err=True)
+
+
+def warn(message: str) -> None:
+    """A warning on standard error."""
+    click.secho(f"warning: {message}", fg="yellow", err=True)
+
+
+def when(seconds: float | None) -> str:
+    """A time as people read it, in UTC."""
+    if seconds is None:
+        return "-"
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def shorten(text: str, width: int) -> str:
+    """The text on one line, cut to ``width`` code points."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= width else flat[: width - 1] + "…"
+
+
+def is_terminal() -> bool:
+    """Whether somebody watches standard error: no progress bar goes into a log."""
+    return sys.stderr.isatty()
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return shorten(str(value), 80)

@@ -1,0 +1,117 @@
+"""``footnote serve``: the REST API."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from app.cli.client import settings_or_exit
+from app.cli.output import note
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+    from app.state import Footnote
+
+TRY: Final = {"input": "I was charged twice for one order"}
+
+
+@click.command()
+@click.option("--host", help="Address to listen on.  [default: FOOTNOTE_HOST or 127.0.0.1]")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="Port to listen on, 0 for a free one.  [default: FOOTNOTE_PORT or 8000]",
+)
+def serve(host: str | None, port: int | None) -> None:
+    """Serve the REST API. The port opens at once; /health/ready tells when all is loaded."""
+    settings = settings_or_exit()
+    settings = replace(
+        settings,
+        host=settings.host if host is None else host,
+        port=settings.port if port is None else port,
+    )
+    refuse_second(settings)
+    # From here on it takes a second or two: the libraries of the server are imported.
+    from app.cli.local import bind, make_server, open_state, url_of
+    from app.middleware import configure_logging
+
+    configure_logging(settings.log_format, settings.log_level)
+    listening = bind(settings.host, settings.port)
+    address = url_of(listening)
+    footnote = open_state(settings, address)
+    greet(footnote, address)
+    threading.Thread(target=announce, args=(footnote, address), daemon=True).start()
+    try:
+        make_server(footnote).run([listening])
+    except KeyboardInterrupt:
+        note("stopped")
+
+
+def refuse_second(settings: Settings) -> None:
+    """End the command at once when another process has the store."""
+    from index_data.store_lock import holder
+
+    found = holder(settings.store_dir)
+    if found is not None:
+        where = f" and serves at {found.address}" if found.address else ""
+        raise click.ClickException(
+            f"the store {settings.store_dir} is held by process {found.pid or '?'}{where}. "
+            "One server at a time: stop that one, or set FOOTNOTE_STORE_DIR to another folder."
+        )
+
+
+def greet(footnote: Footnote, address: str) -> None:
+    """Say where it listens and who may come in. A key that was just made is shown this once."""
+    click.echo(f"Footnote listens at {address}")
+    click.echo(f"  documentation: {address}/docs")
+    if footnote.new_key:
+        click.echo("  no key was configured for this address, so this admin key was made.")
+        click.echo("  Keep it now, it is not shown again:")
+        click.echo(f"    {footnote.new_key}")
+    elif footnote.keys.open:
+        click.echo("  no key is configured: everybody on this machine may use it")
+    else:
+        click.echo("  requests need a key: Authorization: Bearer <key>")
+
+
+def announce(footnote: Footnote, address: str) -> None:
+    """Tell each stage as it begins, then what to try."""
+    began, told = time.monotonic(), ""
+    status = footnote.status
+    while not status.ready:
+        if status.failed:
+            note(f"  {status.stage} failed: {status.detail}")
+            return
+        if status.stage != told:
+            told = status.stage
+            click.echo(f"  {told} ...")
+        time.sleep(0.05)
+    searcher = footnote.open_index().searcher
+    count = sum(view.count for view in searcher.views)
+    model = "none" if footnote.serving is None else footnote.serving.model.version
+    click.echo(f"Ready after {time.monotonic() - began:.1f} s: {count} documents, model {model}")
+    for problem in status.degraded.values():
+        click.echo(f"  but: {problem}")
+    click.echo("Try it:")
+    click.echo(f"  {curl(footnote, address)}")
+
+
+def curl(footnote: Footnote, address: str) -> str:
+    """One call that works as it is pasted."""
+    settings = footnote.settings
+    key = ""
+    if footnote.new_key:
+        key = f" -H 'Authorization: Bearer {footnote.new_key}'"
+    elif settings.admin_key:
+        key = ' -H "Authorization: Bearer $FOOTNOTE_ADMIN_KEY"'
+    elif settings.predict_key:
+        key = ' -H "Authorization: Bearer $FOOTNOTE_PREDICT_KEY"'
+    elif not footnote.keys.open:
+        key = " -H 'Authorization: Bearer <key>'"
+    body = json.dumps(TRY)
+    return f"curl -s {address}/classify -H 'Content-Type: application/json'{key} -d '{body}'"

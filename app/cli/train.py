@@ -1,0 +1,86 @@
+"""``footnote train``: a head for a label field, trained on the indexed documents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from app.cli.output import emit_json, json_option, note, table, warn
+
+
+@click.command()
+@click.option("--field", default="label", show_default=True, help="Label field to learn.")
+@click.option("--task", default="classification", show_default=True, help="Task of the head.")
+@click.option(
+    "--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", show_default=True
+)
+@click.option("--lr", type=float, help="Learning rate.  [default: by optimizer]")
+@click.option("--epochs", type=click.IntRange(1, 1000), help="[default: by number of rows]")
+@click.option("--batch-size", type=click.IntRange(1, 1024), help="[default: by number of rows]")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--k", type=click.IntRange(1, 100), help="Hits retrieved for each row.")
+@click.option("--holdout", type=float, help="Share of the rows to measure on.  [default: 0.1]")
+@click.option(
+    "--activate",
+    type=click.Choice(["never", "if_better", "always"]),
+    default="if_better",
+    show_default=True,
+    help="Put the new checkpoint in use.",
+)
+@json_option
+def train(
+    field: str,
+    task: str,
+    optimizer: str,
+    lr: float | None,
+    epochs: int | None,
+    batch_size: int | None,
+    seed: int,
+    k: int | None,
+    holdout: float | None,
+    activate: str,
+    as_json: bool,
+) -> None:
+    """Train a head for a label field and report it with retrieval on, off and without (none).
+
+    Runs in the server if one holds the store, else here. Ctrl-C cancels.
+    """
+    from app.cli.client import checked, connect, follow
+
+    body: dict[str, Any] = {
+        "task": task,
+        "field": field,
+        "optimizer": optimizer,
+        "seed": seed,
+        "activate": activate,
+        "lr": lr,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "holdout": holdout,
+    }
+    body = {name: value for name, value in body.items() if value is not None}
+    if k is not None:
+        body["retrieval"] = {"k": k}
+    with connect() as client:
+        job = checked(client.post("/admin/train", json=body)).json()
+        note(f"job {job['id']}")
+        job = follow(client, job, label="train")
+    if as_json:
+        emit_json(job)
+    else:
+        show(job["result"])
+
+
+def show(result: dict[str, Any]) -> None:
+    """The report of a training job, as a person reads it."""
+    report = result["report"]
+    for warning in report.get("warnings", []):
+        warn(warning)
+    table(
+        [{"": name, **numbers} for name, numbers in report["metrics"].items()],
+        ["", *next(iter(report["metrics"].values()), {})],
+        empty="no held-out rows: nothing was measured",
+    )
+    state = "in use" if result["activated"] else "kept, not in use"
+    click.echo(f"checkpoint {result['version']}: {state}. {result['reason']}")

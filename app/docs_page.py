@@ -1,0 +1,190 @@
+"""``/docs`` and ``/openapi.json``: complete, with examples that work, and with no network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import iter_route_contexts
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from starlette.responses import HTMLResponse, Response
+
+from app.feedback import Opinion
+from app.http import State, json_answer
+from app.keys import RequireScope, Scope, scope
+from app.problems import Problem
+from app.routes.feedback import CORRECTION
+from app.schemas import base
+from app.state import Footnote
+
+ASSETS = Path(__file__).parent / "static" / "docs"
+SERVED = {
+    "swagger-ui-bundle.js": "text/javascript",
+    "swagger-ui.css": "text/css",
+    "favicon-32x32.png": "image/png",
+    "LICENSE": "text/plain",
+}
+LABEL = {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+DOCUMENT = {
+    "type": "object",
+    "required": ["text"],
+    "properties": {
+        "id": {"type": "string", "minLength": 1, "maxLength": 256},
+        "text": {"type": "string", "minLength": 1, "maxLength": 1_000_000},
+        "title": {"type": ["string", "null"], "maxLength": 1_000},
+        "lang": {"type": ["string", "null"], "description": "BCP 47, such as 'en'."},
+        "label": LABEL,
+        "labels": {"type": "object", "additionalProperties": LABEL},
+        "metadata": {"type": "object", "additionalProperties": True},
+        "documents": {"type": "array", "items": {"type": "object"}},
+    },
+    "additionalProperties": False,
+}
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Footnote</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="/docs/favicon-32x32.png"><link rel="stylesheet" href="/docs/swagger-ui.css">
+</head><body><div id="page"></div><script src="/docs/swagger-ui-bundle.js"></script>
+<script src="/docs/start.js"></script></body></html>
+"""
+START = """SwaggerUIBundle({url: "/openapi.json", dom_id: "#page", deepLinking: true,
+  tryItOutEnabled: true, persistAuthorization: true, validatorUrl: null});
+"""
+# Nothing from elsewhere is loaded, and nothing that was typed is sent elsewhere.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'"
+)
+
+router = APIRouter(include_in_schema=False, dependencies=[Depends(scope("open"))])
+
+
+@router.get("/docs")
+async def page() -> Response:
+    """Swagger UI from the files that come with Footnote."""
+    return HTMLResponse(PAGE, headers={"Content-Security-Policy": POLICY})
+
+
+@router.get("/docs/{name}")
+async def asset(name: str) -> Response:
+    """A file of the page."""
+    if name == "start.js":
+        return Response(START, media_type="text/javascript")
+    if name not in SERVED:
+        raise Problem("not-found", "There is no such file.")
+    body = (ASSETS / name).read_bytes()
+    return Response(body, media_type=SERVED[name], headers={"Cache-Control": "max-age=86400"})
+
+
+@router.get("/openapi.json")
+async def openapi(request: Request, footnote: State) -> Response:
+    """The description, with examples that fit what this server holds now."""
+    return json_answer(with_examples(request.app.openapi(), footnote))
+
+
+def description(app: FastAPI, version: str) -> Callable[[], dict[str, Any]]:
+    """What ``app.openapi`` is to be: made once, complete with schemas and key."""
+    made: dict[str, Any] = {}
+
+    def openapi() -> dict[str, Any]:
+        if not made:
+            made.update(describe(app, version))
+        return made
+
+    return openapi
+
+
+def describe(app: FastAPI, version: str) -> dict[str, Any]:
+    """The OpenAPI document of an application."""
+    document = get_openapi(
+        title="Footnote",
+        version=version,
+        summary="Retrieval-augmented predictions: every answer names what it rests on.",
+        routes=app.routes,
+    )
+    models: list[type[BaseModel]] = [*base.Request.__subclasses__(), base.ProblemBody]
+    _, schemas = models_json_schema(
+        [(model, "validation") for model in models],
+        ref_template="#/components/schemas/{model}",
+    )
+    components = document.setdefault("components", {})
+    known = components.setdefault("schemas", {})
+    known |= schemas["$defs"] | {"Document": DOCUMENT}
+    # The name under which handlers refer to it, whatever its title.
+    known.setdefault("ProblemBody", known.get("Problem", {}))
+    components["securitySchemes"] = {
+        "key": {"type": "http", "scheme": "bearer", "description": "A key of this server."}
+    }
+    secure(document, app)
+    return document
+
+
+def secure(document: dict[str, Any], app: FastAPI) -> None:
+    """Say of each operation which scope it needs."""
+    for path, method, required in scopes(app):
+        operation = document["paths"].get(path, {}).get(method.lower())
+        if operation is None:
+            continue
+        responses = operation["responses"]
+        responses.pop("422", None) if is_fastapis_own(responses.get("422")) else None
+        if required is not Scope.OPEN:
+            operation["security"] = [{"key": []}]
+            operation["x-scope"] = required.label
+
+
+def is_fastapis_own(response: dict[str, Any] | None) -> bool:
+    """Whether a response is FastAPI's default error, a shape that this server never sends."""
+    return response is not None and "HTTPValidationError" in str(response)
+
+
+def scopes(app: FastAPI) -> list[tuple[str, str, Scope]]:
+    """Every route's path and method with the scope that its dependencies ask for.
+
+    Raises ``LookupError`` for a route that asks for none: such a route must not be served.
+    """
+    found = []
+    for route in iter_route_contexts(app.routes):
+        dependant = getattr(route, "dependant", None)
+        asked = dependant.dependencies if dependant else []
+        required = [d.call.required for d in asked if isinstance(d.call, RequireScope)]
+        if not required:
+            raise LookupError(f"the route {route.path} has no scope")
+        found += [(str(route.path), m, max(required)) for m in sorted(route.methods or ())]
+    return found
+
+
+def with_examples(document: dict[str, Any], footnote: Footnote) -> dict[str, Any]:
+    """The description with ids in it that exist on this server."""
+    found, _ = footnote.store.list(limit=1)
+    correction = Opinion(
+        text=CORRECTION["input"],
+        field="label",
+        label=CORRECTION["label"],
+        correct=False,
+        apply="index",
+        predicted=None,
+        prediction_id=None,
+        index=0,
+    )
+    known = {
+        "document_id": found[0].id if found else "example-ticket",
+        "prediction_id": footnote.predictions.last() or "pred_none_yet",
+        "feedback_id": correction.id,
+    }
+    paths = {
+        path: {
+            method: {**operation, "parameters": filled(operation.get("parameters", []), known)}
+            for method, operation in operations.items()
+        }
+        for path, operations in document["paths"].items()
+    }
+    return {**document, "paths": paths}
+
+
+def filled(parameters: list[dict[str, Any]], known: dict[str, str]) -> list[dict[str, Any]]:
+    """Parameters with examples for the ids that are known."""
+    return [{**p, "example": known[p["name"]]} if p["name"] in known else p for p in parameters]

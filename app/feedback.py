@@ -1,0 +1,157 @@
+"""Feedback as it is kept: one row for each, durable, and what it makes of a document.
+
+All corrections of one text that were to go into the index make one document, whose labels are
+those of the corrections that stand; undoing one leaves what the others say. The id of a feedback
+is made from what it says, so the same again is the same feedback.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import orjson
+
+from app.problems import Problem
+from app.snapshot import FEEDBACK, feedback_id
+from index_data.documents import Document
+from index_data.store import DocumentStore, delete_documents, upsert_documents
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS feedback (
+    id TEXT PRIMARY KEY,
+    number INTEGER NOT NULL,
+    doc_id TEXT,
+    body BLOB NOT NULL
+)
+"""
+PAGE = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opinion:
+    """What a person said about a text."""
+
+    text: str
+    field: str
+    label: str | None
+    correct: bool
+    apply: str
+    predicted: str | None
+    prediction_id: str | None
+    index: int
+
+    @property
+    def id(self) -> str:
+        """The feedback's id: of what the person said, not of what the model had said."""
+        said = (self.text, self.field, self.label, self.apply, self.prediction_id, self.index)
+        body = orjson.dumps([*said, None if self.label else self.correct])
+        return f"fb_{hashlib.sha256(body).hexdigest()[:24]}"
+
+    @property
+    def doc_id(self) -> str | None:
+        """The document that it is part of, if it goes into the index."""
+        return feedback_id(self.text) if self.apply == "index" and self.label else None
+
+    def to_json(self) -> dict[str, Any]:
+        """A line of the export: training data with where it comes from."""
+        return {"id": self.id, "doc_id": self.doc_id, **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What recording or undoing did: the document it concerns and the write's sequence."""
+
+    id: str
+    doc_id: str | None
+    sequence: int
+
+
+class Feedback:
+    """The table of feedback in the document store."""
+
+    def __init__(self, store: DocumentStore) -> None:
+        self._store = store
+        store.write(_create_table).result()
+
+    def record(self, opinion: Opinion) -> Future[Recorded]:
+        """Keep it, and with ``apply`` = ``index`` write its document, in one commit."""
+
+        def write(connection: sqlite3.Connection) -> Recorded:
+            connection.execute(
+                "INSERT OR REPLACE INTO feedback VALUES "
+                "(?, (SELECT 1 + ifnull(max(number), 0) FROM feedback), ?, ?)",
+                (opinion.id, opinion.doc_id, _encode(opinion)),
+            )
+            return Recorded(opinion.id, opinion.doc_id, _fold(connection, opinion.doc_id))
+
+        return self._store.write(write)
+
+    def undo(self, name: str) -> Future[Recorded]:
+        """Take one back. The future raises ``not-found`` when there is none of this id."""
+
+        def write(connection: sqlite3.Connection) -> Recorded:
+            row = connection.execute("SELECT doc_id FROM feedback WHERE id = ?", (name,)).fetchone()
+            if row is None:
+                raise Problem("not-found", "There is no feedback with this id.")
+            connection.execute("DELETE FROM feedback WHERE id = ?", (name,))
+            return Recorded(name, row[0], _fold(connection, row[0]))
+
+        return self._store.write(write)
+
+    def export(self) -> Iterator[dict[str, Any]]:
+        """Every feedback in the order it was given, a page at a time."""
+        number = 0
+        while True:
+            with self._store.read() as connection:
+                rows = connection.execute(
+                    "SELECT number, body FROM feedback WHERE number > ? ORDER BY number LIMIT ?",
+                    (number, PAGE),
+                ).fetchall()
+            if not rows:
+                return
+            for _, body in rows:
+                raw = orjson.loads(body)
+                yield {"created": raw["created"], **_decode(raw).to_json()}
+            number = rows[-1][0]
+
+
+def example(opinion: Opinion) -> Document:
+    """The document that a correction by itself makes."""
+    return _document(opinion.text, {opinion.field: str(opinion.label)})
+
+
+def _document(text: str, labels: dict[str, str | list[str]]) -> Document:
+    return Document(id=feedback_id(text), text=text, labels=labels, metadata={"source": FEEDBACK})
+
+
+def _fold(connection: sqlite3.Connection, doc_id: str | None) -> int:
+    """Write the document that the feedback standing now makes; the sequence it is at."""
+    if doc_id is None:
+        return int(connection.execute("SELECT value FROM sequence").fetchone()[0])
+    rows = connection.execute(
+        "SELECT body FROM feedback WHERE doc_id = ? ORDER BY number", (doc_id,)
+    ).fetchall()
+    opinions = [_decode(orjson.loads(body)) for (body,) in rows]
+    if not opinions:
+        return delete_documents(connection, [doc_id]).sequence
+    labels: dict[str, str | list[str]] = {o.field: str(o.label) for o in opinions}
+    return upsert_documents(connection, [_document(opinions[-1].text, labels)]).sequence
+
+
+def _create_table(connection: sqlite3.Connection) -> None:
+    connection.execute(SCHEMA)
+    connection.execute("CREATE INDEX IF NOT EXISTS feedback_by_document ON feedback (doc_id)")
+
+
+def _encode(opinion: Opinion) -> bytes:
+    return orjson.dumps({"created": time.time(), **asdict(opinion)})
+
+
+def _decode(raw: dict[str, Any]) -> Opinion:
+    return Opinion(**{k: v for k, v in raw.items() if k != "created"})

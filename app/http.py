@@ -1,0 +1,116 @@
+"""What the handlers share: answers as JSON, admission, clients that leave, descriptions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from typing import Annotated, Any, TypeVar
+
+import orjson
+from fastapi import Depends, Request
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from app.problems import KINDS, Problem
+from app.schemas.base import ProblemBody
+from app.state import Footnote
+
+T = TypeVar("T")
+PROBLEM_TYPE = "application/problem+json"
+
+
+class ClientGone(Exception):
+    """The client closed the connection before the answer was there."""
+
+
+def state_of(request: Request) -> Footnote:
+    """The application's state."""
+    footnote: Footnote = request.app.state.footnote
+    return footnote
+
+
+State = Annotated[Footnote, Depends(state_of)]
+
+
+async def room(request: Request) -> None:
+    """A dependency: refuse with ``queue-full`` before the body is read, when no permit is left."""
+    state_of(request).permits.check()
+
+
+def json_answer(
+    body: bytes | Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """A JSON answer."""
+    raw = body if isinstance(body, bytes) else orjson.dumps(body)
+    return Response(raw, status, headers, media_type="application/json")
+
+
+def problem_answer(problem: Problem, request_id: str | None, *, openai: bool) -> Response:
+    """A problem as an answer, in the shape that the address calls for."""
+    if openai:
+        body, kind = problem.to_openai(request_id), "application/json"
+    else:
+        body, kind = problem.to_json(request_id), PROBLEM_TYPE
+    return Response(orjson.dumps(body), problem.status, problem.headers, media_type=kind)
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of ``work``, which is cancelled when the client leaves (:class:`ClientGone`).
+
+    The body must have been read: what comes after it is the disconnection.
+    """
+    task = asyncio.ensure_future(work)
+    left = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone
+        return task.result()
+    finally:
+        task.cancel()
+        left.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def body_of(
+    model: type[BaseModel] | str, examples: Mapping[str, Any], *, ndjson: str | None = None
+) -> dict[str, Any]:
+    """The description of a request body with filled-in examples (``openapi_extra``).
+
+    ``model``: the schema, or the name of one in the document's components.
+    """
+    name = model if isinstance(model, str) else model.__name__
+    content: dict[str, Any] = {
+        "application/json": {
+            "schema": {"$ref": f"#/components/schemas/{name}"},
+            "examples": {k: {"value": v} for k, v in examples.items()},
+        }
+    }
+    if ndjson is not None:
+        content["application/x-ndjson"] = {"schema": {"type": "string"}, "example": ndjson}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def answers(
+    model: type[BaseModel] | None, *slugs: str, status: int = 200, text: str = "The answer."
+) -> dict[int | str, dict[str, Any]]:
+    """The description of a route's answers: what it gives, and the problems it may give."""
+    good: dict[str, Any] = {"description": text}
+    if model is not None:
+        good["model"] = model
+    described: dict[int | str, dict[str, Any]] = {status: good}
+    for slug in (*slugs, "unauthenticated", "forbidden"):
+        kind = KINDS[slug]
+        known = described.setdefault(
+            kind.status,
+            {"description": "", "content": {PROBLEM_TYPE: {"schema": _PROBLEM}}},
+        )
+        known["description"] = f"{known['description']} {kind.title} (`{slug}`).".strip()
+    return described
+
+
+_PROBLEM = {"$ref": f"#/components/schemas/{ProblemBody.__name__}"}

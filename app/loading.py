@@ -1,0 +1,95 @@
+"""Loading a model onto a thread of its own, and what it takes to be warm."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app.engine import Engine
+from app.metrics import Metrics
+from app.settings import Settings
+from app.snapshot import ModelInfo, Serving
+
+if TYPE_CHECKING:
+    from model.encoder import Encoder
+    from model.reader import Reader
+
+logger = logging.getLogger(__name__)
+
+WARM_UP = "I was charged twice for one order"
+MOST_THREADS = 8
+
+
+def inference_threads(settings: Settings) -> int:
+    """How many threads a forward pass takes."""
+    return settings.threads or max(1, min(MOST_THREADS, (os.cpu_count() or 1) - 1))
+
+
+def load_encoder(settings: Settings) -> Encoder:
+    """The base encoder of the settings. Raises ``EncoderRefused``, or ``ValueError`` for a device.
+
+    Torch is imported here, on the thread that loads: the port opens before that.
+    """
+    from app.indexing_job import pick_device
+    from model.config import pick_dtype
+    from model.encoder import Encoder
+
+    device = pick_device(settings.device)
+    dtype = pick_dtype(settings.dtype, device)
+    return Encoder.load(settings.encoder, device=device, dtype=dtype)
+
+
+def set_threads(count: int) -> None:
+    """Set torch's threads for the thread that calls."""
+    import torch
+
+    torch.set_num_threads(count)
+
+
+def new_engine(
+    settings: Settings, metrics: Metrics, checkpoint: Path | None, encoder: Encoder | None
+) -> Engine:
+    """An engine that will load ``checkpoint`` over ``encoder`` (``None``: that of the settings)."""
+
+    def load() -> Reader:
+        from model.reader import Reader
+
+        set_threads(inference_threads(settings))
+        base = load_encoder(settings) if encoder is None else encoder.fork()
+        return Reader.load(checkpoint, base)
+
+    return Engine(
+        load,
+        max_tokens=settings.max_tokens,
+        batch_tokens=settings.batch_tokens,
+        batch_wait_s=settings.batch_wait_ms / 1000,
+        observe=metrics.observe_batch,
+    )
+
+
+def load_serving(
+    settings: Settings,
+    metrics: Metrics,
+    version: str,
+    checkpoint: Path | None,
+    encoder: Encoder | None = None,
+) -> Serving:
+    """Load a model and warm it up; blocks. Raises what the loading raises (refusals)."""
+    engine = new_engine(settings, metrics, checkpoint, encoder)
+    reader = engine.start().result()
+    serving = Serving(engine, ModelInfo.of(reader, version), reader.encoder)
+    warm_up(serving)
+    return serving
+
+
+def warm_up(serving: Serving) -> None:
+    """Run every head once on a short and a longer text, alone and in company."""
+    fields = [*serving.model.heads, "label"]
+    for text in (WARM_UP, f"{WARM_UP}. " * 8):
+        for field in dict.fromkeys(fields):
+            reads = [serving.engine.read(text, field) for _ in range(2)]
+            for read in reads:
+                state = read.result().state
+                serving.engine.predict(state, [], field, index_labels=("a", "b")).result()

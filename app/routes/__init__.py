@@ -1,0 +1,1 @@
+"""HTTP routes: handlers of a few lines over services that know no HTTP."""

@@ -1,0 +1,193 @@
+"""``/admin``: training, reindexing, measuring; checkpoints, generations, keys, the sample."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Request
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from app import admin_service, evaluation_job, indexing_job, training_job
+from app.body import checked, read_json
+from app.http import State, answers, body_of, json_answer
+from app.jobs import Job
+from app.keys import scope
+from app.schemas import admin as bodies
+
+router = APIRouter(prefix="/admin", tags=["admin"])
+ADMIN = [Depends(scope("admin"))]
+REFUSALS = (
+    "validation",
+    "payload-too-large",
+    "unsupported-media-type",
+    "request-timeout",
+    "queue-full",
+    "not-ready",
+    "insufficient-storage",
+)
+TRAIN = {
+    "the labels of the index": {"task": "classification", "field": "label"},
+    "sentiment, SGD": {"task": "sentiment", "optimizer": "sgd", "activate": "never"},
+}
+Version = Annotated[str, Path(max_length=128)]
+KeyId = Annotated[str, Path(max_length=64)]
+Generation = Annotated[int, Path(ge=1, le=10**9)]
+
+
+def job_answer(job: Job) -> Response:
+    """A job that was queued, with the address to watch it at."""
+    body = bodies.JobBody.model_validate(job.to_json())
+    return json_answer(body.model_dump(), 202, {"Location": f"/admin/jobs/{job.id}"})
+
+
+def answer(body: BaseModel, status: int = 200) -> Response:
+    """An answer from its model."""
+    return json_answer(body.model_dump(), status)
+
+
+@router.post(
+    "/train",
+    summary="Train a head",
+    dependencies=ADMIN,
+    openapi_extra=body_of(bodies.TrainRequest, TRAIN),
+    responses=answers(bodies.JobBody, *REFUSALS, "not-found", status=202, text="It is queued."),
+)
+async def train(request: Request, footnote: State) -> Response:
+    """Learn a label field from the labelled documents; the server goes on serving meanwhile.
+
+    With `if_better` the new head is put in use when it beats, on held-out rows, the head that
+    serves, or the neighbours alone where there is none.
+    """
+    wanted = checked(bodies.TrainRequest, await read_json(request))
+    params = admin_service.train_params(footnote, wanted)
+    return job_answer(await asyncio.to_thread(footnote.jobs.submit, training_job.TYPE, params))
+
+
+@router.post(
+    "/reindex",
+    summary="Build a new index generation",
+    dependencies=ADMIN,
+    openapi_extra=body_of(bodies.ReindexRequest, {"all": {"mode": "full"}}),
+    responses=answers(bodies.JobBody, *REFUSALS, status=202, text="It is queued."),
+)
+async def reindex(request: Request, footnote: State) -> Response:
+    """The old generation serves until the new one is whole. Unchanged vectors are taken over."""
+    wanted = checked(bodies.ReindexRequest, await read_json(request))
+    params = admin_service.reindex_params(footnote, wanted)
+    return job_answer(await asyncio.to_thread(footnote.jobs.submit, indexing_job.TYPE, params))
+
+
+@router.post(
+    "/evaluate",
+    summary="Measure what serves",
+    dependencies=ADMIN,
+    openapi_extra=body_of(bodies.EvaluateRequest, {"held-out tickets": {"field": "label"}}),
+    responses=answers(bodies.JobBody, *REFUSALS, status=202, text="It is queued."),
+)
+async def evaluate(request: Request, footnote: State) -> Response:
+    """With retrieval, without, and the neighbours alone, on rows that the head did not see."""
+    wanted = checked(bodies.EvaluateRequest, await read_json(request))
+    params = admin_service.evaluate_params(footnote, wanted)
+    return job_answer(await asyncio.to_thread(footnote.jobs.submit, evaluation_job.TYPE, params))
+
+
+@router.get(
+    "/models",
+    summary="List the checkpoints",
+    dependencies=ADMIN,
+    responses=answers(bodies.ModelList),
+)
+async def models(footnote: State) -> Response:
+    """Each with the reports of its heads: data, metrics with and without retrieval, curve."""
+    return answer(await asyncio.to_thread(admin_service.list_models, footnote))
+
+
+@router.post(
+    "/models/rollback",
+    summary="Serve the checkpoint that served before",
+    dependencies=ADMIN,
+    responses=answers(bodies.Activated, "job-conflict", "validation"),
+)
+async def rollback(footnote: State) -> Response:
+    """As it was before the last activation."""
+    info = await asyncio.to_thread(footnote.activation.rollback)
+    return answer(bodies.Activated(version=info.version, sha256=info.sha256))
+
+
+@router.post(
+    "/models/{version}/activate",
+    summary="Serve a checkpoint",
+    dependencies=ADMIN,
+    responses=answers(bodies.Activated, "not-found", "validation"),
+)
+async def activate_model(version: Version, footnote: State) -> Response:
+    """Loaded and warmed up beside the one that serves, then swapped in whole."""
+    info = await asyncio.to_thread(footnote.activation.activate, version)
+    return answer(bodies.Activated(version=info.version, sha256=info.sha256))
+
+
+@router.get(
+    "/indexes",
+    summary="List the index generations",
+    dependencies=ADMIN,
+    responses=answers(bodies.IndexList, "not-ready"),
+)
+async def indexes(footnote: State) -> Response:
+    """Those that are kept, the newest first."""
+    return answer(await asyncio.to_thread(admin_service.list_indexes, footnote))
+
+
+@router.post(
+    "/indexes/{generation}/activate",
+    summary="Serve another generation",
+    dependencies=ADMIN,
+    responses=answers(bodies.IndexActivated, "not-found", "not-ready", "validation"),
+)
+async def activate_index(generation: Generation, footnote: State) -> Response:
+    """It is brought up to the last write before it serves."""
+    return answer(await asyncio.to_thread(admin_service.activate_index, footnote, generation))
+
+
+@router.delete(
+    "/sample",
+    summary="Take the sample out",
+    dependencies=ADMIN,
+    responses=answers(bodies.SampleDeleted, "not-ready", "insufficient-storage"),
+)
+async def delete_sample(footnote: State) -> Response:
+    """Every document with `metadata.source` = `sample`."""
+    return answer(await asyncio.to_thread(admin_service.delete_sample, footnote))
+
+
+@router.get("/keys", summary="List the keys", dependencies=ADMIN, responses=answers(bodies.KeyList))
+async def keys(footnote: State) -> Response:
+    """Each by the digest of it; never the key."""
+    return answer(admin_service.list_keys(footnote))
+
+
+@router.post(
+    "/keys",
+    summary="Make a key",
+    dependencies=ADMIN,
+    openapi_extra=body_of(bodies.KeyRequest, {"a reader": {"scope": "predict", "name": "shop"}}),
+    responses=answers(
+        bodies.KeyMade, *REFUSALS, status=201, text="The key; it is not shown again."
+    ),
+)
+async def add_key(request: Request, footnote: State) -> Response:
+    """Only its digest is kept. On a server without keys the first one closes it to all others."""
+    wanted = checked(bodies.KeyRequest, await read_json(request))
+    return answer(await asyncio.to_thread(admin_service.add_key, footnote, wanted), 201)
+
+
+@router.delete(
+    "/keys/{key_id}",
+    summary="Take a key away",
+    dependencies=ADMIN,
+    responses=answers(bodies.KeyBody, "not-found"),
+)
+async def revoke_key(key_id: KeyId, footnote: State) -> Response:
+    """By its id, or the first 8 or more characters of it. Keys of the environment stay."""
+    return answer(await asyncio.to_thread(admin_service.revoke_key, footnote, key_id))

@@ -1,0 +1,153 @@
+"""``/documents``: in, out, and gone."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Header, Query, Request
+from starlette.responses import Response
+
+from app import document_service
+from app.body import checked, chunks, media_type, read_json
+from app.http import State, answers, body_of, json_answer, unless_gone
+from app.keys import scope
+from app.schemas.documents import (
+    DeleteRequest,
+    DeleteResponse,
+    DocumentBody,
+    DocumentPage,
+    WriteResponse,
+)
+
+router = APIRouter(tags=["documents"])
+READ = [Depends(scope("predict"))]
+WRITE = [Depends(scope("write"))]
+NDJSON = {"application/x-ndjson", "application/ndjson", "application/jsonl"}
+REFUSALS = (
+    "validation",
+    "payload-too-large",
+    "unsupported-media-type",
+    "request-timeout",
+    "not-ready",
+    "insufficient-storage",
+)
+TICKET = {
+    "id": "example-ticket",
+    "text": "I was billed two times for the same headphones",
+    "label": "billing",
+    "lang": "en",
+}
+LINES = '{"text": "The parcel is late", "label": "delivery"}\n{"text": "Thanks", "label": "praise"}'
+Wait = Annotated[
+    Literal["indexed", "durable"],
+    Query(description="Answer once it is found by searches, or as soon as it is durable."),
+]
+IfMatch = Annotated[str | None, Header(description="Only if this is still the ETag.")]
+
+
+@router.post(
+    "/documents",
+    summary="Add or update documents",
+    dependencies=WRITE,
+    openapi_extra=body_of(
+        "Document", {"one": TICKET, "several": {"documents": [TICKET]}}, ndjson=LINES
+    ),
+    responses=answers(WriteResponse, *REFUSALS),
+)
+async def post_documents(request: Request, footnote: State, wait: Wait = "indexed") -> Response:
+    """One JSON document, `{"documents": [...]}`, or NDJSON of any length, read as a stream."""
+    if media_type(request) in NDJSON:
+        arriving = chunks(request, footnote.settings.idle_timeout_s)
+        return json_answer(await document_service.import_lines(footnote, arriving, wait))
+    body = await read_json(request)
+    return json_answer(await document_service.import_json(footnote, body, wait))
+
+
+@router.get(
+    "/documents",
+    summary="List documents",
+    dependencies=READ,
+    responses=answers(DocumentPage, "validation"),
+)
+async def list_documents(
+    footnote: State,
+    cursor: Annotated[str | None, Query(max_length=2_000)] = None,
+    limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
+    filter: Annotated[
+        str | None,
+        Query(max_length=10_000, description="A filter as JSON.", examples=['{"lang": "en"}']),
+    ] = None,
+) -> Response:
+    """A page of documents; `next_cursor` asks for the next one."""
+    return json_answer(
+        await document_service.page(footnote, cursor=cursor, limit=limit, raw_filter=filter)
+    )
+
+
+@router.get(
+    "/documents/{document_id}",
+    summary="Read a document",
+    dependencies=READ,
+    responses=answers(DocumentBody, "not-found"),
+)
+async def get_document(
+    document_id: str, footnote: State, if_none_match: Annotated[str | None, Header()] = None
+) -> Response:
+    """A document with its ETag."""
+    found = await document_service.read_one(footnote, document_id)
+    headers = {"ETag": found.etag}
+    if if_none_match == found.etag:
+        return Response(status_code=304, headers=headers)
+    return json_answer({**found.to_json(), "sequence": found.sequence}, headers=headers)
+
+
+@router.put(
+    "/documents/{document_id}",
+    summary="Replace a document, or make it",
+    dependencies=WRITE,
+    openapi_extra=body_of("Document", {"a ticket": {k: TICKET[k] for k in ("text", "label")}}),
+    responses=answers(WriteResponse, *REFUSALS, "precondition-failed")
+    | {201: {"model": WriteResponse, "description": "It was made."}},
+)
+async def put_document(
+    document_id: str,
+    request: Request,
+    footnote: State,
+    wait: Wait = "indexed",
+    if_match: IfMatch = None,
+) -> Response:
+    """The whole document; with `If-Match` only over the version that it names."""
+    body = await read_json(request)
+    report, document = await document_service.replace_one(
+        footnote, document_id, body, if_match=if_match, wait=wait
+    )
+    return json_answer(report, 201 if report["created"] else 200, {"ETag": document.etag})
+
+
+@router.delete(
+    "/documents/{document_id}",
+    summary="Delete a document",
+    dependencies=WRITE,
+    responses=answers(
+        DeleteResponse, "not-found", "precondition-failed", "insufficient-storage", "not-ready"
+    ),
+)
+async def delete_document(document_id: str, footnote: State, if_match: IfMatch = None) -> Response:
+    """Gone for good; no search finds it from now on."""
+    return json_answer(await document_service.delete_one(footnote, document_id, if_match=if_match))
+
+
+@router.post(
+    "/documents:delete",
+    summary="Delete documents by a filter",
+    dependencies=WRITE,
+    openapi_extra=body_of(
+        DeleteRequest, {"count only": {"filter": {"label": "billing"}, "dry_run": True}}
+    ),
+    responses=answers(DeleteResponse, *REFUSALS),
+)
+async def delete_by_filter(request: Request, footnote: State) -> Response:
+    """Every document that the filter matches; `dry_run` only counts them."""
+    wanted = checked(DeleteRequest, await read_json(request))
+    work = document_service.delete_where(footnote, wanted.filter, wanted.dry_run)
+    return json_answer(await unless_gone(request, work))

@@ -1,0 +1,80 @@
+"""``/feedback``: corrections, taken back corrections, and all of them as training data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+import orjson
+from fastapi import APIRouter, Depends, Query, Request
+from starlette.responses import Response, StreamingResponse
+
+from app import feedback_service
+from app.body import checked, read_json
+from app.feedback import Feedback
+from app.http import State, answers, body_of, json_answer
+from app.keys import scope
+from app.schemas.documents import FeedbackRequest, FeedbackResponse, UndoResponse
+
+router = APIRouter(tags=["feedback"], dependencies=[Depends(scope("write"))])
+CORRECTION = {
+    "input": "The invoice shows somebody else's address",
+    "label": "billing",
+    "apply": "index",
+}
+
+
+@router.post(
+    "/feedback",
+    status_code=201,
+    summary="Correct an answer",
+    openapi_extra=body_of(
+        FeedbackRequest,
+        {"a correction": CORRECTION, "what it would change": {**CORRECTION, "preview": True}},
+    ),
+    responses=answers(
+        FeedbackResponse,
+        "validation",
+        "not-found",
+        "queue-full",
+        "payload-too-large",
+        "unsupported-media-type",
+        "not-ready",
+        "insufficient-storage",
+        status=201,
+    )
+    | {200: {"model": FeedbackResponse, "description": "The preview: nothing was written."}},
+)
+async def give_feedback(request: Request, footnote: State) -> Response:
+    """With `apply: index` the next prediction knows the corrected example."""
+    wanted = checked(FeedbackRequest, await read_json(request))
+    given = await feedback_service.give(footnote, wanted)
+    return json_answer(given, 200 if wanted.preview else 201)
+
+
+@router.get(
+    "/feedback",
+    summary="Export all feedback as training data",
+    responses={200: {"description": "JSON lines.", "content": {"application/x-ndjson": {}}}},
+)
+async def export_feedback(
+    footnote: State, format: Annotated[Literal["jsonl"], Query()] = "jsonl"
+) -> Response:
+    """One JSON object a line, in the order it was given."""
+    return StreamingResponse(json_lines(footnote.feedback), media_type="application/x-ndjson")
+
+
+@router.delete(
+    "/feedback/{feedback_id}",
+    summary="Take feedback back",
+    responses=answers(UndoResponse, "not-found", "not-ready", "insufficient-storage"),
+)
+async def undo_feedback(feedback_id: str, footnote: State) -> Response:
+    """The document that it made goes, or goes back to what other feedback says."""
+    return json_answer(await feedback_service.undo(footnote, feedback_id))
+
+
+def json_lines(feedback: Feedback) -> Iterator[bytes]:
+    """Every feedback as a line."""
+    for one in feedback.export():
+        yield orjson.dumps(one) + b"\n"

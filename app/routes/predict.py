@@ -1,0 +1,95 @@
+"""``/predict``, ``/classify`` and what was predicted."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from app import classify_service
+from app.body import checked, read_json
+from app.http import State, answers, body_of, json_answer, room, unless_gone
+from app.keys import scope
+from app.schemas.predict import (
+    ClassifyRequest,
+    ClassifyResponse,
+    PredictRequest,
+    PredictResponse,
+)
+
+router = APIRouter(tags=["predict"])
+READ = [Depends(scope("predict")), Depends(room)]
+REFUSALS = (
+    "validation",
+    "capability-missing",
+    "payload-too-large",
+    "unsupported-media-type",
+    "request-timeout",
+    "queue-full",
+    "not-ready",
+)
+CHARGED = "I was charged twice for one order"
+CLASSIFY = {
+    "one text": {"input": CHARGED},
+    "several, with options": {
+        "input": [CHARGED, "Where is my parcel?"],
+        "retrieval": {"k": 5, "method": "bm25"},
+        "abstain": {"min_confidence": 0.2},
+    },
+    "closed book": {"input": CHARGED, "retrieval": {"mode": "off"}},
+}
+PREDICT = {
+    "classification": {"task": "classification", "input": CHARGED, "params": {"top_n": 3}},
+    "sentiment": {"task": "sentiment", "input": "Fast delivery, thank you!"},
+    "provided documents": {
+        "task": "classification",
+        "input": CHARGED,
+        "retrieval": {
+            "mode": "provided",
+            "documents": [
+                {"id": "a", "text": "Two payments for the same order", "label": "billing"},
+                {"id": "b", "text": "The parcel never came", "label": "delivery"},
+            ],
+        },
+    },
+}
+
+
+@router.post(
+    "/predict",
+    summary="Predict with retrieval, for a task",
+    dependencies=READ,
+    openapi_extra=body_of(PredictRequest, PREDICT),
+    responses=answers(PredictResponse, *REFUSALS, "pin-unavailable"),
+)
+async def predict(request: Request, footnote: State) -> Response:
+    """Retrieval, then the Transformer: the answer names the documents that it rests on."""
+    wanted = checked(PredictRequest, await read_json(request))
+    return json_answer(await unless_gone(request, classify_service.predict(footnote, wanted)))
+
+
+async def classify(request: Request, footnote: State) -> Response:
+    """Classification in the shape that vLLM's and SGLang's clients read, with citations."""
+    wanted = checked(ClassifyRequest, await read_json(request))
+    return json_answer(await unless_gone(request, classify_service.classify(footnote, wanted)))
+
+
+for path in ("/classify", "/v1/classify"):
+    router.post(
+        path,
+        summary="Classify texts",
+        dependencies=READ,
+        openapi_extra=body_of(ClassifyRequest, CLASSIFY),
+        responses=answers(ClassifyResponse, *REFUSALS, "not-found"),
+        operation_id=path.strip("/").replace("/", "_"),
+    )(classify)
+
+
+@router.get(
+    "/predictions/{prediction_id}",
+    summary="What was answered",
+    dependencies=[Depends(scope("write"))],
+    responses=answers(None, "not-found"),
+)
+async def prediction(prediction_id: str, footnote: State) -> Response:
+    """One of the last 10,000 answers, as it was given."""
+    return json_answer(footnote.predictions.get(prediction_id).answer())

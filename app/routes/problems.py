@@ -1,0 +1,37 @@
+"""``/problems/<slug>``: what an error means, told by the server that gave it."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Depends
+from starlette.responses import Response
+
+from app.http import json_answer
+from app.keys import scope
+from app.problems import KINDS, Problem
+
+router = APIRouter(prefix="/problems", tags=["problems"], dependencies=[Depends(scope("open"))])
+
+
+@router.get("", summary="Every kind of problem")
+async def list_problems() -> Response:
+    """Every kind of problem with its status."""
+    return json_answer({"problems": [shown(slug) for slug in KINDS]})
+
+
+@router.get("/{slug}", summary="What a problem means")
+async def explain_problem(slug: str) -> Response:
+    """What a problem's `type` points to."""
+    if slug not in KINDS:
+        raise Problem("not-found", "There is no problem of this name.")
+    return json_answer(shown(slug))
+
+
+def shown(slug: str) -> dict[str, str | int]:
+    """One kind of problem."""
+    kind = KINDS[slug]
+    return {
+        "type": f"/problems/{slug}",
+        "title": kind.title,
+        "status": kind.status,
+        "explanation": kind.explanation,
+    }

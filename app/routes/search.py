@@ -1,0 +1,55 @@
+"""``/search`` and ``/analyze``."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from app import search_service
+from app.body import checked, read_json
+from app.http import State, answers, body_of, json_answer, room, unless_gone
+from app.keys import scope
+from app.routes.predict import REFUSALS
+from app.schemas.documents import (
+    AnalyzeRequest,
+    AnalyzeResponse,
+    SearchRequest,
+    SearchResponse,
+)
+
+router = APIRouter(tags=["search"])
+READ = [Depends(scope("predict")), Depends(room)]
+SEARCH = {
+    "words": {"query": "charged twice", "k": 5},
+    "with a filter": {"query": "parcel late", "k": 3, "method": "bm25", "filter": {"lang": "en"}},
+}
+ANALYZE = {
+    "English": {"text": "The parcels were delivered late"},
+    "Chinese": {"text": "我的包裹还没有到", "lang": "zh"},
+}
+
+
+@router.post(
+    "/search",
+    summary="Find documents",
+    dependencies=READ,
+    openapi_extra=body_of(SearchRequest, SEARCH),
+    responses=answers(SearchResponse, *REFUSALS),
+)
+async def search(request: Request, footnote: State) -> Response:
+    """The documents for a query, best first: the very retrieval that predictions rest on."""
+    wanted = checked(SearchRequest, await read_json(request))
+    return json_answer(await unless_gone(request, search_service.search(footnote, wanted)))
+
+
+@router.post(
+    "/analyze",
+    summary="Show what preprocessing makes of a text",
+    dependencies=READ,
+    openapi_extra=body_of(AnalyzeRequest, ANALYZE),
+    responses=answers(AnalyzeResponse, *REFUSALS),
+)
+async def analyze(request: Request, footnote: State) -> Response:
+    """Tokens with their places, which are stop words, and the stems that the index holds."""
+    wanted = checked(AnalyzeRequest, await read_json(request))
+    return json_answer(await search_service.analyze(footnote, wanted))

@@ -1,0 +1,1 @@
+"""Request and response bodies as they are on the wire. Requests forbid what they do not know."""

@@ -1,0 +1,181 @@
+"""Bodies of ``/admin``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from app.schemas.base import Name, Request, Response
+
+Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+
+
+class TrainRetrieval(Request):
+    """How hits are found for training rows."""
+
+    k: Annotated[int, Field(ge=1, le=100)] | None = None
+    exclude_self: Literal[True] = True
+
+
+class TrainRequest(Request):
+    """A request to ``POST /admin/train``. What is left out is chosen by the number of rows."""
+
+    task: Literal["classification", "sentiment"] = "classification"
+    field: Name | None = None
+    dataset: None = None
+    base: Version | None = None
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    lr: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] | None = None
+    epochs: Annotated[int, Field(ge=1, le=1000)] | None = None
+    batch_size: Annotated[int, Field(ge=1, le=1024)] | None = None
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    retrieval: TrainRetrieval = TrainRetrieval()
+    holdout: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = 0.1
+    activate: Literal["never", "if_better", "always"] = "if_better"
+
+    @property
+    def label_field(self) -> str:
+        """The field to learn: sentiment has its own, else it is ``label``."""
+        return self.field or ("sentiment" if self.task == "sentiment" else "label")
+
+
+class ReindexRequest(Request):
+    """A request to ``POST /admin/reindex``. Unchanged vectors are taken over in both modes."""
+
+    mode: Literal["full", "incremental"] = "full"
+    analyzer: str | None = None
+    activate: bool = True
+
+
+class EvaluateRequest(Request):
+    """A request to ``POST /admin/evaluate``."""
+
+    field: Name = "label"
+    limit: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    k: Annotated[int, Field(ge=1, le=100)] | None = None
+    held_out: bool = True
+
+
+class Progress(Response):
+    """How far a job is; ``step`` and ``total`` count within ``stage``."""
+
+    step: int
+    total: int | None
+    eta_s: float | None
+    stage: str | None = None
+    loss: float | None = None
+
+
+class JobBody(Response):
+    """A job. Times are seconds since 1970."""
+
+    id: str
+    type: str
+    state: Literal["queued", "running", "succeeded", "failed", "cancelled", "interrupted"]
+    progress: Progress
+    result: dict[str, Any] | None
+    problem: dict[str, Any] | None
+    created: float
+    started: float | None
+    finished: float | None
+    params: dict[str, Any]
+
+
+class JobList(Response):
+    """All jobs that are remembered, the newest first."""
+
+    jobs: list[JobBody]
+
+
+class ModelBody(Response):
+    """A checkpoint with the reports of its heads; ``problem`` says why it cannot be used."""
+
+    version: str
+    active: bool
+    shipped: bool
+    problem: str | None
+    created: str | None = None
+    encoder: dict[str, Any] | None = None
+    fields: list[str] = []
+    heads: dict[str, Any] = {}
+
+
+class ModelList(Response):
+    """All checkpoints."""
+
+    models: list[ModelBody]
+    active: str
+
+
+class Activated(Response):
+    """What serves now."""
+
+    version: str
+    sha256: str
+
+
+class IndexBody(Response):
+    """A generation that is kept."""
+
+    generation: int
+    active: bool
+    sequence: int | None
+    documents: int | None
+    passages: int | None
+    vectors: bool
+    created: float | None
+    problem: str | None
+
+
+class IndexList(Response):
+    """All generations, and what was written since the one that serves."""
+
+    indexes: list[IndexBody]
+    generation: int
+    sequence: int
+
+
+class IndexActivated(Response):
+    """Which generation serves now."""
+
+    generation: int
+    sequence: int
+
+
+class SampleDeleted(Response):
+    """How many sample documents were taken out."""
+
+    deleted: int
+    sequence: int
+
+
+class KeyRequest(Request):
+    """A request to ``POST /admin/keys``."""
+
+    scope: Literal["predict", "write", "admin"]
+    name: Annotated[str, Field(max_length=256)] = ""
+
+
+class KeyBody(Response):
+    """A key as it may be shown: ``id`` is the SHA-256 digest of it."""
+
+    id: str
+    name: str
+    scope: Literal["open", "predict", "write", "admin"]
+    created: float | None
+    source: Literal["store", "environment"]
+
+
+class KeyList(Response):
+    """All keys. ``open``: there are none, and everybody on this machine may do everything."""
+
+    keys: list[KeyBody]
+    open: bool
+
+
+class KeyMade(Response):
+    """A key that was just made; it is not shown again."""
+
+    key: str
+    scope: Literal["predict", "write", "admin"]

@@ -1,0 +1,186 @@
+"""Bodies of ``/documents``, ``/search``, ``/analyze`` and ``/feedback``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from app.schemas.base import FilterBody, Method, Name, Request, Response
+
+LanguageTag = Annotated[str, Field(min_length=2, max_length=35)]
+
+
+class DocumentBody(Response):
+    """A document as it is read."""
+
+    id: str
+    text: str
+    title: str | None
+    lang: str | None
+    label: str | list[str] | None = None
+    labels: dict[str, str | list[str]]
+    metadata: dict[str, Any]
+    sequence: int
+
+
+class DocumentPage(Response):
+    """A page of documents, oldest write first."""
+
+    documents: list[DocumentBody]
+    next_cursor: str | None
+    total: int
+    sequence: int
+
+
+class Rejection(Response):
+    """A document that was not taken: its line (from 1) and why."""
+
+    line: int
+    pointer: str
+    detail: str
+
+
+class WriteResponse(Response):
+    """What became of documents that were sent."""
+
+    accepted: int
+    created: int
+    updated: int
+    rejected: list[Rejection]
+    rejected_count: int
+    ids: list[str]
+    sequence: int
+    warnings: list[str]
+
+
+class DeleteRequest(Request):
+    """A request to ``POST /documents:delete``."""
+
+    filter: FilterBody
+    dry_run: bool = False
+
+
+class DeleteResponse(Response):
+    """What was deleted, or would be."""
+
+    deleted: int
+    dry_run: bool
+    sequence: int
+
+
+class AnalyzeRequest(Request):
+    """A request to ``POST /analyze``."""
+
+    text: str
+    lang: LanguageTag | None = None
+
+
+class TokenBody(Response):
+    """One token; ``start`` and ``end`` count code points of the text that was sent."""
+
+    text: str
+    start: int
+    end: int
+    stop: bool
+    stem: str
+
+
+class AnalyzeResponse(Response):
+    """What preprocessing makes of a text."""
+
+    lang: str
+    tokens: list[TokenBody]
+    warnings: list[str]
+
+
+class SearchRequest(Request):
+    """A request to ``POST /search``."""
+
+    query: str
+    k: Annotated[int, Field(ge=1, le=100)] = 10
+    method: Method | None = None
+    filter: FilterBody | None = None
+    highlight: bool = True
+    exclude_ids: Annotated[list[Name], Field(max_length=1_000)] = []
+    min_sequence: Annotated[int, Field(ge=0)] | None = None
+    lang: LanguageTag | None = None
+
+
+class Highlight(Response):
+    """A place of ``text`` that matches the query."""
+
+    start: int
+    end: int
+
+
+class SearchHit(Response):
+    """A document that was found, by its best passage."""
+
+    doc_id: str
+    rank: int
+    score: float
+    scores: dict[str, float]
+    text: str
+    start: int
+    end: int
+    title: str | None
+    labels: dict[str, str | list[str]]
+    metadata: dict[str, Any]
+    highlights: list[Highlight]
+
+
+class SearchResponse(Response):
+    """The answer of ``POST /search``."""
+
+    hits: list[SearchHit]
+    method: Method
+    generation: str | int
+    sequence: int
+    timing_ms: float
+    degraded: list[str]
+
+
+class FeedbackRequest(Request):
+    """A request to ``POST /feedback``: about a prediction, or about a text of one's own."""
+
+    prediction_id: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    index: Annotated[int, Field(ge=0, le=31)] | None = Field(
+        None, description="Which input of the prediction. Default: the first."
+    )
+    input: str | None = None
+    correct: bool | None = Field(
+        None, description="Whether the prediction was right. Default: false when a label is given."
+    )
+    label: Name | None = None
+    field: Name | None = None
+    apply: Literal["record", "index"] = Field(
+        "record", description="`index`: the corrected example is a document from now on."
+    )
+    preview: bool = Field(False, description="Only show what would change; write nothing.")
+
+
+class Verdict(Response):
+    """A label with its confidence, before or after."""
+
+    label: str | None
+    confidence: float | None
+
+
+class FeedbackResponse(Response):
+    """The answer of ``POST /feedback``."""
+
+    id: str | None
+    doc_id: str | None
+    sequence: int
+    before: Verdict | None
+    after: Verdict | None
+    changed: list[str]
+
+
+class UndoResponse(Response):
+    """The answer of ``DELETE /feedback/{id}``."""
+
+    id: str
+    doc_id: str | None
+    sequence: int

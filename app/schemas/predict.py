@@ -1,0 +1,229 @@
+"""Bodies of ``/predict`` and ``/classify``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic.config import JsonDict
+
+from app.schemas.base import FilterBody, Id, Method, Name, Probability, Request, Response
+
+Task = Literal["classification", "sentiment", "ner", "qa", "dialogue", "generation"]
+Explain = Literal["citations", "influence", "ablation"]
+# An item that is bad alone is told so in its place, so items are looked at one by one later.
+Inputs = str | Annotated[list[Any], Field(min_length=1, max_length=32)]
+OneText: JsonDict = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 32},
+    ]
+}
+
+
+class ProvidedDocument(Request):
+    """A document that comes with the request (``mode`` = ``provided``)."""
+
+    id: Id
+    text: Annotated[str, Field(min_length=1, max_length=20_000)]
+    title: Annotated[str, Field(max_length=1_000)] | None = None
+    label: Name | None = None
+
+
+class Retrieval(Request):
+    """Where the evidence comes from."""
+
+    mode: Literal["index", "provided", "off"] = "index"
+    method: Method | None = Field(None, description="Default: the index's own default.")
+    k: Annotated[int, Field(ge=1, le=100)] | None = Field(
+        None, description="Documents to retrieve. Default: what the head was fitted with."
+    )
+    filter: FilterBody | None = None
+    exclude_ids: Annotated[list[Id], Field(max_length=1_000)] = []
+    min_sequence: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="Answer from an index that holds this write, waiting for it if need be."
+    )
+    documents: Annotated[list[ProvidedDocument], Field(max_length=100)] | None = None
+
+
+class Abstain(Request):
+    """Under which values no label is given."""
+
+    min_confidence: Probability | None = None
+    min_support: Probability | None = None
+
+
+class Pin(Request):
+    """Which state has to answer; any other is refused with ``pin-unavailable``."""
+
+    model_sha256: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    index_sequence: Annotated[int, Field(ge=0)] | None = None
+
+
+Labels = Annotated[list[Name], Field(min_length=1, max_length=1_000)]
+
+
+class Params(Request):
+    """Parameters of a task. What concerns text generation has no effect on classification."""
+
+    top_n: Annotated[int, Field(ge=1, le=1_000)] = 5
+    labels: Labels | None = Field(None, description="Only these labels may be answered.")
+    max_new_tokens: Annotated[int, Field(ge=1, le=4_096)] = 64
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0
+    seed: int = 0
+    stop: Annotated[list[str], Field(max_length=16)] = []
+
+
+class PredictRequest(Request):
+    """A request to ``POST /predict``."""
+
+    task: Task
+    input: Inputs | dict[str, Any] = Field(json_schema_extra=OneText)
+    field: Name | None = Field(
+        None, description="The label field to predict. Default: `label`; for sentiment `sentiment`."
+    )
+    retrieval: Retrieval = Retrieval()
+    params: Params = Params()
+    explain: Annotated[list[Explain], Field(max_length=3)] = ["citations"]
+    abstain: Abstain = Abstain()
+    pin: Pin = Pin()
+    stream: bool = False
+
+
+class ClassifyRequest(Request):
+    """A request to ``POST /classify``: what vLLM's clients send, and more."""
+
+    model: Name | None = None
+    input: Inputs = Field(json_schema_extra=OneText)
+    field: Name = "label"
+    retrieval: Retrieval = Retrieval()
+    labels: Labels | None = Field(None, description="Only these labels may be answered.")
+    explain: Annotated[list[Explain], Field(max_length=3)] = ["citations"]
+    abstain: Abstain = Abstain()
+
+
+class LabelScore(Response):
+    """A label with its probability (list-valued fields: its own, not summing to 1)."""
+
+    label: str
+    score: float
+
+
+class Citation(Response):
+    """A document that the answer rests on; ``weight`` says how much it moved the answer."""
+
+    doc_id: str
+    rank: int
+    title: str | None = None
+    text: str
+    start: int | None = None
+    end: int | None = None
+    label: str | list[str] | None = None
+    metadata: dict[str, Any]
+    scores: dict[str, float]
+    weight: float
+
+
+class ModelInfoBody(Response):
+    """The checkpoint that answered."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+class IndexInfoBody(Response):
+    """The index state that answered."""
+
+    name: str
+    generation: str | int
+    sequence: int
+
+
+class Usage(Response):
+    """What was read."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    retrieved: int
+    used: int
+
+
+class Timing(Response):
+    """Milliseconds of each part; of the slowest input where there are several."""
+
+    queue: float
+    retrieve: float
+    predict: float
+    total: float
+
+
+class LabelOutput(Response):
+    """The output of classification and sentiment."""
+
+    label: str | None
+    scores: list[LabelScore]
+    labels: list[str] | None = None
+
+
+class PredictItem(Response):
+    """The answer to one input; with ``error`` instead where that input alone was bad."""
+
+    index: int
+    output: LabelOutput | None = None
+    confidence: float | None = None
+    calibrated: bool | None = None
+    support: float | None = None
+    abstained: bool | None = None
+    citations: list[Citation] | None = None
+    error: dict[str, Any] | None = None
+
+
+class PredictResponse(Response):
+    """The answer of ``POST /predict``."""
+
+    id: str
+    object: Literal["prediction"]
+    created: int
+    task: Task
+    model: ModelInfoBody
+    index: IndexInfoBody
+    data: list[PredictItem]
+    usage: Usage
+    timing_ms: Timing
+    degraded: list[str]
+    warnings: list[str]
+
+
+class ClassifyItem(Response):
+    """The answer to one input; with ``error`` instead where that input alone was bad."""
+
+    index: int
+    label: str | None = None
+    labels: list[str] | None = None
+    probs: list[float] | None = None
+    num_classes: int | None = None
+    scores: list[LabelScore] | None = None
+    confidence: float | None = None
+    calibrated: bool | None = None
+    support: float | None = None
+    abstained: bool | None = None
+    citations: list[Citation] | None = None
+    error: dict[str, Any] | None = None
+
+
+class ClassifyResponse(Response):
+    """The answer of ``POST /classify``."""
+
+    id: str
+    object: Literal["list"]
+    created: int
+    model: str
+    data: list[ClassifyItem]
+    usage: Usage
+    model_info: ModelInfoBody
+    index_info: IndexInfoBody
+    timing_ms: Timing
+    degraded: list[str]
+    warnings: list[str]

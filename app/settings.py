@@ -1,0 +1,201 @@
+# ruff: noqa: RUF009 - setting() is dataclasses.field() with a help text
+"""Every setting of Footnote, read from the environment in this one place.
+
+A setting ``queue_size`` is the variable ``FOOTNOTE_QUEUE_SIZE``. Each has a help text that says its
+unit and what it costs; ``docs/settings.md`` is held equal to it by a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+PREFIX = "FOOTNOTE_"
+SECRET = frozenset({"admin_key", "write_key", "predict_key"})
+
+
+class InvalidSetting(ValueError):
+    """A variable whose value cannot be used. The message names the variable, never a secret."""
+
+
+def setting(default: Any, text: str, *, choices: tuple[str, ...] = (), at_least: float = 0) -> Any:
+    """A field of :class:`Settings` with its help and what values it takes."""
+    metadata = {"help": text, "choices": choices, "at_least": at_least}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The settings of one process; immutable."""
+
+    store_dir: Path = setting(
+        Path("index_data/store"),
+        "Folder of the documents, index generations and jobs; one server at a time.",
+    )
+    checkpoint_dir: Path = setting(
+        Path("model/checkpoints"),
+        "Folder of the trained checkpoints; the shipped one is used when it holds none.",
+    )
+    host: str = setting(
+        "127.0.0.1",
+        "Address to listen on. Off loopback a key is required: one is made if none is configured.",
+    )
+    port: int = setting(8000, "TCP port to listen on; 0 takes a free one.")
+    admin_key: str | None = setting(None, "Bearer key with every scope. Secret.")
+    write_key: str | None = setting(
+        None, "Bearer key that may predict, write documents and give feedback. Secret."
+    )
+    predict_key: str | None = setting(None, "Bearer key that may predict and search only. Secret.")
+    sample: bool = setting(
+        True, "1 fills a store that is being created with the sample help desk; 0 starts empty."
+    )
+    encoder: str | None = setting(
+        None,
+        "Base encoder: a local folder or a hub id. Unset: the all-MiniLM-L6-v2 that is installed "
+        "with Footnote. Changing it needs a reindex.",
+    )
+    device: str = setting("auto", "Where the model runs: auto, cpu, cuda or cuda:N.")
+    dtype: str = setting(
+        "auto",
+        "Number format of the model; auto is bf16 where the processor has it, else fp32.",
+        choices=("auto", "fp32", "bf16"),
+    )
+    threads: int = setting(
+        0,
+        "Inference threads; 0 leaves one core to the rest, at most 8. While a job runs it is one.",
+    )
+    scorer: str = setting(
+        "compiled",
+        "What answers BM25 queries: the compiled arrays, or Whoosh itself (equal, slower).",
+        choices=("compiled", "whoosh"),
+    )
+    retriever: str = setting(
+        "whoosh", "Where the index lives. Only whoosh is delivered so far.", choices=("whoosh",)
+    )
+    passage_words: int = setting(
+        200,
+        "Longer documents are split into passages of about this many words; 0 never splits. "
+        "Applies from the next reindex on.",
+    )
+    reindex_after: int = setting(
+        5_000,
+        "Documents written since the last generation after which a new one is built in the "
+        "background (and at least a quarter of what it holds); 0 leaves that to you.",
+    )
+    max_tokens: int = setting(
+        256,
+        "Tokens of an input that the model reads; the rest is cut off. Cost grows in proportion.",
+        at_least=8,
+    )
+    max_body: int = setting(
+        8 * 1024 * 1024,
+        "Largest request body in bytes (NDJSON imports are read as a stream and have none).",
+        at_least=1024,
+    )
+    max_input_chars: int = setting(
+        100_000, "Largest text to predict or search for, in code points.", at_least=1
+    )
+    queue_size: int = setting(
+        256,
+        "Inputs admitted at once, being answered or waiting; more are refused with 429 before any "
+        "work. Larger means longer waits under load, not more throughput.",
+        at_least=1,
+    )
+    batch_tokens: int = setting(
+        2048,
+        "Tokens in one forward pass, padding included. Larger batches wait longer.",
+        at_least=1,
+    )
+    batch_wait_ms: float = setting(
+        2.0, "How long a forward pass waits for company, in milliseconds, and only under load."
+    )
+    retrieval_threads: int = setting(2, "Threads that search the index.", at_least=1)
+    idle_timeout_s: float = setting(
+        30.0, "Seconds without a byte of the body after which a request is given up.", at_least=0.1
+    )
+    shutdown_grace_s: float = setting(
+        30.0, "Seconds that requests in flight get to finish after SIGTERM."
+    )
+    log_format: str = setting(
+        "json", "One JSON object a line, or text for people.", choices=("json", "text")
+    )
+    log_level: str = setting(
+        "info", "Least severe line that is logged.", choices=("debug", "info", "warning", "error")
+    )
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            check(f, getattr(self, f.name))
+        if not 0 <= self.port <= 65535:
+            raise InvalidSetting(f"{variable('port')}: a port is 0 to 65535, not {self.port}")
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Settings:
+        """Read ``FOOTNOTE_*`` out of ``environ``; what is absent or empty keeps its default.
+
+        Raises :class:`InvalidSetting` naming the variable.
+        """
+        hints = get_type_hints(cls)
+        given = {
+            f.name: parse(f.name, hints[f.name], environ[variable(f.name)])
+            for f in fields(cls)
+            if environ.get(variable(f.name), "") != ""
+        }
+        return cls(**given)
+
+    def public(self) -> dict[str, str | int | float | bool | None]:
+        """The settings that may be shown: no secret, folders as text."""
+        shown = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in SECRET}
+        return {k: str(v) if isinstance(v, Path) else v for k, v in shown.items()}
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + name.upper()
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """``FOOTNOTE_*`` variables that no setting reads: most likely misspelt, worth a warning."""
+    known = {variable(f.name) for f in fields(Settings)}
+    return sorted(k for k in environ if k.startswith(PREFIX) and k not in known)
+
+
+def parse(name: str, kind: Any, text: str) -> Any:
+    """The value that the text of a variable stands for. Raises :class:`InvalidSetting`."""
+    wanted = next((k for k in get_args(kind) if k is not type(None)), kind)
+    if wanted is bool:
+        known = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+        if text.lower() not in known:
+            raise InvalidSetting(f"{variable(name)}: 1 or 0 is wanted")
+        return known[text.lower()]
+    try:
+        return wanted(text)
+    except ValueError:
+        raise InvalidSetting(
+            f"{variable(name)}: a number is wanted ({wanted.__name__}), not {text[:40]!r}"
+        ) from None
+
+
+def check(f: Field[Any], value: Any) -> None:
+    """Raise :class:`InvalidSetting` when ``value`` is outside what the setting takes."""
+    choices, at_least = f.metadata["choices"], f.metadata["at_least"]
+    if choices and value not in choices:
+        raise InvalidSetting(f"{variable(f.name)}: one of {', '.join(choices)}, not {value!r}")
+    # `not >=` so that NaN is refused too.
+    if isinstance(value, int | float) and not at_least <= value < float("inf"):
+        raise InvalidSetting(f"{variable(f.name)}: at least {at_least:g}, not {value}")
+
+
+def documentation() -> str:
+    """The table of ``docs/settings.md``, one line a setting."""
+    lines = ["| variable | default | what it does |", "|---|---|---|"]
+    for f in fields(Settings):
+        default = None if f.default is MISSING else f.default
+        shown = "none" if default is None else f"`{int(default) if default is True else default}`"
+        values = f" One of {', '.join(f'`{c}`' for c in f.metadata['choices'])}." * bool(
+            f.metadata["choices"]
+        )
+        lines.append(f"| `{variable(f.name)}` | {shown} | {f.metadata['help']}{values} |")
+    return "\n".join(lines) + "\n"

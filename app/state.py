@@ -1,0 +1,278 @@
+"""The application: everything that one server holds, and the stages in which it comes up.
+
+The store is opened first and at once, since a second server on it must be refused before it does
+anything. Model, index and sample follow on a thread, so that the port is open meanwhile. What does
+not load is named in ``degraded``, and the rest serves.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from app import indexing_job, training_job
+from app.activation import Activation
+from app.feedback import Feedback
+from app.indexer import Indexer
+from app.job_kinds import job_kinds
+from app.jobs import Jobs
+from app.keys import Keys, is_loopback
+from app.loading import inference_threads, load_serving, set_threads
+from app.metrics import Metrics
+from app.permits import Permits
+from app.pipeline import Pipeline
+from app.predictions import Predictions
+from app.problems import Problem
+from app.registry import Registry
+from app.settings import Settings
+from app.snapshot import ModelInfo, Serving, Snapshot
+from index_data.index import Index, NoGeneration
+from index_data.store import DocumentStore
+
+logger = logging.getLogger(__name__)
+
+READY = "ready"
+
+
+@dataclass(slots=True)
+class Status:
+    """How far the server has come up."""
+
+    stage: str = "starting"
+    detail: str = ""
+    since: float = field(default_factory=time.monotonic)
+    failed: bool = False
+    degraded: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are answered."""
+        return self.stage == READY
+
+
+class Footnote:
+    """One server's whole state. Made by the application, closed with it.
+
+    Raises (on construction): ``StoreLocked`` when another server has the store, ``StoreCorrupt``,
+    ``StoreTooNew`` and ``StorageError``.
+    """
+
+    def __init__(self, settings: Settings, *, address: str | None = None) -> None:
+        self.settings = settings
+        self.status = Status()
+        self.metrics = Metrics()
+        self.permits = Permits(settings.queue_size)
+        self.predictions = Predictions()
+        self.store = DocumentStore(settings.store_dir, address=address)
+        self.keys = Keys(
+            self.store,
+            admin=settings.admin_key,
+            write=settings.write_key,
+            predict=settings.predict_key,
+            loopback=is_loopback(settings.host),
+        )
+        self.new_key = self.keys.prepare()
+        self.registry = Registry(settings.checkpoint_dir)
+        self.feedback = Feedback(self.store)
+        self.pipeline = Pipeline(
+            retrieval_threads=settings.retrieval_threads, max_chars=settings.max_input_chars
+        )
+        self.index: Index | None = None
+        self.indexer: Indexer | None = None
+        self.serving: Serving | None = None
+        self.activation = Activation(self.registry, self.activate_model)
+        self.jobs = Jobs(
+            self.store,
+            job_kinds(
+                settings, self.registry, self.activation, self.open_index, self.index_published
+            ),
+            busy=self.set_busy,
+        )
+        self._watch = indexing_job.DeltaWatch(
+            self.jobs, self.open_index, documents=settings.reindex_after
+        )
+        self._swap = threading.Lock()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._start_up, name="start-up", daemon=True)
+        self.metrics.gauges(
+            {
+                "footnote_in_flight": ("Inputs admitted.", lambda: self.permits.taken),
+                "footnote_queue": ("Inputs waiting for the model.", self._waiting),
+                "footnote_refused": ("Requests refused with 429.", lambda: self.permits.refused),
+                "footnote_passages": ("Passages in the index.", self._passages),
+                "footnote_store_sequence": ("The last write.", lambda: self.store.sequence),
+                "footnote_index_sequence": ("The last write in the index.", self._reached),
+            }
+        )
+
+    def start(self) -> None:
+        """Begin to load; :attr:`status` tells how far it is."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End every thread in order and give the store back. Blocks for some seconds at most."""
+        self._closing.set()
+        self.jobs.close()
+        if self._thread.is_alive():
+            self._thread.join(timeout=30)
+        if self.indexer is not None:
+            self.indexer.close()
+        if self.serving is not None:
+            self.serving.engine.retire()
+            self.serving.engine.join(timeout=10)
+        self.pipeline.close()
+        self.store.close()
+
+    def snapshot(self) -> Snapshot:
+        """What the next request answers from."""
+        searcher = None if self.index is None or self.indexer is None else self.index.searcher
+        return Snapshot(searcher, self.serving, tuple(self.status.degraded.values()))
+
+    def open_index(self) -> Index:
+        """The index. Raises ``not-ready`` while it is not open."""
+        if self.index is None:
+            raise Problem("not-ready", "The index is not open yet.", retry_after=1)
+        return self.index
+
+    def open_indexer(self) -> Indexer:
+        """What puts writes into the index. Raises ``not-ready`` while there is no index."""
+        if self.indexer is None:
+            raise Problem("not-ready", "The index is not open yet.", retry_after=1)
+        return self.indexer
+
+    def activate_model(self, version: str, folder: Path | None) -> ModelInfo:
+        """Load a checkpoint beside the one that serves, warm it up, then swap; blocks.
+
+        Requests under way keep the old one, which ends when the last of them is answered. Raises
+        ``CheckpointRefused`` and leaves everything as it was.
+        """
+        with self._swap:
+            old = self.serving
+            encoder = None if old is None else old.encoder
+            new = load_serving(self.settings, self.metrics, version, folder, encoder)
+            self.serving = new
+            self.status.degraded.pop("checkpoint", None)
+            if self.indexer is not None:
+                self.indexer.encode_with(new)
+            if old is not None:
+                old.engine.retire()
+        logger.info("model %s serves", version)
+        return new.model
+
+    def written(self) -> None:
+        """Told after an import: builds a new generation when enough was written since the last."""
+        if self.status.ready:
+            self._watch.check()
+
+    def index_published(self) -> None:
+        """Told when a new generation serves: what was wrong with the old one no longer counts."""
+        self.status.degraded.pop("index", None)
+
+    def set_busy(self, busy: bool) -> None:
+        """Leave a core to a job while it runs: two busy pools on the same cores collapse."""
+        count = 1 if busy else inference_threads(self.settings)
+        if self.serving is not None:
+            self.serving.engine.call(lambda reader: set_threads(count))
+
+    def _start_up(self) -> None:
+        stages = (
+            ("loading the model", self._load_model),
+            ("opening the index", self._open_index),
+            ("filling the store with the sample", self._fill_sample),
+        )
+        began = time.monotonic()
+        for stage, work in stages:
+            self.status.stage, self.status.since = stage, time.monotonic()
+            logger.info("start: %s", stage)
+            try:
+                work()
+            except Exception as error:  # told by /health/ready; the process serves the store
+                logger.exception("start: %s failed", stage)
+                self.status.failed = True
+                self.status.detail = f"{type(error).__name__}: {error}"[:300]
+                return
+            if self._closing.is_set():
+                return
+        self.jobs.start()
+        training_job.sweep(self.settings, self.jobs.all())
+        self.status.stage, self.status.detail = READY, ""
+        logger.info("start: ready after %.1f s", time.monotonic() - began)
+        if self.open_index().searcher.generation == 0 and self.store.count():
+            self.jobs.submit(indexing_job.TYPE, {"mode": "full", "activate": True})
+
+    def _load_model(self) -> None:
+        from model.checkpoint import CheckpointRefused
+        from model.encoder import EncoderRefused
+
+        choice = self.registry.choose()
+        degraded = self.status.degraded
+        if choice.problems:
+            degraded["checkpoint"] = "; ".join(choice.problems)[:500]
+        try:
+            self.serving = load_serving(self.settings, self.metrics, choice.version, choice.folder)
+        except CheckpointRefused as error:
+            degraded["checkpoint"] = f"checkpoint {choice.version}: {error}"[:500]
+            try:
+                self.serving = load_serving(self.settings, self.metrics, "none", None)
+            except EncoderRefused as refused:
+                degraded["encoder"] = str(refused)[:500]
+        except (EncoderRefused, ValueError, RuntimeError) as error:
+            degraded["encoder"] = f"the encoder does not load: {error}"[:500]
+        for text in degraded.values():
+            logger.warning("start: %s", text)
+
+    def _open_index(self) -> None:
+        from index_data.warmup import warm_up
+
+        warm_up()
+        settings = self.settings
+        index = Index(
+            self.store,
+            indexing_job.index_folder(settings),
+            scorer="whoosh" if settings.scorer == "whoosh" else "compiled",
+            passage_words=settings.passage_words,
+            encoder_sha=None if self.serving is None else self.serving.model.encoder_sha256,
+        )
+        try:
+            index.open(self._progress)
+        except NoGeneration as reason:
+            if self.store.sequence:
+                logger.warning("start: %s; serving from memory until one is built", reason)
+                self.status.degraded["index"] = f"index: {reason}; a new one is being built"[:500]
+            index.open_without_generation(self._progress)
+        self.index = index
+        self.indexer = Indexer(self.store, index)
+        self.indexer.encode_with(self.serving)
+        self.indexer.start()
+
+    def _fill_sample(self) -> None:
+        """Fill a store that has never been written to, and wait until it is searchable."""
+        if not self.settings.sample or self.store.sequence:
+            return
+        from index_data.sample import helpdesk
+
+        documents = list(helpdesk())
+        first = self.store.sequence
+        result = self.store.upsert(documents).result()
+        indexer = self.open_indexer()
+        indexer.notify()
+        while indexer.reached < result.sequence and not self._closing.wait(0.2):
+            self._progress(indexer.reached - first, result.sequence - first, "documents encoded")
+
+    def _progress(self, step: int, total: int, what: str) -> None:
+        detail = f"{what}: {step} of {total}"
+        if detail != self.status.detail and (step % 100 == 0 or step == total):
+            logger.info("start: %s", detail)
+        self.status.detail = detail
+
+    def _waiting(self) -> float:
+        return 0 if self.serving is None else self.serving.engine.waiting()
+
+    def _passages(self) -> float:
+        return 0 if self.index is None else self.index.searcher.size
+
+    def _reached(self) -> float:
+        return 0 if self.indexer is None else self.indexer.reached

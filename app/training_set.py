@@ -1,0 +1,222 @@
+"""A training set with retrieval already done, frozen into a folder.
+
+The reader never sees the retriever: each row holds its hits. A frozen set can be compared, kept and
+replayed, and a training run that is resumed reads the very rows it began with.
+
+    passages.jsonl  {"doc_id", "title", "text", "label"}, each passage that was found, once
+    vectors.npy     their vectors, half precision [passages, dim]; zeros where there is none
+    rows.jsonl      {"id", "text", "label", "hits": [[passage, score], ...]}
+    set.json        what it was made from; written last, so that it marks a whole set
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.worker import JobRefused, Reporter
+from index_data.documents import Document, near_duplicate
+from index_data.searcher import Hit, Searcher
+from model.network import Retrieved
+from model.training import Row
+
+SET: Final = "set.json"
+ENCODED_AT_ONCE: Final = 64
+
+Encode = Callable[[Sequence[str]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class SetInfo:
+    """What a frozen set was made from. ``dropped``: near-duplicates that were left out of hits."""
+
+    field: str
+    k: int
+    method: str
+    generation: int
+    sequence: int
+    rows: int
+    labels: dict[str, int]
+    lists: int  # documents left out since their value of the field is a list
+    dropped: int
+
+
+def labelled(documents: Iterator[Document], field: str) -> tuple[list[Document], int]:
+    """The documents with one label of ``field``, and how many have a list of them instead."""
+    rows: list[Document] = []
+    lists = 0
+    for document in documents:
+        value = document.labels.get(field)
+        if isinstance(value, str):
+            rows.append(document)
+        elif value is not None:
+            lists += 1
+    return rows, lists
+
+
+def check_labels(field: str, counts: Counter[str]) -> None:
+    """Refuse what no head can be trained on. Raises :class:`JobRefused`."""
+    if not counts:
+        raise JobRefused(f"No document has a label for the field {field!r}.")
+    if len(counts) < 2:
+        raise JobRefused(
+            f"All {counts.total()} labelled documents have the same label for the field "
+            f"{field!r}: at least two labels are needed."
+        )
+
+
+def freeze(
+    searcher: Searcher,
+    folder: Path,
+    *,
+    field: str,
+    k: int,
+    encode: Encode,
+    fits: bool,
+    reporter: Reporter,
+) -> SetInfo:
+    """Retrieve once for each labelled document and write the set.
+
+    A row never finds itself or a near-duplicate. ``fits``: the index's vectors are of this
+    encoder. Raises :class:`JobRefused` on fewer than two labels.
+    """
+    documents, lists = labelled(searcher.documents(), field)
+    counts = Counter(str(document.labels[field]) for document in documents)
+    check_labels(field, counts)
+    method = searcher.default_method if fits else "bm25"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        (folder / "passages.jsonl").open("w", encoding="utf-8") as passages,
+        (folder / "rows.jsonl").open("w", encoding="utf-8") as rows,
+    ):
+        writer = _Passages(passages, field)
+        dropped = done = 0
+        for batch in _batches(documents):
+            vectors = encode([d.text for d in batch]) if fits else [None] * len(batch)
+            for document, vector in zip(batch, vectors, strict=True):
+                reporter.progress(done, len(documents), "retrieve")
+                hits, near = _hits(searcher, document, vector, k, method)
+                dropped += near
+                row = {
+                    "id": document.id,
+                    "text": document.text,
+                    "label": document.labels[field],
+                    "hits": [[writer.number(hit), hit.score] for hit in hits],
+                }
+                rows.write(json.dumps(row, ensure_ascii=False) + "\n")
+                done += 1
+    np.save(folder / "vectors.npy", writer.vectors())
+    info = SetInfo(
+        field=field,
+        k=k,
+        method=method,
+        generation=searcher.generation,
+        sequence=searcher.sequence,
+        rows=len(documents),
+        labels=dict(counts.most_common()),
+        lists=lists,
+        dropped=dropped,
+    )
+    (folder / SET).write_text(json.dumps(asdict(info), ensure_ascii=False), encoding="utf-8")
+    return info
+
+
+def load(folder: Path) -> tuple[SetInfo, list[Row]]:
+    """A frozen set, whole. Raises ``FileNotFoundError`` when the folder holds none."""
+    info = SetInfo(**json.loads((folder / SET).read_text(encoding="utf-8")))
+    passages = [json.loads(line) for line in _lines(folder / "passages.jsonl")]
+    vectors = np.load(folder / "vectors.npy", allow_pickle=False).astype(np.float32)
+    known = vectors.any(axis=1) if vectors.size else np.zeros(len(passages), dtype=bool)
+
+    def hit(number: int, score: float) -> Retrieved:
+        passage = passages[number]
+        vector = vectors[number] if known[number] else None
+        return Retrieved(passage["title"], passage["text"], passage["label"], score, vector)
+
+    rows = []
+    for line in _lines(folder / "rows.jsonl"):
+        raw = json.loads(line)
+        hits = [hit(number, score) for number, score in raw["hits"]]
+        rows.append(Row(raw["id"], raw["text"], raw["label"], hits))
+    return info, rows
+
+
+class _Passages:
+    """Each passage that was found, written once and known by its number."""
+
+    def __init__(self, file: TextIO, field: str) -> None:
+        self._file = file
+        self._field = field
+        self._numbers: dict[tuple[str, int, int], int] = {}
+        self._vectors: list[NDArray[np.float16] | None] = []
+
+    def number(self, hit: Hit) -> int:
+        key = (hit.doc_id, hit.start, hit.end)
+        found = self._numbers.get(key)
+        if found is not None:
+            return found
+        number = self._numbers[key] = len(self._numbers)
+        line: dict[str, Any] = {
+            "doc_id": hit.doc_id,
+            "title": hit.document.title,
+            "text": hit.text,
+            "label": hit.document.labels.get(self._field),
+        }
+        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._vectors.append(None if hit.vector is None else hit.vector.astype(np.float16))
+        return number
+
+    def vectors(self) -> NDArray[np.float16]:
+        dim = next((len(v) for v in self._vectors if v is not None), 0)
+        out = np.zeros((len(self._vectors), dim), dtype=np.float16)
+        for number, vector in enumerate(self._vectors):
+            if vector is not None:
+                out[number] = vector
+        return out
+
+
+def _hits(
+    searcher: Searcher,
+    document: Document,
+    vector: NDArray[np.float32] | None,
+    k: int,
+    method: str,
+) -> tuple[list[Hit], int]:
+    """The hits of one row, and how many near-duplicates stood in their way."""
+    near: set[str] = set()
+
+    def same(other: Document) -> bool:
+        if near_duplicate(document.text, other.text):
+            near.add(other.id)
+            return True
+        return False
+
+    hits = searcher.search(
+        document.text,
+        k=k,
+        method=method,
+        lang=document.lang,
+        query_vector=vector,
+        exclude_ids=[document.id],
+        exclude=same,
+    )
+    return hits, len(near)
+
+
+def _batches(documents: Sequence[Document]) -> Iterator[list[Document]]:
+    rest = iter(documents)
+    while batch := list(islice(rest, ENCODED_AT_ONCE)):
+        yield batch
+
+
+def _lines(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8") as lines:
+        yield from lines

@@ -1,0 +1,1 @@
+"""What is measured: `python -m benchmarks.<name>`; the last line of each is one JSON object."""

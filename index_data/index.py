@@ -1,0 +1,326 @@
+"""The index of a store: the published generation, and in memory what was written since.
+
+One `Index` belongs to the process that holds the store. Reading is `index.searcher`, a snapshot;
+writing makes the next snapshot and puts it in place by one assignment.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index_data import analysis, whoosh_index
+from index_data.delta import State
+from index_data.documents import Document
+from index_data.fusion import Fusion
+from index_data.generation import WHOOSH, Progress, generation_folders
+from index_data.manifest import (
+    NAME,
+    GenerationCorrupt,
+    Manifest,
+    manifest_sha256,
+    verify,
+)
+from index_data.searcher import Searcher
+from index_data.segment import passage_texts, segment_of
+from index_data.segment_files import load_segment
+from index_data.store import DocumentStore, ReadOnlyStore, StoredVectors, Tombstone
+from index_data.view import ScorerOf, compiled, whole, whoosh_in_memory
+
+log = logging.getLogger(__name__)
+
+REPLAYED_AT_ONCE = 2_000
+_ACTIVE = "index:active"
+_SHA256 = "index:sha256:"
+
+
+class NoGeneration(RuntimeError):
+    """No generation verifies: one must be built. The text says what was wrong with each."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationInfo:
+    """A generation that is kept; `problem` says why it cannot be used, None that it may."""
+
+    number: int
+    active: bool
+    sequence: int | None
+    documents: int | None
+    passages: int | None
+    encoder_sha: str | None
+    created: float | None
+    problem: str | None
+
+
+class Index:
+    """Generations under `folder`, and the delta. All methods may be called from any thread.
+
+    Over a store that is open for reading only it can be opened and searched; nothing is marked or
+    swept then, since that is for the process that owns the store.
+    `encoder_sha` names the encoder that queries come with: a generation's vectors of another one
+    are left aside. None takes whatever vectors there are.
+    """
+
+    def __init__(
+        self,
+        store: ReadOnlyStore,
+        folder: Path,
+        *,
+        scorer: Literal["compiled", "whoosh"] = "compiled",
+        passage_words: int = 200,
+        encoder_sha: str | None = None,
+        fusion: Fusion | None = None,
+    ) -> None:
+        self._store = store
+        self._folder = folder
+        self._whoosh = scorer == "whoosh"
+        self._scorer: ScorerOf = whoosh_in_memory if self._whoosh else compiled
+        self._passage_words = passage_words
+        self._encoder_sha = encoder_sha
+        self._fusion = fusion
+        self._lock = threading.RLock()
+        self._number = 0
+        self._state = self._empty()
+        self._searcher = self._snapshot(0, self._state, encoder_sha)
+
+    @property
+    def searcher(self) -> Searcher:
+        """The present snapshot."""
+        return self._searcher
+
+    @property
+    def encoder_sha(self) -> str | None:
+        """The encoder whose vectors are used."""
+        return self._encoder_sha
+
+    def open(self, progress: Progress | None = None) -> None:
+        """Serve the newest generation that verifies, brought up to the store's sequence.
+
+        The one that was activated last comes first. Raises NoGeneration when there is none.
+        """
+        problems = []
+        active = self._store.meta_get(_ACTIVE)
+        folders = sorted(
+            generation_folders(self._folder),
+            key=lambda f: (f[1].name == active, f[0]),
+            reverse=True,
+        )
+        for _, path in folders:
+            try:
+                self._switch(path, self._known(path), progress)
+            except GenerationCorrupt as problem:
+                log.warning("index: %s", problem)
+                problems.append(str(problem))
+            else:
+                self._sweep(path)
+                return
+        raise NoGeneration("; ".join(problems) or "the index has not been built yet")
+
+    def open_without_generation(self, progress: Progress | None = None) -> None:
+        """Serve the whole store from memory, until a generation is published."""
+        with self._lock:
+            state = self._replay(self._empty(), progress)
+            self._put(0, state)
+
+    def passage_texts(self, document: Document) -> list[str]:
+        """The texts to encode for a document's vectors, one a passage."""
+        return passage_texts(document, self._passage_words)
+
+    def apply(
+        self,
+        documents: Iterable[Document] = (),
+        tombstones: Iterable[Tombstone] = (),
+        vectors: Mapping[str, NDArray[np.float32]] | None = None,
+    ) -> None:
+        """Count these writes from the next search on. `vectors`: by id, [passages, dim].
+
+        Writes may arrive in any order; of one document the last by sequence stands. Giving a
+        document again with vectors adds them. Raises ValueError when vectors do not fit.
+        """
+        gone = {tombstone.id: tombstone.sequence for tombstone in tombstones}
+        with self._lock:
+            self._put(self._number, self._state.apply(list(documents), gone, vectors))
+
+    def catch_up(self, progress: Progress | None = None) -> None:
+        """Apply all that the store has and the index has not seen."""
+        with self._lock:
+            self._put(self._number, self._replay(self._state, progress))
+
+    def publish(self, path: Path, progress: Progress | None = None) -> None:
+        """Take a generation that was just built: register it, switch, remove the older ones.
+
+        Raises GenerationCorrupt when the folder is not whole; the old one goes on serving then.
+        """
+        sha256 = manifest_sha256(path)
+        manifest = verify(path, sha256=sha256)
+        self._mark(_SHA256 + path.name, sha256)
+        before = self._number
+        self._switch(path, manifest, progress)
+        for number, old in generation_folders(self._folder):
+            if number not in (before, manifest.number):
+                self._remove(old)
+
+    def activate(self, number: int, progress: Progress | None = None) -> None:
+        """Serve another generation that is kept. Raises GenerationCorrupt, or KeyError for none."""
+        path = dict(generation_folders(self._folder))[number]
+        self._switch(path, self._known(path), progress)
+
+    def generations(self) -> list[GenerationInfo]:
+        """The generations that are kept, the newest first."""
+        found = []
+        for number, path in reversed(generation_folders(self._folder)):
+            manifest, problem = None, None
+            try:
+                manifest = self._known(path, whole=False)
+            except GenerationCorrupt as error:
+                problem = str(error)
+            found.append(
+                GenerationInfo(
+                    number=number,
+                    active=number == self._number,
+                    sequence=manifest.sequence if manifest else None,
+                    documents=manifest.documents if manifest else None,
+                    passages=manifest.passages if manifest else None,
+                    encoder_sha=manifest.encoder_sha if manifest else None,
+                    created=manifest.created if manifest else None,
+                    problem=problem,
+                )
+            )
+        return found
+
+    def without_vectors(self, limit: int) -> list[Document]:
+        """Documents written since the generation that have no vectors, `limit` at most."""
+        found: list[Document] = []
+        for view in self._searcher.views[1:]:
+            segment = view.segment
+            for row in view.live_rows():
+                first = int(segment.offsets[row])
+                if segment.vectors is None or (
+                    len(segment.has_vector) and not segment.has_vector[first]
+                ):
+                    found.append(segment.documents[row])
+                    if len(found) == limit:
+                        return found
+        return found
+
+    def _switch(self, path: Path, manifest: Manifest, progress: Progress | None) -> None:
+        """Open a generation, bring it up to date beside the one that serves, then swap."""
+        fits = self._encoder_sha in (None, manifest.encoder_sha)
+        if not fits and manifest.encoder_sha is not None:
+            log.warning("index: the vectors of %s are of another encoder", path.name)
+        segment = load_segment(path, manifest, with_vectors=fits)
+        average = manifest.average_length
+        lexical = self._scorer(segment, average)
+        if self._whoosh:
+            index = whoosh_index.open_index(path / WHOOSH)
+            lexical = whoosh_index.WhooshScorer(index, segment.postings.lengths, average)
+        state = State(
+            views=(whole(segment, lexical),),
+            average_length=average,
+            basis=manifest.passages,
+            sequence=manifest.sequence,
+            passage_words=self._passage_words,
+            scorer=self._scorer,
+        )
+        state = self._replay(state, progress)
+        with self._lock:  # no write is applied now: take what came during the replay
+            self._put(manifest.number, self._replay(state, progress))
+        self._mark(_ACTIVE, path.name)
+
+    def _known(self, path: Path, *, whole: bool = True) -> Manifest:
+        """The manifest of a registered generation that this version can read."""
+        sha256 = self._store.meta_get(_SHA256 + path.name)
+        if sha256 is None:
+            raise GenerationCorrupt(f"{path.name}: was never published")
+        manifest = verify(path, sha256=sha256, files=whole)
+        if manifest.analyzer != analysis.ANALYZER_VERSION:
+            raise GenerationCorrupt(
+                f"{path.name}: analyzer {manifest.analyzer}, this version has "
+                f"{analysis.ANALYZER_VERSION}"
+            )
+        return manifest
+
+    def _replay(self, state: State, progress: Progress | None) -> State:
+        """The state after all writes of the store that it has not seen."""
+        first, end = state.sequence, self._store.sequence
+        if end <= first:
+            return state
+        sha = self._encoder_sha
+        stored = self._store.vectors_after(first, sha) if sha else ()
+        kept = {vectors.doc_id: vectors for vectors in stored}
+        changes = self._store.changes(first, until=end)
+        while batch := list(islice(changes, REPLAYED_AT_ONCE)):
+            documents = [change for change in batch if isinstance(change, Document)]
+            gone = {c.id: c.sequence for c in batch if isinstance(c, Tombstone)}
+            vectors = _fitting(documents, kept, self._passage_words)
+            state = state.apply(documents, gone, vectors)
+            if progress is not None:
+                progress(state.sequence - first, end - first, "replay")
+        return replace(state, sequence=end)  # a damaged row is never told
+
+    def _empty(self) -> State:
+        segment = segment_of((), passage_words=self._passage_words, average_length=0.0)
+        return State(
+            views=(whole(segment, self._scorer(segment, 0.0)),),
+            average_length=0.0,
+            basis=0,
+            sequence=0,
+            passage_words=self._passage_words,
+            scorer=self._scorer,
+        )
+
+    def _put(self, number: int, state: State) -> None:
+        self._number = number
+        self._state = state
+        self._searcher = self._snapshot(number, state, self._encoder_sha)
+
+    def _snapshot(self, number: int, state: State, encoder_sha: str | None) -> Searcher:
+        return Searcher(
+            state.views,
+            generation=number,
+            sequence=state.sequence,
+            encoder_sha=encoder_sha,
+            fusion=self._fusion,
+        )
+
+    def _mark(self, key: str, value: str) -> None:
+        if isinstance(self._store, DocumentStore):
+            self._store.meta_set(key, value)
+
+    def _sweep(self, active: Path) -> None:
+        """Remove what an interrupted build left behind, and generations never published."""
+        if not isinstance(self._store, DocumentStore):
+            return
+        for path in self._folder.glob(".building-*"):
+            shutil.rmtree(path, ignore_errors=True)
+        for _, path in generation_folders(self._folder):
+            if path != active and self._store.meta_get(_SHA256 + path.name) is None:
+                self._remove(path)
+
+    def _remove(self, path: Path) -> None:
+        """Take the manifest first: a folder half removed must not look whole."""
+        (path / NAME).unlink(missing_ok=True)
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _fitting(
+    documents: Sequence[Document], stored: Mapping[str, StoredVectors], words: int
+) -> dict[str, NDArray[np.float32]]:
+    """The stored vectors of these very versions, where they are as many as the passages are now."""
+    found: dict[str, NDArray[np.float32]] = {}
+    for document in documents:
+        kept = stored.get(document.id)
+        if kept is None or kept.sequence != document.sequence:
+            continue
+        if len(kept.vectors) == len(passage_texts(document, words)):
+            found[document.id] = kept.vectors.astype(np.float32)
+    return found

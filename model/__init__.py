@@ -1,0 +1,1 @@
+"""The Transformer: encoder, adapters, fusion over retrieved documents, training, checkpoints."""

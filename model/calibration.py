@@ -1,0 +1,189 @@
+"""Fitting what decides between head and neighbours, on rows that the head was not trained on.
+
+On its own training rows a head is overconfident, and the gate would close. So: held-out or
+out-of-fold logits in, gate weights and temperatures out. That a label may be new to the head is
+simulated: in copies of the rows some labels are taken away from the head and left to the hits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from model.network import (
+    SMALL,
+    UNLABELLED,
+    Gate,
+    Memory,
+    Neighbours,
+    sharpen,
+    vote,
+)
+
+K_CHOICES = (8, 16, 32, 48, 64)
+SIMULATED_SHARE = 0.2
+SIMULATED_COPIES = 2
+RIDGE = 0.003
+
+
+@dataclass(slots=True)
+class Evidence:
+    """Head and hits for rows with a known answer."""
+
+    logits: Tensor  # [n, L]
+    match: Tensor  # [n, k] as in NeighbourMixture.match
+    similarity: Tensor  # [n, k]
+    memory: Memory
+    truth: Tensor  # [n] index into the labels
+    kernel: Tensor  # [n, 2] scale and ridge of the vote
+
+    def first(self, k: int) -> Evidence:
+        """Only the best k hits."""
+        return Evidence(
+            self.logits,
+            self.match[:, :k],
+            self.similarity[:, :k],
+            self.memory.first(k),
+            self.truth,
+            self.kernel,
+        )
+
+    def rows(self, keep: Tensor) -> Evidence:
+        """Only some rows."""
+        return Evidence(
+            self.logits[keep],
+            self.match[keep],
+            self.similarity[keep],
+            self.memory.rows(keep),
+            self.truth[keep],
+            self.kernel[keep],
+        )
+
+    def neighbours(self, n_labels: int) -> Neighbours:
+        """The hits' vote."""
+        scale, ridge = self.kernel.unbind(1)
+        return vote(self.match, self.similarity, self.memory, n_labels, scale, ridge)
+
+
+def join(parts: Sequence[Evidence]) -> Evidence:
+    """Put the rows of several folds or batches under each other, padded to the same k."""
+    width = max(part.match.shape[1] for part in parts)
+
+    def pad(x: Tensor) -> Tensor:
+        missing = width - x.shape[1]
+        shape = (len(x), missing, *x.shape[2:])
+        return torch.cat([x, x.new_zeros(shape)], dim=1) if missing else x
+
+    memory = Memory(*(torch.cat([pad(p) for p in column]) for column in _columns(parts)))
+    return Evidence(
+        torch.cat([p.logits for p in parts]),
+        torch.cat([pad(p.match) for p in parts]),
+        torch.cat([pad(p.similarity) for p in parts]),
+        memory,
+        torch.cat([p.truth for p in parts]),
+        torch.cat([p.kernel for p in parts]),
+    )
+
+
+def _columns(parts: Sequence[Evidence]) -> list[list[Tensor]]:
+    return [[part.memory[i] for part in parts] for i in range(len(Memory._fields))]
+
+
+def take_labels_away(evidence: Evidence, generator: torch.Generator) -> Evidence:
+    """A copy in which a fifth of the labels are unknown to the head.
+
+    The labels keep their places, so that logits, memory and truth need no renumbering: a label
+    that is taken away gets the logit -inf and its hits count as hits of an unknown label (places
+    L to 2L of the union). Rows whose answer was taken away have their truth there.
+    """
+    n = evidence.logits.shape[1]
+    gone = torch.rand(n, generator=generator) < SIMULATED_SHARE
+    if gone.all() or not gone.any():
+        gone = torch.zeros(n, dtype=torch.bool)
+        gone[int(torch.randint(n, (1,), generator=generator))] = True
+    logits = evidence.logits.masked_fill(gone[None, :], -30.0)
+
+    def move(labels: Tensor) -> Tensor:
+        moved = gone[labels.clamp(min=0)] & (labels != UNLABELLED)
+        return torch.where(moved, labels + n, labels)
+
+    memory = evidence.memory._replace(labels=move(evidence.memory.labels))
+    return Evidence(
+        logits, evidence.match, evidence.similarity, memory, move(evidence.truth), evidence.kernel
+    )
+
+
+def fit_gate(gate: Gate, evidence: Evidence, *, seed: int = 0) -> None:
+    """Fit head temperature, gate weights and final temperature, in place, by likelihood."""
+    n = evidence.logits.shape[1]
+    with torch.no_grad():
+        gate.log_temperature.zero_()
+    head_loss = functional.cross_entropy
+
+    def head() -> Tensor:
+        return head_loss(evidence.logits / gate.log_head_temperature.exp(), evidence.truth)
+
+    _minimise([gate.log_head_temperature], head)
+    generator = torch.Generator().manual_seed(seed)
+    sets = [(evidence, evidence.neighbours(2 * n), 1.0)]
+    if n > 2:
+        for _ in range(SIMULATED_COPIES):
+            copy = take_labels_away(evidence, generator)
+            sets.append((copy, copy.neighbours(2 * n), 1.0 / SIMULATED_COPIES))
+    start = gate.weights.detach().clone()
+
+    def mixed() -> Tensor:
+        loss = RIDGE * ((gate.weights - start) ** 2).sum()
+        for rows, neighbours, weight in sets:
+            loss = loss + weight * _likelihood(gate, rows, neighbours)
+        return loss
+
+    _minimise([gate.weights], mixed)
+    with torch.no_grad():
+        probs = gate(evidence.logits, evidence.neighbours(n)).probs
+
+    def last() -> Tensor:
+        sharp = sharpen(probs, gate.log_temperature.exp())
+        return -sharp.gather(1, evidence.truth[:, None]).clamp(min=SMALL).log().mean()
+
+    _minimise([gate.log_temperature], last)
+
+
+def _likelihood(gate: Gate, rows: Evidence, neighbours: Neighbours) -> Tensor:
+    probs = gate(rows.logits, neighbours).probs
+    likely: Tensor = probs.gather(1, rows.truth[:, None]).clamp(min=SMALL).log().mean()
+    return -likely
+
+
+def _minimise(parameters: list[torch.nn.Parameter], loss: Callable[[], Tensor]) -> None:
+    """A few dozen steps of L-BFGS: the problems are small and smooth."""
+    optimizer = torch.optim.LBFGS(
+        parameters, max_iter=60, line_search_fn="strong_wolfe", tolerance_grad=1e-6
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value: Tensor = loss()
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+
+
+def choose_k(gate: Gate, evidence: Evidence, *, limit: int, seed: int = 0) -> int:
+    """The number of hits whose mixture is likeliest; leaves the gate fitted to it."""
+    best: tuple[float, int] | None = None
+    for k in sorted({*(c for c in K_CHOICES if c < limit), limit}):
+        rows = evidence.first(k)
+        trial = Gate()
+        fit_gate(trial, rows, seed=seed)
+        with torch.no_grad():
+            loss = float(_likelihood(trial, rows, rows.neighbours(rows.logits.shape[1])))
+        if best is None or loss < best[0] - 1e-4:
+            best = (loss, k)
+            gate.load_state_dict(trial.state_dict())
+    return best[1] if best else limit

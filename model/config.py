@@ -1,0 +1,118 @@
+"""What a head and a training run are made of, as plain data that goes into JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+MAX_TOKENS = 256
+"""Longest input of a head, in tokens; what is longer is cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadConfig:
+    """The shape of one head: everything that its tensors' shapes follow from."""
+
+    field: str
+    labels: tuple[str, ...]
+    encoder_sha256: str
+    task: str = "classification"
+    dim: int = 384  # the encoder's width
+    layers: int = 3  # how many of the encoder's top layers carry an adapter
+    rank: int = 16
+    fusion_layers: int = 1
+    fusion_dim: int = 192
+    fusion_heads: int = 6
+    fusion_k: int = 8  # hits that the fusion layers attend to
+    k: int = 48  # hits that the neighbour mixture counts
+    dropout: float = 0.1
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; the inverse of `from_json`."""
+        return dataclasses.asdict(self) | {"labels": list(self.labels)}
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> HeadConfig:
+        """Rebuild from `to_json`.
+
+        Raises:
+            TypeError: A field is unknown or missing.
+        """
+        return cls(**{**raw, "labels": tuple(raw["labels"])})
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """One training run. A zero or None says: choose by the number of rows (see `resolved`)."""
+
+    field: str = "label"
+    task: str = "classification"
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float | None = None  # 1e-3 for AdamW, 0.05 for SGD
+    epochs: int | None = None
+    batch_size: int | None = None
+    seed: int = 0
+    k: int = 48
+    holdout: float = 0.1  # share of the rows, by hash of the normalised text; 0: none
+    folds: int | None = None  # out-of-fold predictions for the gate; None: 2 or 3 for small sets
+    layers: int = 3
+    rank: int = 16
+    fusion_k: int = 8
+    weight_decay: float = 0.01
+    warmup: float = 0.1  # share of the steps
+    dropout: float = 0.1
+    label_smoothing: float = 0.0
+    drop_retrieval: float = 0.25  # share of the rows that are also seen with the book closed
+    consistency: float = 0.5  # weight of the KL term that pulls both views together
+    neighbour_loss: float = 0.5
+    max_grad_norm: float = 1.0
+    patience: int = 3  # epochs without a better held-out loss before training stops
+    max_tokens: int = MAX_TOKENS
+    retrieval: bool = True  # False: the baseline *none*, trained with the book closed
+
+    def resolved(self, rows: int) -> TrainConfig:
+        """Fill in what depends on the size of the training set (`rows` that are trained on)."""
+        sizes = ((400, 12), (1500, 8), (8000, 6), (15000, 4))
+        epochs = self.epochs or next((n for limit, n in sizes if rows < limit), 2)
+        batch = self.batch_size or (8 if rows < 400 else 16 if rows < 1500 else 32)
+        lr = self.lr or (1e-3 if self.optimizer == "adamw" else 0.05)
+        folds = (
+            self.folds if self.folds is not None else (3 if rows < 400 else 2 if rows < 1500 else 1)
+        )
+        return dataclasses.replace(self, epochs=epochs, batch_size=batch, lr=lr, folds=folds)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for the manifest."""
+        return dataclasses.asdict(self)
+
+
+def pick_dtype(name: str, device: str) -> torch.dtype:
+    """The arithmetic for inference: `fp32`, `bf16`, or `auto` (bf16 where the hardware has it).
+
+    Raises:
+        ValueError: Another name.
+    """
+    if name == "fp32":
+        return torch.float32
+    if name == "bf16":
+        return torch.bfloat16
+    if name != "auto":
+        raise ValueError(f"dtype is auto, fp32 or bf16, not {name!r}")
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if _cpu_has_bf16(Path("/proc/cpuinfo")) else torch.float32
+
+
+def _cpu_has_bf16(cpuinfo: Path) -> bool:
+    """Whether the processor multiplies bf16 in hardware; emulation is slower than fp32."""
+    try:
+        text = cpuinfo.read_text(errors="replace")
+    except OSError:
+        return False
+    flags = next((line.split() for line in text.splitlines() if line.startswith("flags")), [])
+    return "amx_bf16" in flags or "avx512_bf16" in flags

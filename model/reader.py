@@ -1,0 +1,346 @@
+"""Inference: one checkpoint over the base encoder, for one thread.
+
+A text is encoded once (`read`): the base vector, with which documents are found, and the adapted
+states of the field's head. When the hits are there, `predict` does the small rest. A field that
+has no head is answered by its neighbours alone; with neither, the answer abstains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.checkpoint import build, load_heads
+from model.config import MAX_TOKENS
+from model.encoder import Encoder, mean_pool
+from model.network import (
+    Memory,
+    Mixture,
+    Neighbours,
+    Reading,
+    RetrievalAugmentedModel,
+    Retrieved,
+    make_memory,
+    plain_vote,
+)
+
+NEIGHBOURS = 48
+"""Hits that a field without a head counts."""
+EXACT_SHARE = 0.98
+"""What a person's own label of the very same text is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadInfo:
+    """What a head can do. `k`: how many hits it wants; `report`: how it was trained."""
+
+    labels: tuple[str, ...]
+    task: str
+    k: int
+    temperature: float
+    metrics: dict[str, Any]
+    report: dict[str, Any]
+
+
+@dataclass(slots=True)
+class QueryState:
+    """A text after its one pass through the encoder."""
+
+    vector: NDArray[np.float32]  # [d], length 1: of the frozen encoder
+    states: Tensor | None  # [t, d], of the field's adapted encoder; None: no head
+    tokens: int
+
+
+@dataclass(slots=True)
+class Prediction:
+    """An answer. `probs` follow `labels`: the head's order, then the others sorted.
+
+    `support`: 0 to 1, how near the hits are that carry the answer. `weights`: for each hit, its
+    share in the answer (mixture and fusion); what is missing to 1 is the closed book's.
+    `multi`: the field's values are lists, and the probabilities are independent.
+    """
+
+    label: str | None
+    labels: list[str]
+    probs: NDArray[np.float32]
+    confidence: float
+    calibrated: bool
+    support: float
+    weights: list[float]
+    gate: float
+    abstained: bool
+    multi: bool = False
+
+
+class Reader:
+    """Heads over a shared encoder. Not for several threads at once."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        networks: dict[str, RetrievalAugmentedModel],
+        infos: dict[str, HeadInfo],
+        *,
+        version: str,
+        sha256: str,
+    ) -> None:
+        self.encoder = encoder
+        self.heads = infos
+        self.version = version
+        self.sha256 = sha256
+        self._networks = networks
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: Path | None,
+        encoder: Encoder,
+        *,
+        device: str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Reader:
+        """Load a checkpoint; None is a reader without heads. Device and type: the encoder's.
+
+        Raises:
+            CheckpointRefused: It does not verify, or belongs to another encoder.
+        """
+        if checkpoint is None:
+            return cls(encoder, {}, {}, version="none", sha256=encoder.sha256)
+        manifest, heads = load_heads(checkpoint)
+        networks: dict[str, RetrievalAugmentedModel] = {}
+        infos: dict[str, HeadInfo] = {}
+        for field, head in heads.items():
+            network = build(head, encoder)
+            network.to(device=device or encoder.device, dtype=dtype or encoder.dtype)
+            network.gate.float().cpu()
+            networks[field] = network.requires_grad_(False)
+            infos[field] = HeadInfo(
+                labels=head.config.labels,
+                task=head.config.task,
+                k=head.config.k,
+                temperature=float(network.gate.log_temperature.detach().exp()),
+                metrics=head.report.get("metrics", {}),
+                report=head.report,
+            )
+        return cls(encoder, networks, infos, version=manifest.version, sha256=manifest.sha256)
+
+    def tokenize(self, text: str, *, max_tokens: int = MAX_TOKENS) -> list[int]:
+        """Token ids of a text; total over any string."""
+        return self.encoder.tokenize([text], max_tokens=max_tokens)[0]
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Base vectors [n, d], for documents and search queries."""
+        return self.encoder.encode(texts)
+
+    def wanted(self, field: str) -> int:
+        """How many hits the answer to a field counts."""
+        return self.heads[field].k if field in self.heads else NEIGHBOURS
+
+    @torch.inference_mode()
+    def read(
+        self, token_ids: Sequence[Sequence[int]], fields: Sequence[str | None]
+    ) -> list[QueryState]:
+        """One padded pass over a batch; a field of None (or without a head): only the vector."""
+        encoder = self.encoder
+        ids, mask = encoder.pad(token_ids)
+        depth = len(encoder.blocks)
+        adapted = [self._networks[f].config.layers if f in self._networks else 0 for f in fields]
+        split = depth - max(adapted, default=0)
+        h = encoder.layers(encoder.embed(ids), mask, 0, split)
+        vectors = mean_pool(encoder.layers(h, mask, split, depth), mask).float().cpu().numpy()
+        states: list[Tensor | None] = [None] * len(fields)
+        for field in {f for f in fields if f is not None and f in self._networks}:
+            network = self._networks[field]
+            rows = [i for i, f in enumerate(fields) if f == field]
+            part, part_mask = h[rows], mask[rows]
+            part = encoder.layers(part, part_mask, split, network.first_layer)
+            out = network.adapted(part, part_mask)
+            for i, row in zip(rows, out, strict=True):
+                states[i] = row[: len(token_ids[i])]
+        return [
+            QueryState(vector, state, len(tokens))
+            for vector, state, tokens in zip(vectors, states, token_ids, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        states: Sequence[QueryState],
+        hits: Sequence[Sequence[Retrieved]],
+        field: str,
+        *,
+        index_labels: Sequence[str],
+    ) -> list[Prediction]:
+        """Answer for a batch of one field; `index_labels`: all labels of the field in the index."""
+        network = self._networks.get(field)
+        own = list(network.config.labels) if network else []
+        seen = {label for row in hits for hit in row for label in _labels(hit)}
+        labels = own + sorted(({*index_labels} | seen) - {*own})
+        if any(isinstance(hit.label, list) for row in hits for hit in row):
+            return [self._several(s, h, labels) for s, h in zip(states, hits, strict=True)]
+        if not labels:
+            return [_nothing(len(row)) for row in hits]
+        memory = make_memory(hits, labels, self.encoder.dim, self.wanted(field))
+        base = torch.from_numpy(np.stack([state.vector for state in states]))
+        if network is None:
+            neighbours = plain_vote(base, memory, len(labels))
+            mixture = Mixture(neighbours.probs, neighbours.found.float())
+            attention = torch.zeros_like(neighbours.weights)
+        else:
+            reading = self._read_hits(network, states, base, memory, len(labels))
+            neighbours, attention = reading.neighbours, reading.attention
+            mixture = network.gate(reading.logits, neighbours)
+        weights = mixture.gate[:, None] * neighbours.weights
+        weights = weights + (1 - mixture.gate[:, None]) * attention
+        return [
+            _prediction(
+                labels,
+                row,
+                probs=mixture.probs[i].numpy(),
+                weights=weights[i].numpy(),
+                near=neighbours.similarity[i].numpy(),
+                gate=float(mixture.gate[i]),
+                trained=network is not None,
+            )
+            for i, row in enumerate(hits)
+        ]
+
+    def _read_hits(
+        self,
+        network: RetrievalAugmentedModel,
+        states: Sequence[QueryState],
+        base: Tensor,
+        memory: Memory,
+        n_labels: int,
+    ) -> Reading:
+        dtype, device = network.head.weight.dtype, network.head.weight.device
+        width = max(state.tokens for state in states)
+        h = torch.zeros(len(states), width, self.encoder.dim, dtype=dtype, device=device)
+        mask = torch.zeros(len(states), width, dtype=torch.bool, device=device)
+        for i, state in enumerate(states):
+            if state.states is None:
+                raise ValueError("this text was read without the field's head")
+            h[i, : state.tokens] = state.states
+            mask[i, : state.tokens] = True
+        cast = Memory(
+            memory.vectors.to(device, dtype),
+            memory.labels.to(device),
+            memory.scores.to(device, dtype),
+            memory.mask.to(device),
+            memory.known.to(device),
+        )
+        reading = network.read(h, mask, base.to(device, dtype), cast, n_labels)
+        neighbours = Neighbours(
+            reading.neighbours.weights.float().cpu(),
+            reading.neighbours.probs.float().cpu(),
+            reading.neighbours.similarity.float().cpu(),
+            reading.neighbours.found.cpu(),
+        )
+        attention = reading.attention.float().cpu()
+        return Reading(reading.logits.float().cpu(), neighbours, attention, reading.pooled)
+
+    def _several(
+        self, state: QueryState, hits: Sequence[Retrieved], labels: list[str]
+    ) -> Prediction:
+        """A field whose values are lists: each label's share of the neighbours' weight."""
+        marks = [hit if _labels(hit) else _without_label(hit) for hit in hits]
+        flat = [_with_label(hit, "") for hit in marks if _labels(hit)]
+        if not flat:
+            return _nothing(len(hits))
+        memory = make_memory([flat], [""], self.encoder.dim, NEIGHBOURS)
+        vote_ = plain_vote(torch.from_numpy(state.vector)[None], memory, 1)
+        share = iter(vote_.weights[0].tolist())
+        weights = [next(share, 0.0) if _labels(hit) else 0.0 for hit in hits]
+        probs = np.zeros(len(labels), dtype=np.float32)
+        for hit, weight in zip(hits, weights, strict=True):
+            for label in {*_labels(hit)}:
+                probs[labels.index(label)] += weight
+        probs = probs.clip(0.0, 1.0)
+        best = int(probs.argmax())
+        return Prediction(
+            label=labels[best],
+            labels=labels,
+            probs=probs,
+            confidence=float(probs[best]),
+            calibrated=False,
+            support=max(0.0, float(vote_.similarity.max())) * float(probs[best]),
+            weights=weights,
+            gate=1.0,
+            abstained=False,
+            multi=True,
+        )
+
+
+def _prediction(
+    labels: list[str],
+    hits: Sequence[Retrieved],
+    *,
+    probs: NDArray[np.float32],
+    weights: NDArray[np.float32],
+    near: NDArray[np.float32],
+    gate: float,
+    trained: bool,
+) -> Prediction:
+    # The batch is padded to its longest row; a head may count fewer hits than there are.
+    used = [float(w) for w in weights[: len(hits)]] + [0.0] * (len(hits) - len(weights))
+    decided = [i for i, hit in enumerate(hits) if hit.exact and isinstance(hit.label, str)]
+    if decided:
+        probs = probs * (1 - EXACT_SHARE)
+        used = [w * (1 - EXACT_SHARE) for w in used]
+        for i in decided:
+            probs[labels.index(str(hits[i].label))] += EXACT_SHARE / len(decided)
+            used[i] += EXACT_SHARE / len(decided)
+        probs, gate = probs / probs.sum(), max(gate, EXACT_SHARE)
+    total = float(probs.sum())
+    if total <= 0.0:
+        return _nothing(len(hits))
+    best = int(probs.argmax())
+    pairs = zip(near, hits, strict=False)
+    agreeing = [float(cosine) for cosine, hit in pairs if hit.label == labels[best]]
+    support = max([0.0, *agreeing])
+    return Prediction(
+        label=labels[best],
+        labels=labels,
+        probs=probs,
+        confidence=float(probs[best]),
+        calibrated=trained,
+        support=min(1.0, 1.0 if decided else support),
+        weights=used,
+        gate=gate,
+        abstained=False,
+    )
+
+
+def _nothing(hits: int) -> Prediction:
+    return Prediction(
+        label=None,
+        labels=[],
+        probs=np.zeros(0, dtype=np.float32),
+        confidence=0.0,
+        calibrated=False,
+        support=0.0,
+        weights=[0.0] * hits,
+        gate=0.0,
+        abstained=True,
+    )
+
+
+def _labels(hit: Retrieved) -> list[str]:
+    if hit.label is None:
+        return []
+    return [hit.label] if isinstance(hit.label, str) else hit.label
+
+
+def _with_label(hit: Retrieved, label: str | None) -> Retrieved:
+    return Retrieved(hit.title, hit.text, label, hit.score, hit.vector, hit.exact)
+
+
+def _without_label(hit: Retrieved) -> Retrieved:
+    return _with_label(hit, None)

@@ -1,0 +1,313 @@
+"""Training a head on rows that arrive with their hits, and the report that says how good it is.
+
+Retrieval has happened already (never the row itself or a near-duplicate), so a training set can be
+frozen, compared and replayed. A run leaves its state in a folder beside `out` after every epoch;
+the same call finds it there and goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model.batches import Prepared, evidence_of, prepare
+from model.calibration import Evidence, choose_k, join
+from model.checkpoint import HeadFiles, save_checkpoint, verify
+from model.config import HeadConfig, TrainConfig
+from model.curves import read_curve
+from model.encoder import Encoder
+from model.evaluation import judge, neighbours_alone, scores
+from model.metrics import accuracy, macro_f1
+from model.network import Gate, RetrievalAugmentedModel
+from model.reader import Reader
+from model.split import Row, make_folds, plan_rows
+from model.trainer import Fitted, Progress, Stage, Ticker, TrainingCancelled
+
+__all__ = [
+    "Report",
+    "Row",
+    "TrainConfig",
+    "TrainingCancelled",
+    "TrainingRefused",
+    "train",
+    "train_head",
+]
+
+
+class TrainingRefused(ValueError):
+    """There is nothing to learn from; the message says what is missing."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What a run did. `metrics` by view: `on`, `off` (same weights, book closed), `neighbours`
+    (hits alone, nothing learned), `none` (trained without retrieval), `previous` (the base's own
+    head); each with accuracy, macro_f1 and rows. `evaluated_on`: `held-out` or `out-of-fold`.
+    """
+
+    field: str
+    task: str
+    labels: list[str]
+    rows: int
+    trained_on: int
+    held_out: int
+    evaluated_on: str
+    metrics: dict[str, dict[str, float]]
+    by_label: dict[str, float]
+    calibration: dict[str, float]
+    k: int
+    config: dict[str, Any]
+    epochs: int
+    best_epoch: int
+    tokens_per_second: float
+    seconds: float
+    encoder_sha256: str
+    data_sha256: str
+    warnings: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def train(
+    model: nn.Module, data_loader: Iterable[tuple[Any, Any, Tensor]], epochs: int, lr: float
+) -> list[float]:
+    """The plain loop: SGD and cross-entropy over (x, retrieved documents, label) batches.
+
+    Returns the mean loss of each epoch. `train_head` is this with what makes it good and safe.
+    """
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    criterion = nn.CrossEntropyLoss()
+    losses: list[float] = []
+    model.train()
+    for _ in range(epochs):
+        seen: list[float] = []
+        for x, retrieved_docs, y in data_loader:
+            optimizer.zero_grad()
+            loss = criterion(model(x, retrieved_docs), y)
+            loss.backward()
+            optimizer.step()
+            seen.append(float(loss.detach()))
+        losses.append(sum(seen) / max(len(seen), 1))
+    return losses
+
+
+def train_head(
+    rows: Sequence[Row],
+    config: TrainConfig,
+    encoder: Encoder,
+    out: Path,
+    *,
+    base: Path | None = None,
+    baseline: bool = True,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Report:
+    """Train one head and write a checkpoint to `out`; the other heads of `base` are copied.
+
+    `baseline`: also train *none*, the same without retrieval, for the report.
+
+    Raises:
+        TrainingRefused: No labelled row, or fewer than two labels.
+        TrainingCancelled: `cancelled` answered true; the same call resumes.
+        CheckpointRefused: `base` does not verify or belongs to another encoder; `out` exists.
+    """
+    if base is not None:
+        verify(base)  # before the work, not after it
+    usable = [row for row in rows if isinstance(row.label, str) and row.text.strip()]
+    labels = _labels(usable, rows)
+    plan = plan_rows(usable, config)
+    config = config.resolved(len(plan.train))
+    warnings = plan.warnings + (
+        [f"{len(rows) - len(usable)} rows without a label of their own were left out"]
+        if len(rows) > len(usable)
+        else []
+    )
+    digest = _fingerprint(usable, config, encoder)
+    work = out.with_name(f".{out.name}.training")
+    _open_workspace(work, digest)
+    head = HeadConfig(
+        field=config.field,
+        labels=tuple(labels),
+        encoder_sha256=encoder.sha256,
+        task=config.task,
+        dim=encoder.dim,
+        layers=min(config.layers, len(encoder.blocks)),
+        rank=config.rank,
+        fusion_k=config.fusion_k,
+        k=config.k,
+        dropout=config.dropout,
+    )
+    config = replace(config, layers=head.layers)
+    position = {label: i for i, label in enumerate(labels)}
+    data = prepare(
+        encoder,
+        [row.text for row in usable],
+        [position[str(row.label)] for row in usable],
+        [row.hits[: config.k] for row in usable],
+        config,
+    )
+    run = _Run(head, encoder, data, config, work)
+    steps = run.steps(len(plan.train))
+    folds = make_folds(plan.train, int(config.folds or 1))
+    total = steps * (1 + baseline) + sum(run.steps(len(plan.train) - len(f)) for f in folds)
+    run.ticker = Ticker(total, progress, cancelled)
+
+    parts: list[Evidence] = []
+    closed: list[Tensor] = []
+    for i, fold in enumerate(folds):
+        rest = sorted(set(plan.train) - set(fold))
+        model, _ = run.stage(f"fold-{i}", rest, [], config)
+        evidence, alone = evidence_of(model, data, fold)
+        parts.append(evidence)
+        closed.append(alone)
+    model, fitted = run.stage("main", plan.train, plan.held, config)
+    evaluated_on = "held-out" if plan.held else "out-of-fold"
+    held = evidence_of(model, data, plan.held) if plan.held else (join(parts), torch.cat(closed))
+    k, gate = _settle(model, parts or [held[0]], config)
+    head = replace(head, k=k)
+    evaluated = plan.held or [i for fold in folds for i in fold]
+    metrics, by_label, calibration = judge(held[0].first(k), held[1], gate, labels, bool(parts))
+    metrics["neighbours"] = neighbours_alone(data, evaluated, labels, config.k)
+    if baseline:
+        plain = replace(config, retrieval=False)
+        # Without a held-out part there is nothing to compare on: the folds were trained open.
+        if plan.held:
+            none, _ = run.stage("none", plan.train, plan.held, plain)
+            logits = evidence_of(none, data, plan.held, closed_only=True)[0].logits
+            metrics["none"] = scores(logits.softmax(-1), held[0].truth, labels)
+    if base is not None:
+        previous = _previous(base, run, usable, evaluated)
+        if previous is not None:
+            metrics["previous"] = previous
+    report = Report(
+        field=config.field,
+        task=config.task,
+        labels=labels,
+        rows=len(usable),
+        trained_on=len(plan.train),
+        held_out=len(plan.held),
+        evaluated_on=evaluated_on,
+        metrics=metrics,
+        by_label=by_label,
+        calibration=calibration,
+        k=k,
+        config=config.to_json(),
+        epochs=fitted.epochs,
+        best_epoch=fitted.best_epoch,
+        tokens_per_second=fitted.tokens / max(fitted.seconds, 1e-9),
+        seconds=fitted.seconds,
+        encoder_sha256=encoder.sha256,
+        data_sha256=digest,
+        warnings=warnings,
+    )
+    files = HeadFiles(head, dict(model.state_dict()), report.to_json())
+    files.report["curve"] = thin(read_curve(work / "main"))
+    save_checkpoint(out, {config.field: files}, encoder, base=base)
+    shutil.rmtree(work, ignore_errors=True)
+    return report
+
+
+@dataclass(slots=True)
+class _Run:
+    """What the stages of one training share."""
+
+    head: HeadConfig
+    encoder: Encoder
+    data: Prepared
+    config: TrainConfig
+    work: Path
+    ticker: Ticker = field(default_factory=lambda: Ticker(1))
+
+    def steps(self, rows: int) -> int:
+        return int(self.config.epochs or 1) * -(-rows // int(self.config.batch_size or 1))
+
+    def stage(
+        self, name: str, rows: Sequence[int], held: Sequence[int], config: TrainConfig
+    ) -> tuple[RetrievalAugmentedModel, Fitted]:
+        torch.manual_seed(config.seed)
+        model = RetrievalAugmentedModel(self.head, self.encoder).to(self.encoder.device)
+        stage = Stage(name, self.work / name, model)
+        stage.start_head(self.data, rows)
+        return model, stage.fit(self.data, rows, held, config, self.ticker)
+
+
+def thin(points: list[dict[str, Any]], most: int = 400) -> list[dict[str, Any]]:
+    """At most so many points of a curve; those with a held-out figure stay."""
+    every = -(-len(points) // most) if points else 1
+    return [p for i, p in enumerate(points) if i % every == 0 or "held_out_loss" in p]
+
+
+def _settle(
+    model: RetrievalAugmentedModel, parts: Sequence[Evidence], config: TrainConfig
+) -> tuple[int, Gate]:
+    """Fit k, gate and temperatures on rows that were not trained on."""
+    evidence = join(parts)
+    if not config.retrieval:
+        evidence = evidence.first(0)
+    k = choose_k(model.gate, evidence, limit=max(config.k, 1), seed=config.seed)
+    return k, model.gate
+
+
+def _labels(usable: Sequence[Row], rows: Sequence[Row]) -> list[str]:
+    if not usable:
+        raise TrainingRefused(f"none of the {len(rows)} rows carries a label of its own")
+    labels = sorted({str(row.label) for row in usable})
+    if len(labels) < 2:
+        raise TrainingRefused(
+            f"the {len(usable)} labelled rows carry one label ({labels[0][:80]!r}); two are needed"
+        )
+    return labels
+
+
+def _fingerprint(rows: Sequence[Row], config: TrainConfig, encoder: Encoder) -> str:
+    digest = hashlib.sha256(json.dumps(config.to_json(), sort_keys=True).encode())
+    digest.update(encoder.sha256.encode())
+    for row in rows:
+        digest.update(json.dumps([row.id, row.text, row.label]).encode())
+        for hit in row.hits:
+            digest.update(json.dumps([hit.text[:64], hit.label, round(hit.score, 4)]).encode())
+    return digest.hexdigest()
+
+
+def _open_workspace(work: Path, digest: str) -> None:
+    """Keep the state of a run on the same data with the same settings; drop any other."""
+    mark = work / "run.sha256"
+    if not mark.exists() or mark.read_text() != digest:
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        mark.write_text(digest)
+
+
+def _previous(
+    base: Path,
+    run: _Run,
+    rows: Sequence[Row],
+    evaluated: Sequence[int],
+) -> dict[str, float] | None:
+    """The base checkpoint's own head on the same rows, by the code that serves it."""
+    reader = Reader.load(base, run.encoder)
+    if run.head.field not in reader.heads:
+        return None
+    said: list[str] = []
+    for start in range(0, len(evaluated), 64):
+        part = evaluated[start : start + 64]
+        states = reader.read([run.data.token_ids[i] for i in part], [run.head.field] * len(part))
+        hits = [rows[i].hits for i in part]
+        answers = reader.predict(states, hits, run.head.field, index_labels=run.head.labels)
+        said += [str(answer.label) for answer in answers]
+    truth = [str(rows[i].label) for i in evaluated]
+    return {
+        "accuracy": accuracy(truth, said),
+        "macro_f1": macro_f1(truth, said),
+        "rows": float(len(truth)),
+    }

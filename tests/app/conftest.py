@@ -1,0 +1,124 @@
+"""A real application on a store of its own, over a real (tiny, random) encoder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from app.server import create_app
+from app.settings import Settings
+from app.state import Footnote
+from index_data.documents import parse_document
+from tests.app.tiny import make_encoder
+
+READY_S = 60.0
+TICKETS = {
+    "billing": ["I was charged twice for one order", "The invoice shows a wrong amount to pay"],
+    "delivery": ["Where is my parcel, it is late", "The courier left the package in the rain"],
+    "returns": ["I want to send back the headphones", "How do I return a broken kettle"],
+    "praise": ["Fast delivery, thank you!", "Wonderful service, friendly staff"],
+}
+
+
+def corpus() -> list[dict[str, Any]]:
+    """A small help desk of our own."""
+    return [
+        {
+            "id": f"{label}-{number}",
+            "text": text,
+            "lang": "en",
+            "labels": {
+                "label": label,
+                "sentiment": "positive" if label == "praise" else "negative",
+            },
+            "metadata": {"source": "test", "number": number},
+        }
+        for label, texts in TICKETS.items()
+        for number, text in enumerate(texts)
+    ]
+
+
+@pytest.fixture(scope="session")
+def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny encoder, to be loaded as any other."""
+    return make_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture(scope="session")
+def settings_for(encoder_folder: Path) -> Callable[..., Settings]:
+    """Settings on a folder of one's own; further ones by name."""
+
+    def make(folder: Path, **given: Any) -> Settings:
+        base = Settings(
+            store_dir=folder / "store",
+            checkpoint_dir=folder / "checkpoints",
+            encoder=str(encoder_folder),
+            sample=False,
+            device="cpu",
+            dtype="fp32",
+            threads=1,
+            reindex_after=0,
+        )
+        return replace(base, **given)
+
+    return make
+
+
+@contextmanager
+def serving(settings: Settings, *, ready: bool = True) -> Iterator[TestClient]:
+    """The application with its lifespan, and what it answers."""
+    footnote = Footnote(settings)
+    # No checkpoint of another encoder: the neighbours answer alone.
+    footnote.registry.set_active("none")
+    with TestClient(create_app(footnote), raise_server_exceptions=False) as client:
+        if ready:
+            wait_ready(client)
+        yield client
+
+
+def wait_ready(client: TestClient) -> dict[str, Any]:
+    """Wait until the server is ready, and what it says then."""
+    deadline = time.monotonic() + READY_S
+    while (answer := client.get("/health/ready")).status_code != 200:
+        body = answer.json()
+        assert not body["failed"], body
+        assert time.monotonic() < deadline, body
+        time.sleep(0.02)
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def state(client: TestClient) -> Footnote:
+    """The state behind a client's application."""
+    footnote: Footnote = client.app.state.footnote  # type: ignore[attr-defined]
+    return footnote
+
+
+def fill(footnote: Footnote) -> None:
+    """Put the corpus into the store; the index follows."""
+    footnote.store.upsert([parse_document(d) for d in corpus()]).result()
+
+
+@pytest.fixture(scope="session")
+def filled(tmp_path_factory: pytest.TempPathFactory, settings_for: Any) -> Iterator[TestClient]:
+    """One application for all tests that leave it as they found it."""
+    with serving(settings_for(tmp_path_factory.mktemp("filled"))) as client:
+        answer = client.post("/documents", json={"documents": corpus()})
+        assert answer.status_code == 200, answer.text
+        yield client
+
+
+@pytest.fixture
+def client(tmp_path: Path, settings_for: Any) -> Iterator[TestClient]:
+    """An application of one's own, with the corpus."""
+    with serving(settings_for(tmp_path)) as client:
+        answer = client.post("/documents", json={"documents": corpus()})
+        assert answer.status_code == 200, answer.text
+        yield client

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from app.schemas.predict import ClassifyResponse, PredictResponse
+from tests.app.conftest import state
+
+CHARGED = "I was charged twice for one order"
+
+
+def classify(client: TestClient, **body: Any) -> dict[str, Any]:
+    answer = client.post("/classify", json={"input": CHARGED, **body})
+    assert answer.status_code == 200, answer.text
+    ClassifyResponse.model_validate(answer.json())
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def test_classify_answers_with_its_citations(filled: TestClient) -> None:
+    body = ClassifyResponse.model_validate(classify(filled))
+    item = body.data[0]
+    assert item.label == "billing"
+    assert item.citations is not None
+    assert item.citations[0].doc_id == "billing-0"
+    assert item.citations[0].label == "billing"
+    assert item.probs is not None
+    assert item.num_classes == len(item.probs) == 4
+    assert abs(sum(item.probs) - 1) < 1e-5
+    assert body.usage.prompt_tokens > 0
+
+
+def test_predict_sentiment_uses_its_field(filled: TestClient) -> None:
+    answer = filled.post(
+        "/predict", json={"task": "sentiment", "input": "Fast delivery, thank you!"}
+    )
+    assert answer.status_code == 200, answer.text
+    body = PredictResponse.model_validate(answer.json())
+    assert body.data[0].output is not None
+    assert body.data[0].output.label == "positive"
+
+
+def test_a_list_is_one_batch_and_a_bad_item_is_told_in_its_place(filled: TestClient) -> None:
+    body = classify(filled, input=[CHARGED, "", "Where is my parcel", 7])
+    assert [item["index"] for item in body["data"]] == [0, 1, 2, 3]
+    assert body["data"][0]["label"] == "billing"
+    assert body["data"][2]["label"] == "delivery"
+    for place in (1, 3):
+        error = body["data"][place]["error"]
+        assert error["type"] == "/problems/validation"
+        assert error["errors"][0]["pointer"] == f"#/input/{place}"
+
+
+@pytest.mark.parametrize("method", ["bm25", "dense", "hybrid"])
+def test_methods_and_k(filled: TestClient, method: str) -> None:
+    body = classify(filled, retrieval={"method": method, "k": 3})
+    citations = body["data"][0]["citations"]
+    assert [c["rank"] for c in citations] == list(range(1, len(citations) + 1))
+    assert len(citations) <= 3
+
+
+def test_closed_book_without_a_head_abstains(filled: TestClient) -> None:
+    item = classify(filled, retrieval={"mode": "off"})["data"][0]
+    assert (item["label"], item["scores"], item["abstained"]) == (None, [], True)
+
+
+def test_provided_documents(filled: TestClient) -> None:
+    documents = [
+        {"id": "a", "text": CHARGED, "label": "money"},
+        {"id": "b", "text": "A walk in the park", "label": "leisure"},
+    ]
+    body = classify(filled, retrieval={"mode": "provided", "documents": documents})
+    item = body["data"][0]
+    assert item["label"] == "money"
+    assert {s["label"] for s in item["scores"]} == {"money", "leisure"}
+    assert item["citations"][0]["doc_id"] == "a"
+
+
+def test_filter_exclusion_and_labels(filled: TestClient) -> None:
+    body = classify(filled, retrieval={"filter": {"label": ["delivery", "returns"]}})
+    assert {c["label"] for c in body["data"][0]["citations"]} <= {"delivery", "returns"}
+    body = classify(filled, retrieval={"exclude_ids": ["billing-0"]})
+    assert all(c["doc_id"] != "billing-0" for c in body["data"][0]["citations"])
+    item = classify(filled, labels=["delivery", "returns"])["data"][0]
+    assert {s["label"] for s in item["scores"]} == {"delivery", "returns"}
+    assert abs(sum(item["probs"]) - 1) < 1e-6
+
+
+def test_abstention_withholds_the_label(filled: TestClient) -> None:
+    item = classify(filled, input="Where is it", abstain={"min_support": 1.0})["data"][0]
+    assert item["abstained"]
+    assert item["label"] is None
+    assert item["scores"]
+
+
+def test_a_kept_prediction_is_what_was_answered(filled: TestClient) -> None:
+    body = classify(filled)
+    assert filled.get(f"/predictions/{body['id']}").json() == body
+    assert filled.get("/predictions/pred_unknown").status_code == 404
+
+
+def test_pin(filled: TestClient) -> None:
+    served = filled.get("/version").json()
+    pin = {"model_sha256": served["model"]["sha256"], "index_sequence": served["index"]["sequence"]}
+    body = {"task": "classification", "input": CHARGED, "pin": pin}
+    assert filled.post("/predict", json=body).status_code == 200
+    body["pin"] = {"index_sequence": 10**6}
+    answer = filled.post("/predict", json=body)
+    assert answer.status_code == 409
+    assert answer.json()["type"] == "/problems/pin-unavailable"
+
+
+@pytest.mark.parametrize("task", ["ner", "qa", "dialogue", "generation"])
+def test_a_task_it_cannot_do_names_those_it_can(filled: TestClient, task: str) -> None:
+    answer = filled.post("/predict", json={"task": task, "input": CHARGED})
+    assert answer.status_code == 422
+    assert answer.json()["type"] == "/problems/capability-missing"
+    assert "classification, sentiment" in answer.json()["detail"]
+
+
+def test_v1_tells_errors_as_openai_does(filled: TestClient) -> None:
+    assert filled.post("/v1/classify", json={"input": CHARGED}).status_code == 200
+    answer = filled.post("/v1/classify", json={"input": CHARGED, "model": "other"})
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "model_not_found"
+    answer = filled.post("/v1/classify", json={"input": CHARGED, "retrieval": {"k": 0}})
+    assert answer.status_code == 422
+    assert answer.json()["error"]["param"] == "retrieval/k"
+
+
+def test_a_full_queue_refuses_before_any_work(filled: TestClient) -> None:
+    permits = state(filled).permits
+    with permits.take(permits.capacity):
+        answer = filled.post("/classify", content=b"not even JSON")
+    assert answer.status_code == 429
+    assert answer.headers["Retry-After"] == "1"
+    assert answer.json()["type"] == "/problems/queue-full"
+    assert permits.taken == 0
+
+
+def test_batching_changes_no_probability(filled: TestClient) -> None:
+    texts = [CHARGED, "Where is my parcel", "Thanks", "return the kettle please"] * 4
+    alone = [classify(filled, input=text)["data"][0]["probs"] for text in texts[:4]]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(
+            pool.map(lambda text: classify(filled, input=text)["data"][0]["probs"], texts)
+        )
+    for place, probs in enumerate(together):
+        assert probs == pytest.approx(alone[place % 4], abs=1e-5)
+
+
+def test_inputs_of_one_batch_may_find_different_numbers_of_documents(filled: TestClient) -> None:
+    texts = [CHARGED, "Where is my parcel, it is late", "xyzzy"]
+    body = classify(filled, input=texts, retrieval={"method": "bm25"})
+    retrieved = [len(item["citations"]) for item in body["data"]]
+    assert len(set(retrieved)) > 1
+    assert body["data"][0]["label"] == "billing"

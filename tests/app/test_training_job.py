@@ -1,0 +1,181 @@
+"""Training in the open: frozen rows, near-duplicates out, the gate, refusals, resumption."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app import evaluation_job, training_job, training_set
+from app.jobs import Job
+from app.registry import Registry
+from app.settings import Settings
+from app.worker import JobCancelled, JobRefused, Reporter
+from index_data.documents import Document, near_duplicate
+from index_data.store import DocumentStore
+from tests.app.tiny import documents
+
+
+def reporter(cancelled: Callable[[], bool] = lambda: False) -> Reporter:
+    return Reporter(lambda message: None, cancelled)
+
+
+def open_store(settings: Settings, rows: list[Document]) -> None:
+    store = DocumentStore(settings.store_dir)
+    store.upsert(rows).result()
+    store.close()
+
+
+def params(settings: Settings, **given: Any) -> dict[str, Any]:
+    wanted = {"task": "classification", "field": "label", "epochs": 1, "batch_size": 16, "k": 8}
+    return {
+        **training_job.reading(settings),
+        **wanted,
+        "holdout": 0.25,
+        "_out": str(settings.checkpoint_dir / "v1"),
+        "_base": None,
+        "_work": str(settings.store_dir / "jobs" / "job_1"),
+        **given,
+    }
+
+
+@pytest.fixture
+def settings(tmp_path: Path, settings_for: Callable[..., Settings]) -> Settings:
+    return settings_for(tmp_path)
+
+
+def test_a_run_reports_on_off_none_and_neighbours(settings: Settings) -> None:
+    rows = documents(16)
+    twin = replace(rows[0], id="twin", text=rows[0].text.upper())
+    alone = Document(id="alone", text="one violin and one hammer", labels={"label": "lonely"})
+    several = Document(id="several", text="a list", labels={"label": ["fruit", "tool"]})
+    open_store(settings, [*rows, twin, alone, several])
+    result = training_job.run(params(settings), reporter())
+    metrics = result["report"]["metrics"]
+    assert {"on", "off", "none", "neighbours"} <= metrics.keys()
+    assert result["data"]["rows"] == len(rows) + 2
+    assert result["data"]["dropped"] == 2  # each of the twins, once for the other
+    warnings = " ".join(result["report"]["warnings"])
+    assert "lonely" in warnings
+    assert "list of labels" in warnings
+
+    info, frozen = training_set.load(settings.store_dir / "jobs" / "job_1")
+    assert info.k == 8
+    by_text = {row.text: row for row in frozen}
+    assert len(by_text[rows[0].text].hits) == 8
+    for row in frozen:
+        assert not any(near_duplicate(row.text, hit.text) for hit in row.hits)
+        assert all(hit.vector is None or np.isfinite(hit.vector).all() for hit in row.hits)
+
+    again = training_job.run(
+        params(settings, _out=str(settings.checkpoint_dir / "v2"), _base=params(settings)["_out"]),
+        reporter(),
+    )
+    assert "previous" in again["report"]["metrics"]
+
+    found = evaluation_job.run(
+        {
+            **params(settings),
+            "_checkpoint": params(settings)["_out"],
+            "_version": "v1",
+            "held_out": True,
+            "limit": None,
+        },
+        reporter(),
+    )
+    assert found["evaluated_on"] == "held-out"
+    assert found["rows"] == result["report"]["held_out"]
+    # The frozen rows have other numbers of hits, but closed the book is the same book.
+    assert found["metrics"]["off"]["accuracy"] == pytest.approx(metrics["off"]["accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([], "No document has a label"),
+        ([Document(id="a", text="x y")], "No document has a label"),
+        ([Document(id=str(i), text=f"x {i}", labels={"label": "one"}) for i in range(3)], "same"),
+    ],
+)
+def test_nothing_to_learn_from_is_refused(
+    settings: Settings, rows: list[Document], said: str
+) -> None:
+    open_store(settings, rows)
+    with pytest.raises(JobRefused, match=said):
+        training_job.run(params(settings), reporter())
+    assert not (settings.checkpoint_dir / "v1").exists()
+
+
+def test_a_cancelled_run_keeps_its_rows_for_resuming(settings: Settings) -> None:
+    open_store(settings, documents(8))
+    stages: list[str] = []
+
+    def cancelled() -> bool:
+        return "train" in stages
+
+    first = Reporter(lambda message: stages.append(message["stage"]), cancelled)
+    with pytest.raises(JobCancelled):
+        training_job.run(params(settings, epochs=4), first)
+    work = settings.store_dir / "jobs" / "job_1"
+    frozen = (work / "rows.jsonl").read_bytes()
+    stages.clear()
+    resumed = Reporter(lambda message: stages.append(message["stage"]), lambda: False)
+    training_job.run(params(settings, epochs=4), resumed)
+    assert "retrieve" not in stages
+    assert (work / "rows.jsonl").read_bytes() == frozen
+    assert (settings.checkpoint_dir / "v1" / "manifest.json").is_file()
+
+
+def scores(accuracy: float, macro_f1: float | None = None) -> dict[str, float]:
+    return {"accuracy": accuracy, "macro_f1": accuracy if macro_f1 is None else macro_f1, "rows": 9}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "better"),
+    [
+        ({"on": scores(0.9), "neighbours": scores(0.8)}, True),
+        ({"on": scores(0.8), "neighbours": scores(0.8)}, True),
+        ({"on": scores(0.7), "neighbours": scores(0.8)}, False),
+        ({"on": scores(0.9), "neighbours": scores(0.1), "previous": scores(0.9)}, False),
+        ({"on": scores(0.9, 0.9), "neighbours": scores(1), "previous": scores(0.9, 0.8)}, True),
+        ({"on": scores(0.8), "neighbours": scores(0.1), "previous": scores(0.9)}, False),
+        ({}, False),
+    ],
+)
+def test_the_gate(metrics: dict[str, dict[str, float]], better: bool) -> None:
+    assert training_job.gate(metrics, "if_better")[0] is better
+    assert training_job.gate(metrics, "always")[0]
+    assert not training_job.gate(metrics, "never")[0]
+    assert training_job.gate(metrics, "if_better")[1]
+
+
+def test_only_the_newest_unfinished_work_is_kept(settings: Settings) -> None:
+    def job(number: int, state: Any) -> Job:
+        given = {"version": f"v{number}"}
+        return Job(f"job_{number}", "train", state, given, None, None, None, float(number))
+
+    jobs = [job(0, "succeeded"), *(job(n, "interrupted") for n in range(1, 6))]
+    for entry in jobs:
+        training_job.work_folder(settings, entry.id).mkdir(parents=True)
+        (settings.checkpoint_dir / f".{entry.params['version']}.training").mkdir(parents=True)
+    training_job.sweep(settings, jobs)
+    left = {path.name for path in (settings.store_dir / "jobs").iterdir()}
+    assert left == {"job_3", "job_4", "job_5"}
+    assert {p.name for p in settings.checkpoint_dir.iterdir()} == {
+        ".v3.training",
+        ".v4.training",
+        ".v5.training",
+    }
+
+
+def test_a_base_that_is_not_there_is_refused_before_the_work(settings: Settings) -> None:
+    registry = Registry(settings.checkpoint_dir)
+    kind = training_job.kind(settings, registry, lambda version: None)
+    given = {"base": "nothing", "version": "v1"}
+    job = Job("job_1", "train", "running", given, None, None, None, 0.0)
+    with pytest.raises(Exception, match="no checkpoint"):
+        kind.prepare(job)

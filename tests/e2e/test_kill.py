@@ -1,0 +1,100 @@
+"""kill -9 while clients write: what was acknowledged is there, whole, and the server is back soon.
+
+``KILL_ROUNDS`` sets how often (50 in CI, 1,000 on demand).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.e2e.process import ServerProcess
+
+KILLS = int(os.environ.get("KILL_ROUNDS", "50"))
+READY_WITHIN_S = 30.0  # the aim is 5 s on an idle machine; a loaded one must not fail a build
+
+
+class Writer(threading.Thread):
+    """Posts documents one by one and as NDJSON until the server is gone; remembers each answer."""
+
+    def __init__(self, url: str, name: str, batch: int) -> None:
+        super().__init__(daemon=True)
+        self.url, self.prefix, self.batch = url, name, batch
+        self.acknowledged: dict[str, str] = {}
+
+    def run(self) -> None:
+        number = 0
+        with httpx.Client(base_url=self.url, timeout=20) as client:
+            while True:
+                rows = []
+                for _ in range(self.batch):
+                    number += 1
+                    name = f"{self.prefix}-{number}"
+                    rows.append({"id": name, "text": f"{name} " * 8})
+                try:
+                    if self.batch == 1:
+                        answer = client.post("/documents", json=rows[0])
+                    else:
+                        body = "\n".join(json.dumps(row) for row in rows)
+                        headers = {"content-type": "application/x-ndjson"}
+                        answer = client.post(
+                            "/documents?wait=durable", content=body, headers=headers
+                        )
+                except httpx.TransportError:
+                    return
+                assert answer.status_code in (200, 201), answer.text
+                assert answer.json()["accepted"] == self.batch
+                self.acknowledged.update({row["id"]: row["text"].strip() for row in rows})
+
+
+def stored(url: str) -> dict[str, str]:
+    """Every document of the server by id, read page by page."""
+    found: dict[str, str] = {}
+    cursor: str | None = None
+    with httpx.Client(base_url=url, timeout=30) as client:
+        while True:
+            query: dict[str, str | int] = {"limit": 1000}
+            if cursor:
+                query["cursor"] = cursor
+            page = client.get("/documents", params=query).json()
+            found.update({row["id"]: row["text"].strip() for row in page["documents"]})
+            cursor = page.get("next_cursor")
+            if not cursor:
+                return found
+
+
+@pytest.mark.slow
+def test_no_acknowledged_document_is_lost(tmp_path: Path, tiny_encoder: Path) -> None:
+    server = ServerProcess(tmp_path, tiny_encoder)
+    chance = random.Random(7)
+    acknowledged: dict[str, str] = {}
+    slowest = server.start()  # the first start may compile the kernels
+    slowest = 0.0
+    for round_number in range(KILLS):
+        writers = [
+            Writer(server.url, f"single{round_number}", 1),
+            Writer(server.url, f"bulk{round_number}", 50),
+        ]
+        for writer in writers:
+            writer.start()
+        time.sleep(chance.uniform(0.05, 0.6))
+        server.kill()
+        for writer in writers:
+            writer.join(30)
+            assert not writer.is_alive()
+            acknowledged.update(writer.acknowledged)
+        slowest = max(slowest, server.start())
+        found = stored(server.url)
+        lost = [key for key, text in acknowledged.items() if found.get(key) != text]
+        assert not lost, f"round {round_number}: {len(lost)} lost, the first {lost[:3]}"
+    server.stop()
+    assert len(acknowledged) > KILLS
+    summary = f"{KILLS} kills, {len(acknowledged)} acknowledged, slowest start {slowest:.1f} s"
+    assert slowest <= READY_WITHIN_S, summary

@@ -1,0 +1,32 @@
+import math
+
+import pytest
+
+from index_data.metrics import bootstrap, ndcg, recall, reciprocal_rank
+
+JUDGED = {"a": 3.0, "b": 1.0, "c": 0.0}
+
+
+def test_ndcg_by_hand() -> None:
+    ideal = 3 + 1 / math.log2(3)
+    assert ndcg(["a", "b"], JUDGED) == pytest.approx(1.0)
+    assert ndcg(["x", "b", "a"], JUDGED) == pytest.approx((1 / math.log2(3) + 3 / 2) / ideal)
+    assert ndcg(["x", "a"], JUDGED, 1) == 0.0
+    assert ndcg(["a"], {}) == 0.0
+
+
+def test_recall_and_reciprocal_rank() -> None:
+    assert recall(["x", "b"], JUDGED, 2) == 0.5
+    assert recall(["c"], {"c": 0.0}) == 0.0
+    assert reciprocal_rank(["c", "b", "a"], JUDGED) == 0.5
+    assert reciprocal_rank(["c", "b"], JUDGED, 1) == 0.0
+
+
+def test_the_interval_holds_the_mean_and_is_repeatable() -> None:
+    values = [0.0, 1.0, 0.5, 0.25] * 10
+    low, high = bootstrap(values)
+    assert low < sum(values) / len(values) < high
+    assert bootstrap(values) == (low, high)
+    assert bootstrap([1.0, 1.0]) == (1.0, 1.0)
+    with pytest.raises(ValueError, match="no values"):
+        bootstrap([])

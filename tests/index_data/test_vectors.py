@@ -1,0 +1,87 @@
+"""The exact product over half precision, and how two rankings become one."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from index_data.fusion import Fusion, convex, reciprocal_rank
+from index_data.topk import NO_MASK
+from index_data.vectors import dense_of, dense_top, from_half, present, to_half
+
+
+def unit_rows(count: int, dim: int, seed: int) -> NDArray[np.float32]:
+    rows = np.random.default_rng(seed).standard_normal((count, dim)).astype(np.float32)
+    normalised: NDArray[np.float32] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return normalised.astype(np.float32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    count=st.integers(1, 60),
+    dim=st.sampled_from([1, 3, 8, 33, 64]),
+    k=st.integers(1, 70),
+    seed=st.integers(0, 99),
+    masked=st.booleans(),
+)
+def test_the_product_is_exact(count: int, dim: int, k: int, seed: int, masked: bool) -> None:
+    half = to_half(unit_rows(count, dim, seed))
+    query = unit_rows(1, dim, seed + 1)[0]
+    live = NO_MASK
+    if masked:
+        live = np.random.default_rng(seed).integers(0, 2, count).astype(np.uint8)
+    expected = from_half(half) @ query
+    everything = dense_of(query, half, np.arange(count))
+    np.testing.assert_allclose(everything, expected, atol=2e-6)
+    found, scores = dense_top(query, half, k, NO_MASK, live)
+    kept = np.flatnonzero(live) if masked else np.arange(count)
+    order = kept[np.lexsort((kept, -everything[kept]))][:k]
+    assert found.tolist() == order.tolist()
+    np.testing.assert_array_equal(scores, everything[order])
+
+
+def test_every_half_is_widened_right() -> None:
+    bits = np.arange(0, 0x3C01, dtype=np.int16)  # 0 to 1, the subnormals among them
+    both = np.concatenate([bits, bits | np.int16(-0x8000)]).reshape(-1, 1)
+    query = np.ones(1, dtype=np.float32)
+    found = dense_of(query, both, np.arange(len(both)))
+    np.testing.assert_array_equal(found, both.view(np.float16).astype(np.float32)[:, 0])
+
+
+def test_a_row_without_a_vector_is_never_found() -> None:
+    rows = unit_rows(4, 8, 0)
+    rows[2] = 0.0
+    half = to_half(rows)
+    mask = present(half)
+    assert mask.tolist() == [1, 1, 0, 1]
+    assert 2 not in dense_top(rows[0], half, 4, mask)[0].tolist()
+    assert len(present(to_half(unit_rows(4, 8, 0)))) == 0
+
+
+@pytest.mark.parametrize("rows", [np.full((1, 4), 2.0), np.full((1, 4), np.nan), np.zeros(4)])
+def test_what_is_not_normalised_is_refused(rows: NDArray[np.float64]) -> None:
+    with pytest.raises(ValueError, match="normalised"):
+        to_half(rows.astype(np.float32))
+
+
+def test_fusion_at_its_ends_is_either_part() -> None:
+    lexical = np.array([3.0, 0.0, 1.0], dtype=np.float32)
+    dense = np.array([0.1, 0.8, -0.2], dtype=np.float32)
+    known = np.ones(3, dtype=np.bool_)
+    np.testing.assert_allclose(convex(lexical, dense, known, 0.0), [1, 0, 1 / 3], rtol=1e-6)
+    np.testing.assert_allclose(convex(lexical, dense, known, 1.0), [0.125, 1, 0], rtol=1e-6)
+    without = convex(lexical, dense, np.array([True, False, True]), 1.0)
+    assert without.tolist() == [1, 0, 0]
+
+
+def test_reciprocal_ranks() -> None:
+    lexical = np.array([3.0, 2.0, 0.0], dtype=np.float32)
+    dense = np.array([0.9, -np.inf, 0.5], dtype=np.float32)
+    fused = reciprocal_rank(lexical, dense)
+    np.testing.assert_allclose(fused, [1.0, 61 / 62 / 2, 61 / 62 / 2], rtol=1e-6)
+
+
+def test_a_fusion_that_makes_no_sense_is_refused() -> None:
+    with pytest.raises(ValueError, match="weight"):
+        Fusion(weight=1.5)

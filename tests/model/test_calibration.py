@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from model.calibration import Evidence, choose_k, fit_gate, join, take_labels_away
+from model.metrics import calibration_error
+from model.network import Gate, Memory
+
+
+def evidence(n: int = 300, *, labels: int = 4, k: int = 5, good: float = 0.9) -> Evidence:
+    """An overconfident head that is right in 60 %, neighbours that are right in `good`."""
+    g = torch.Generator().manual_seed(3)
+    truth = torch.randint(labels, (n,), generator=g)
+    wrong = (truth + 1) % labels
+    said = torch.where(torch.rand(n, generator=g) < 0.6, truth, wrong)
+    logits = torch.nn.functional.one_hot(said, labels).float() * 8
+    near = torch.where(torch.rand(n, k, generator=g) < good, truth[:, None], wrong[:, None])
+    vectors = torch.nn.functional.normalize(torch.randn(n, k, 16, generator=g), dim=-1)
+    mask = torch.ones(n, k, dtype=torch.bool)
+    memory = Memory(vectors, near, torch.ones(n, k), mask, mask)
+    match = torch.full((n, k), 0.6)
+    return Evidence(logits, match, match, memory, truth, torch.tensor([[4.0, 0.3]]).expand(n, 2))
+
+
+def test_good_neighbours_open_the_gate_and_bad_ones_close_it() -> None:
+    gates: list[float] = []
+    for good in (0.95, 0.3):
+        rows, gate = evidence(good=good), Gate()
+        fit_gate(gate, rows)
+        gates.append(float(gate(rows.logits, rows.neighbours(4)).gate.detach().mean()))
+    assert gates[0] > gates[1] + 0.3
+
+
+def test_the_fit_calibrates() -> None:
+    rows, gate = evidence(), Gate()
+    fit_gate(gate, rows)
+    probs = gate(rows.logits, rows.neighbours(4)).probs.detach()
+    right = (probs.argmax(-1) == rows.truth).tolist()
+    raw = rows.logits.softmax(-1)
+    before = calibration_error(raw.amax(-1).tolist(), (raw.argmax(-1) == rows.truth).tolist())
+    assert calibration_error(probs.amax(-1).tolist(), right) < before / 2
+    assert sum(right) / len(right) > 0.9
+
+
+def test_a_label_taken_away_is_left_to_the_hits() -> None:
+    rows = evidence()
+    copy = take_labels_away(rows, torch.Generator().manual_seed(0))
+    gone = (copy.logits <= -29).all(0)
+    assert 0 < int(gone.sum()) < 4
+    moved = copy.truth >= 4
+    assert torch.equal(moved, gone[rows.truth])
+    assert torch.equal(copy.truth % 4, rows.truth)
+    assert torch.equal(copy.memory.labels % 4, rows.memory.labels)
+
+
+def test_joining_keeps_rows_in_order() -> None:
+    rows = evidence(20)
+    narrow = rows.first(2)
+    both = join([rows, narrow])
+    assert both.match.shape == (40, 5)
+    assert torch.equal(both.truth[20:], rows.truth)
+    assert not both.memory.mask[20:, 2:].any()
+    assert torch.allclose(both.neighbours(4).probs[20:], narrow.neighbours(4).probs, atol=1e-5)
+
+
+@pytest.mark.parametrize("limit", [1, 5])
+def test_k_stays_within_what_came_along(limit: int) -> None:
+    assert 1 <= choose_k(Gate(), evidence(60), limit=limit) <= limit

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.metrics import accuracy, auroc, calibration_error, macro_f1, paired_interval
+
+SCORES = st.lists(st.integers(0, 5).map(float), min_size=1, max_size=12)
+
+
+@given(SCORES, SCORES)
+def test_auroc_is_the_share_of_ordered_pairs(inside: list[float], outside: list[float]) -> None:
+    pairs = [1.0 if a > b else 0.5 if a == b else 0.0 for a in inside for b in outside]
+    assert auroc(inside, outside) == pytest.approx(sum(pairs) / len(pairs))
+
+
+def test_calibration_error_by_hand() -> None:
+    assert calibration_error([1.0, 1.0], [True, True]) == 0.0
+    assert calibration_error([0.9, 0.9], [True, False]) == pytest.approx(0.4)
+    assert calibration_error([0.9, 0.1], [True, False]) == pytest.approx(0.1)
+    assert calibration_error([], []) == 0.0
+
+
+def test_f1_and_accuracy_by_hand() -> None:
+    truth, said = ["a", "a", "b", "c"], ["a", "b", "b", "b"]
+    assert accuracy(truth, said) == 0.5
+    assert macro_f1(truth, said) == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
+    assert accuracy([], []) == 0.0
+
+
+def test_interval_holds_the_mean_and_is_seeded() -> None:
+    rng = np.random.default_rng(1)
+    ours, theirs = rng.random(200) < 0.9, rng.random(200) < 0.7
+    mean, low, high = paired_interval(ours.astype(float), theirs.astype(float), draws=500)
+    assert low < mean < high
+    assert low > 0
+    assert paired_interval(ours.astype(float), theirs.astype(float), draws=500) == (mean, low, high)
