@@ -214,11 +214,12 @@ class Footnote:
         try:
             self.serving = load_serving(self.settings, self.metrics, choice.version, choice.folder)
         except CheckpointRefused as error:
-            degraded["checkpoint"] = f"checkpoint {choice.version}: {error}"[:500]
+            refused = f"checkpoint {choice.version}: {error}"
+            degraded["checkpoint"] = "; ".join([*choice.problems, refused])[:500]
             try:
                 self.serving = load_serving(self.settings, self.metrics, "none", None)
-            except EncoderRefused as refused:
-                degraded["encoder"] = str(refused)[:500]
+            except EncoderRefused as problem:
+                degraded["encoder"] = str(problem)[:500]
         except (EncoderRefused, ValueError, RuntimeError) as error:
             degraded["encoder"] = f"the encoder does not load: {error}"[:500]
         for text in degraded.values():

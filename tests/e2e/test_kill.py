@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import statistics
 import threading
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 from tests.e2e.process import ServerProcess
 
 KILLS = int(os.environ.get("KILL_ROUNDS", "50"))
-READY_WITHIN_S = 30.0  # the aim is 5 s on an idle machine; a loaded one must not fail a build
+READY_WITHIN_S = 5.0  # the median of all starts; a single one may meet a busy machine
 
 
 class Writer(threading.Thread):
@@ -75,8 +76,8 @@ def test_no_acknowledged_document_is_lost(tmp_path: Path, tiny_encoder: Path) ->
     server = ServerProcess(tmp_path, tiny_encoder)
     chance = random.Random(7)
     acknowledged: dict[str, str] = {}
-    slowest = server.start()  # the first start may compile the kernels
-    slowest = 0.0
+    server.start()  # the first start may compile the kernels
+    starts: list[float] = []
     for round_number in range(KILLS):
         writers = [
             Writer(server.url, f"single{round_number}", 1),
@@ -90,11 +91,15 @@ def test_no_acknowledged_document_is_lost(tmp_path: Path, tiny_encoder: Path) ->
             writer.join(30)
             assert not writer.is_alive()
             acknowledged.update(writer.acknowledged)
-        slowest = max(slowest, server.start())
+        starts.append(server.start())
         found = stored(server.url)
         lost = [key for key, text in acknowledged.items() if found.get(key) != text]
         assert not lost, f"round {round_number}: {len(lost)} lost, the first {lost[:3]}"
     server.stop()
     assert len(acknowledged) > KILLS
-    summary = f"{KILLS} kills, {len(acknowledged)} acknowledged, slowest start {slowest:.1f} s"
-    assert slowest <= READY_WITHIN_S, summary
+    usual, slowest = statistics.median(starts), max(starts)
+    summary = f"{KILLS} kills, {len(acknowledged)} acknowledged documents, none lost; "
+    summary += f"ready after {usual:.1f} s (median), {slowest:.1f} s (slowest)"
+    print(summary)
+    assert usual <= READY_WITHIN_S, summary
+    assert slowest <= 4 * READY_WITHIN_S, summary
