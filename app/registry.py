@@ -221,7 +221,11 @@ def _about(folder: Path) -> dict[str, Any]:
     for path in sorted((folder / "heads").glob("*/report.json")):
         config = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
         report = json.loads(path.read_text(encoding="utf-8"))
-        reports[config["field"]] = {"labels": config["labels"], **report}
+        reports[config["field"]] = {
+            "task": config["task"],
+            "labels": config.get("labels", []),
+            **report,
+        }
     return {
         "created": manifest["created"],
         "encoder": manifest["encoder"],

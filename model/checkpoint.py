@@ -1,8 +1,8 @@
-"""A checkpoint: a folder with a head per label field, as safetensors and JSON.
+"""A checkpoint: a folder with a head per label field or task, as safetensors and JSON.
 
     manifest.json                    format, version, encoder, sha256 of every other file
     heads/<field>/model.safetensors  adapter, fusion, head, mixture, gate; no encoder weights
-    heads/<field>/config.json        HeadConfig: labels and sizes
+    heads/<field>/config.json        its task, labels and sizes (`model.heads` has the kinds)
     heads/<field>/report.json        what it was trained on and how well it does
 
 It is written aside, synced and renamed: it is there whole or not at all. Reading verifies every
@@ -25,11 +25,11 @@ from urllib.parse import quote
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
-from model.config import HeadConfig
+from model.config import HeadSettings
 from model.encoder import Encoder
-from model.network import RetrievalAugmentedModel
+from model.heads import kind_of
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -56,7 +56,7 @@ class Manifest:
 class HeadFiles:
     """One head in memory."""
 
-    config: HeadConfig
+    config: HeadSettings
     tensors: dict[str, Tensor]
     report: dict[str, Any]
 
@@ -164,8 +164,9 @@ def load_heads(folder: Path) -> tuple[Manifest, dict[str, HeadFiles]]:
     with _refusing(folder):
         for field in manifest.fields:
             place = folder / head_folder(field)
-            config = HeadConfig.from_json(json.loads((place / "config.json").read_bytes()))
-            if config.field != field or len(set(config.labels)) != len(config.labels):
+            raw = json.loads((place / "config.json").read_bytes())
+            config = kind_of(raw["task"]).config(raw)
+            if config.field != field:
                 raise CheckpointRefused(
                     f"{folder.name}: head {field!r} is configured for {config.field!r}"
                 )
@@ -177,7 +178,7 @@ def load_heads(folder: Path) -> tuple[Manifest, dict[str, HeadFiles]]:
     return manifest, heads
 
 
-def build(head: HeadFiles, encoder: Encoder) -> RetrievalAugmentedModel:
+def build(head: HeadFiles, encoder: Encoder) -> nn.Module:
     """A network with a head's weights, over this encoder, in evaluation mode.
 
     Raises:
@@ -189,7 +190,7 @@ def build(head: HeadFiles, encoder: Encoder) -> RetrievalAugmentedModel:
             f"head {config.field!r} was trained over the encoder {config.encoder_sha256[:12]}, "
             f"loaded is {encoder.sha256[:12]} ({encoder.name})"
         )
-    network = RetrievalAugmentedModel(config, encoder)
+    network = kind_of(config.task).network(config, encoder)
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     actual = {name: tuple(value.shape) for name, value in head.tensors.items()}
     if expected != actual:

@@ -6,12 +6,31 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 
 MAX_TOKENS = 256
 """Longest input of a head, in tokens; what is longer is cut."""
+
+
+class HeadSettings(Protocol):
+    """What the configuration of every kind of head has."""
+
+    @property
+    def field(self) -> str:
+        """Its name in the checkpoint: for labels, the field that it predicts."""
+
+    @property
+    def task(self) -> str:
+        """What it does; says of which kind it is."""
+
+    @property
+    def encoder_sha256(self) -> str:
+        """The encoder that it was trained over."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +51,10 @@ class HeadConfig:
     k: int = 48  # hits that the neighbour mixture counts
     dropout: float = 0.1
 
+    def __post_init__(self) -> None:
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError(f"head {self.field!r}: a label stands twice")
+
     def to_json(self) -> dict[str, Any]:
         """Plain data; the inverse of `from_json`."""
         return dataclasses.asdict(self) | {"labels": list(self.labels)}
@@ -42,6 +65,7 @@ class HeadConfig:
 
         Raises:
             TypeError: A field is unknown or missing.
+            ValueError: A label stands twice.
         """
         return cls(**{**raw, "labels": tuple(raw["labels"])})
 

@@ -117,14 +117,16 @@ class Reader:
         networks: dict[str, RetrievalAugmentedModel] = {}
         infos: dict[str, HeadInfo] = {}
         for field, head in heads.items():
-            network = build(head, encoder)
+            network = build(head, encoder).requires_grad_(False)
             network.to(device=device or encoder.device, dtype=dtype or encoder.dtype)
+            if not isinstance(network, RetrievalAugmentedModel):
+                continue
             network.gate.float().cpu()
-            networks[field] = network.requires_grad_(False)
+            networks[field] = network
             infos[field] = HeadInfo(
-                labels=head.config.labels,
-                task=head.config.task,
-                k=head.config.k,
+                labels=network.config.labels,
+                task=network.config.task,
+                k=network.config.k,
                 temperature=float(network.gate.log_temperature.detach().exp()),
                 metrics=head.report.get("metrics", {}),
                 report=head.report,

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import statistics
@@ -100,6 +101,6 @@ def test_no_acknowledged_document_is_lost(tmp_path: Path, tiny_encoder: Path) ->
     usual, slowest = statistics.median(starts), max(starts)
     summary = f"{KILLS} kills, {len(acknowledged)} acknowledged documents, none lost; "
     summary += f"ready after {usual:.1f} s (median), {slowest:.1f} s (slowest)"
-    print(summary)
+    logging.getLogger(__name__).info(summary)  # shown with --log-cli-level=INFO
     assert usual <= READY_WITHIN_S, summary
     assert slowest <= 4 * READY_WITHIN_S, summary
