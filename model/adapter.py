@@ -6,9 +6,14 @@ adapter changes nothing, and an adapter is exchanged without touching the encode
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Shapes = Mapping[str, tuple[int, int]]
+"""The linear layers of one encoder layer: name -> (in, out)."""
 
 
 class LowRank(nn.Module):
@@ -26,25 +31,22 @@ class LowRank(nn.Module):
 
 
 class LayerAdapter(nn.Module):
-    """The adapters of one encoder layer: attention in and out, feed-forward in and out."""
+    """The adapters of one encoder layer, one for each of its linear layers."""
 
-    def __init__(self, dim: int, hidden: int, rank: int) -> None:
+    def __init__(self, shapes: Shapes, rank: int) -> None:
         super().__init__()
-        self.query = LowRank(dim, dim, rank)
-        self.key = LowRank(dim, dim, rank)
-        self.value = LowRank(dim, dim, rank)
-        self.out = LowRank(dim, dim, rank)
-        self.up = LowRank(dim, hidden, rank)
-        self.down = LowRank(hidden, dim, rank)
+        for name, (d_in, d_out) in shapes.items():
+            self.add_module(name, LowRank(d_in, d_out, rank))
 
-    def qkv(self, x: Tensor) -> Tensor:
-        """[b, t, d] -> [b, t, 3d], beside the layer's fused projection."""
-        return torch.cat([self.query(x), self.key(x), self.value(x)], dim=-1)
+    def change(self, name: str, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out]: what is added to the output of the linear layer `name`."""
+        changed: Tensor = self.get_submodule(name)(x)
+        return changed
 
 
 class Adapter(nn.Module):
-    """Adapters for the top `layers` layers of an encoder."""
+    """Adapters for the top `layers` layers of an encoder with layers of these shapes."""
 
-    def __init__(self, dim: int, hidden: int, *, layers: int, rank: int) -> None:
+    def __init__(self, shapes: Shapes, *, layers: int, rank: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(LayerAdapter(dim, hidden, rank) for _ in range(layers))
+        self.layers = nn.ModuleList(LayerAdapter(shapes, rank) for _ in range(layers))

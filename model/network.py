@@ -361,7 +361,7 @@ class RetrievalAugmentedModel(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = encoder
-        self.adapter = Adapter(encoder.dim, encoder.hidden, layers=config.layers, rank=config.rank)
+        self.adapter = Adapter(encoder.shapes, layers=config.layers, rank=config.rank)
         self.fusion = Fusion(config)
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(encoder.dim, len(config.labels))
@@ -378,8 +378,8 @@ class RetrievalAugmentedModel(nn.Module):
         ids, mask = self.encoder.pad(self.encoder.tokenize(x))
         lower = self.encoder.lower(ids, mask, self.config.layers)
         with torch.no_grad():
-            states = self.encoder.layers(lower, mask, self.first_layer, len(self.encoder.blocks))
-        base = mean_pool(states, mask)
+            states = self.encoder.layers(lower, mask, self.first_layer, self.encoder.depth)
+        base = self.encoder.pool(states, mask)
         memory = make_memory(retrieved_docs, self.config.labels, self.encoder.dim, self.config.k)
         reading = self.read(self.adapted(lower, mask), mask, base, memory, len(self.config.labels))
         probs = self.gate(reading.logits, reading.neighbours).probs
@@ -389,11 +389,11 @@ class RetrievalAugmentedModel(nn.Module):
     @property
     def first_layer(self) -> int:
         """The lowest encoder layer that carries an adapter."""
-        return len(self.encoder.blocks) - self.config.layers
+        return self.encoder.depth - self.config.layers
 
     def adapted(self, lower: Tensor, mask: Tensor) -> Tensor:
         """States below the adapted layers [b, t, d] -> adapted token states [b, t, d]."""
-        top = len(self.encoder.blocks)
+        top = self.encoder.depth
         return self.encoder.layers(lower, mask, self.first_layer, top, self.adapter)
 
     def classify(self, h: Tensor, mask: Tensor, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:

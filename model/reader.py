@@ -19,7 +19,7 @@ from torch import Tensor
 
 from model.checkpoint import build, load_heads
 from model.config import MAX_TOKENS
-from model.encoder import Encoder, mean_pool
+from model.encoder import Encoder
 from model.network import (
     Memory,
     Mixture,
@@ -152,11 +152,11 @@ class Reader:
         """One padded pass over a batch; a field of None (or without a head): only the vector."""
         encoder = self.encoder
         ids, mask = encoder.pad(token_ids)
-        depth = len(encoder.blocks)
+        depth = encoder.depth
         adapted = [self._networks[f].config.layers if f in self._networks else 0 for f in fields]
         split = depth - max(adapted, default=0)
-        h = encoder.layers(encoder.embed(ids), mask, 0, split)
-        vectors = mean_pool(encoder.layers(h, mask, split, depth), mask).float().cpu().numpy()
+        h = encoder.layers(encoder.embed(ids, mask), mask, 0, split)
+        vectors = encoder.pool(encoder.layers(h, mask, split, depth), mask).float().cpu().numpy()
         states: list[Tensor | None] = [None] * len(fields)
         for field in {f for f in fields if f is not None and f in self._networks}:
             network = self._networks[field]

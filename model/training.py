@@ -141,7 +141,7 @@ def train_head(
         encoder_sha256=encoder.sha256,
         task=config.task,
         dim=encoder.dim,
-        layers=min(config.layers, len(encoder.blocks)),
+        layers=min(config.layers, encoder.depth),
         rank=config.rank,
         fusion_k=config.fusion_k,
         k=config.k,

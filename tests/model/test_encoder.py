@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import AutoModel, DistilBertConfig, DistilBertModel
+from transformers import AlbertConfig, AlbertModel, AutoModel
 
 from model.adapter import Adapter
 from model.config import pick_dtype
@@ -27,7 +27,7 @@ def test_own_forward_pass_equals_the_librarys(encoder: Encoder, encoder_folder: 
 
 
 def test_the_path_with_gradients_equals_the_one_without(encoder: Encoder) -> None:
-    adapter = Adapter(encoder.dim, encoder.hidden, layers=2, rank=4)
+    adapter = Adapter(encoder.shapes, layers=2, rank=4)
     for layer in adapter.layers:
         torch.nn.init.normal_(layer.get_submodule("query").b, std=0.1)  # type: ignore[arg-type]
     ids, mask = encoder.pad(encoder.tokenize(TEXTS))
@@ -41,11 +41,11 @@ def test_the_path_with_gradients_equals_the_one_without(encoder: Encoder) -> Non
 
 
 def test_an_untrained_adapter_changes_nothing(encoder: Encoder) -> None:
-    adapter = Adapter(encoder.dim, encoder.hidden, layers=3, rank=4)
+    adapter = Adapter(encoder.shapes, layers=3, rank=4)
     ids, mask = encoder.pad(encoder.tokenize(TEXTS[:2]))
     with torch.no_grad():
-        plain = encoder.layers(encoder.embed(ids), mask, 0, 4)
-        adapted = encoder.layers(encoder.embed(ids), mask, 0, 4, adapter)
+        plain = encoder.layers(encoder.embed(ids, mask), mask, 0, 4)
+        adapted = encoder.layers(encoder.embed(ids, mask), mask, 0, 4, adapter)
     assert torch.equal(plain, adapted)
 
 
@@ -80,12 +80,17 @@ def test_batches_cover_all_rows_within_the_budget(lengths: list[int], budget: in
 def test_refusals_say_what_is_there(tmp_path: Path, encoder_folder: Path) -> None:
     with pytest.raises(EncoderRefused, match="does not load"):
         Encoder.load(str(tmp_path / "nothing"))
-    other = tmp_path / "distil"
+    albert = AlbertConfig(vocab_size=33, hidden_size=16, num_attention_heads=2, embedding_size=8)
+    other = tmp_path / "albert"  # one set of weights for all layers: nothing to adapt one by one
     shutil.copytree(encoder_folder, other)
-    config = DistilBertConfig(vocab_size=33, dim=16, n_layers=1, n_heads=2, hidden_dim=16)
-    DistilBertModel(config).save_pretrained(other)
-    with pytest.raises(EncoderRefused, match=r"'distilbert'.*BERT's family"):
+    AlbertModel(albert).save_pretrained(other)
+    with pytest.raises(EncoderRefused, match=r"'albert' that cannot be taken apart"):
         Encoder.load(str(other))
+    pickled = tmp_path / "pickled"
+    shutil.copytree(encoder_folder, pickled)
+    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    with pytest.raises(EncoderRefused, match="safetensors"):
+        Encoder.load(str(pickled))
 
 
 def test_dtype_names() -> None:
