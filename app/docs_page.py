@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ SERVED = {
     "favicon-32x32.png": "image/png",
     "LICENSE": "text/plain",
 }
+SAMPLE_DOCUMENT = "ticket-en-0001"
+FASTAPIS_OWN = ("HTTPValidationError", "ValidationError")
 LABEL = {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
 DOCUMENT = {
     "type": "object",
@@ -52,7 +54,8 @@ PAGE = """<!doctype html>
 <script src="/docs/start.js"></script></body></html>
 """
 START = """SwaggerUIBundle({url: "/openapi.json", dom_id: "#page", deepLinking: true,
-  tryItOutEnabled: true, persistAuthorization: true, validatorUrl: null});
+  tryItOutEnabled: true, persistAuthorization: true, displayRequestDuration: true,
+  defaultModelsExpandDepth: 0, validatorUrl: null});
 """
 # Nothing from elsewhere is loaded, and nothing that was typed is sent elsewhere.
 POLICY = (
@@ -120,6 +123,8 @@ def describe(app: FastAPI, version: str) -> dict[str, Any]:
         "key": {"type": "http", "scheme": "bearer", "description": "A key of this server."}
     }
     secure(document, app)
+    for name in FASTAPIS_OWN:
+        known.pop(name, None)
     return document
 
 
@@ -138,7 +143,7 @@ def secure(document: dict[str, Any], app: FastAPI) -> None:
 
 def is_fastapis_own(response: dict[str, Any] | None) -> bool:
     """Whether a response is FastAPI's default error, a shape that this server never sends."""
-    return response is not None and "HTTPValidationError" in str(response)
+    return response is not None and FASTAPIS_OWN[0] in str(response)
 
 
 def scopes(app: FastAPI) -> list[tuple[str, str, Scope]]:
@@ -159,22 +164,7 @@ def scopes(app: FastAPI) -> list[tuple[str, str, Scope]]:
 
 def with_examples(document: dict[str, Any], footnote: Footnote) -> dict[str, Any]:
     """The description with ids in it that exist on this server."""
-    found, _ = footnote.store.list(limit=1)
-    correction = Opinion(
-        text=CORRECTION["input"],
-        field="label",
-        label=CORRECTION["label"],
-        correct=False,
-        apply="index",
-        predicted=None,
-        prediction_id=None,
-        index=0,
-    )
-    known = {
-        "document_id": found[0].id if found else "example-ticket",
-        "prediction_id": footnote.predictions.last() or "pred_none_yet",
-        "feedback_id": correction.id,
-    }
+    known = known_ids(footnote)
     paths = {
         path: {
             method: {**operation, "parameters": filled(operation.get("parameters", []), known)}
@@ -185,6 +175,47 @@ def with_examples(document: dict[str, Any], footnote: Footnote) -> dict[str, Any
     return {**document, "paths": paths}
 
 
-def filled(parameters: list[dict[str, Any]], known: dict[str, str]) -> list[dict[str, Any]]:
+def known_ids(footnote: Footnote) -> dict[str, str | int]:
+    """A value for each parameter of a path.
+
+    The description is read without a key, so where one is needed it names nothing of one's own.
+    """
+    correction = Opinion(
+        text=CORRECTION["input"],
+        field="label",
+        label=CORRECTION["label"],
+        correct=False,
+        apply="index",
+        predicted=None,
+        prediction_id=None,
+        index=0,
+    )
+    known: dict[str, str | int] = {
+        "document_id": SAMPLE_DOCUMENT,
+        "prediction_id": "pred_none_yet",
+        "feedback_id": correction.id,
+        "version": "shipped",
+        "generation": 1,
+        "job_id": "job_none_yet",
+        "key_id": "none_yet",
+        "slug": "validation",
+    }
+    if not footnote.keys.open:
+        return known
+    found, _ = footnote.store.list(limit=1)
+    searcher = footnote.snapshot().searcher
+    here: dict[str, str | int | None] = {
+        "document_id": found[0].id if found else None,
+        "prediction_id": footnote.predictions.last(),
+        "version": footnote.registry.active,
+        "generation": searcher.generation if searcher else None,
+        "job_id": next((job.id for job in footnote.jobs.all()), None),
+    }
+    return known | {name: value for name, value in here.items() if value}
+
+
+def filled(
+    parameters: list[dict[str, Any]], known: Mapping[str, str | int]
+) -> list[dict[str, Any]]:
     """Parameters with examples for the ids that are known."""
     return [{**p, "example": known[p["name"]]} if p["name"] in known else p for p in parameters]

@@ -11,12 +11,13 @@ from fastapi import Depends, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from app.problems import KINDS, Problem
+from app.problems import KINDS, Problem, Slug, invalid
 from app.schemas.base import ProblemBody
 from app.state import Footnote
 
 T = TypeVar("T")
 PROBLEM_TYPE = "application/problem+json"
+RETRIED: frozenset[Slug] = frozenset({"queue-full", "not-ready"})
 
 
 class ClientGone(Exception):
@@ -96,7 +97,7 @@ def body_of(
 
 
 def answers(
-    model: type[BaseModel] | None, *slugs: str, status: int = 200, text: str = "The answer."
+    model: type[BaseModel] | None, *slugs: Slug, status: int = 200, text: str = "The answer."
 ) -> dict[int | str, dict[str, Any]]:
     """The description of a route's answers: what it gives, and the problems it may give."""
     good: dict[str, Any] = {"description": text}
@@ -107,10 +108,20 @@ def answers(
         kind = KINDS[slug]
         known = described.setdefault(
             kind.status,
-            {"description": "", "content": {PROBLEM_TYPE: {"schema": _PROBLEM}}},
+            {"description": "", "content": {PROBLEM_TYPE: {"schema": _PROBLEM, "examples": {}}}},
         )
         known["description"] = f"{known['description']} {kind.title} (`{slug}`).".strip()
+        known["content"][PROBLEM_TYPE]["examples"][slug] = {"value": _example(slug)}
     return described
+
+
+def _example(slug: Slug) -> dict[str, Any]:
+    """What a problem of this kind looks like."""
+    if slug == "validation":
+        return invalid("#/retrieval/k", "at most 100").to_json("req_1")
+    retry_after = 1 if slug in RETRIED else None
+    detail = KINDS[slug].explanation.split(". ")[0].rstrip(".") + "."
+    return Problem(slug, detail, retry_after=retry_after).to_json("req_1")
 
 
 _PROBLEM = {"$ref": f"#/components/schemas/{ProblemBody.__name__}"}

@@ -14,11 +14,12 @@ from app.body import checked, read_json
 from app.http import State, answers, body_of, json_answer
 from app.jobs import Job
 from app.keys import scope
+from app.problems import Slug
 from app.schemas import admin as bodies
 
 router = APIRouter(prefix="/admin", tags=["admin"])
 ADMIN = [Depends(scope("admin"))]
-REFUSALS = (
+REFUSALS: tuple[Slug, ...] = (
     "validation",
     "payload-too-large",
     "unsupported-media-type",
@@ -30,6 +31,10 @@ REFUSALS = (
 TRAIN = {
     "the labels of the index": {"task": "classification", "field": "label"},
     "sentiment, SGD": {"task": "sentiment", "optimizer": "sgd", "activate": "never"},
+}
+KEYS = {
+    "an admin": {"scope": "admin", "name": "operator"},
+    "a reader": {"scope": "predict", "name": "shop"},
 }
 Version = Annotated[str, Path(max_length=128)]
 KeyId = Annotated[str, Path(max_length=64)]
@@ -171,7 +176,7 @@ async def keys(footnote: State) -> Response:
     "/keys",
     summary="Make a key",
     dependencies=ADMIN,
-    openapi_extra=body_of(bodies.KeyRequest, {"a reader": {"scope": "predict", "name": "shop"}}),
+    openapi_extra=body_of(bodies.KeyRequest, KEYS),
     responses=answers(
         bodies.KeyMade, *REFUSALS, status=201, text="The key; it is not shown again."
     ),

@@ -11,6 +11,7 @@ from app import document_service
 from app.body import checked, chunks, media_type, read_json
 from app.http import State, answers, body_of, json_answer, unless_gone
 from app.keys import scope
+from app.problems import Slug
 from app.schemas.documents import (
     DeleteRequest,
     DeleteResponse,
@@ -23,7 +24,7 @@ router = APIRouter(tags=["documents"])
 READ = [Depends(scope("predict"))]
 WRITE = [Depends(scope("write"))]
 NDJSON = {"application/x-ndjson", "application/ndjson", "application/jsonl"}
-REFUSALS = (
+REFUSALS: tuple[Slug, ...] = (
     "validation",
     "payload-too-large",
     "unsupported-media-type",

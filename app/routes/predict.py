@@ -9,6 +9,7 @@ from app import classify_service
 from app.body import checked, read_json
 from app.http import State, answers, body_of, json_answer, room, unless_gone
 from app.keys import scope
+from app.problems import Slug
 from app.schemas.predict import (
     ClassifyRequest,
     ClassifyResponse,
@@ -18,7 +19,7 @@ from app.schemas.predict import (
 
 router = APIRouter(tags=["predict"])
 READ = [Depends(scope("predict")), Depends(room)]
-REFUSALS = (
+REFUSALS: tuple[Slug, ...] = (
     "validation",
     "capability-missing",
     "payload-too-large",
