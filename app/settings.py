@@ -115,6 +115,11 @@ class Settings:
     idle_timeout_s: float = setting(
         30.0, "Seconds without a byte of the body after which a request is given up.", at_least=0.1
     )
+    header_timeout_s: float = setting(
+        10.0,
+        "Seconds for the whole header of a request to arrive; then the connection is closed.",
+        at_least=0.1,
+    )
     shutdown_grace_s: float = setting(
         30.0, "Seconds that requests in flight get to finish after SIGTERM."
     )

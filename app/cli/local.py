@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import logging
+import resource
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import click
 import httpx
 import uvicorn
 
+from app.connections import connection_type
 from app.server import create_app
 from app.settings import Settings
 from app.state import Footnote
 from index_data.store import StoreError
 
 BACKLOG = 2048
+MOST_FILES = 65_536
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
 
@@ -50,6 +53,15 @@ def url_of(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def allow_connections() -> None:
+    """Take as many open files as the system allows this process: each connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else max(soft, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):  # macOS may name a limit that it does not grant
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(wanted, MOST_FILES)), hard))
+
+
 def open_state(settings: Settings, address: str) -> Footnote:
     """The application's state; a store that cannot be opened ends the command with the reason."""
     try:
@@ -62,6 +74,7 @@ def make_server(footnote: Footnote) -> uvicorn.Server:
     """The HTTP server over a state; it logs nothing itself, since each request is logged here."""
     config = uvicorn.Config(
         create_app(footnote),
+        http=connection_type(footnote.settings.header_timeout_s),
         log_config=None,
         access_log=False,
         server_header=False,

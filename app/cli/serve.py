@@ -37,12 +37,13 @@ def serve(host: str | None, port: int | None) -> None:
     )
     refuse_second(settings)
     # From here on it takes a second or two: the libraries of the server are imported.
-    from app.cli.local import bind, make_server, open_state, url_of
+    from app.cli.local import allow_connections, bind, make_server, open_state, url_of
     from app.middleware import configure_logging
 
     configure_logging(settings.log_format, settings.log_level)
     listening = bind(settings.host, settings.port)
     address = url_of(listening)
+    allow_connections()
     footnote = open_state(settings, address)
     greet(footnote, address)
     threading.Thread(target=announce, args=(footnote, address), daemon=True).start()
