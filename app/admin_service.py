@@ -53,8 +53,10 @@ def reindex_params(footnote: Footnote, body: bodies.ReindexRequest) -> dict[str,
     """The parameters of a reindex. Raises ``validation`` for an analyzer that there is not."""
     if body.analyzer not in (None, ANALYZER_VERSION):
         raise invalid("#/analyzer", f"this version has one analyzer: {ANALYZER_VERSION}")
+    if body.encoder is not None and not body.activate:
+        raise invalid("#/activate", "another encoder goes live together with its generation")
     footnote.open_index()
-    return {"mode": body.mode, "activate": body.activate}
+    return {"mode": body.mode, "activate": body.activate, "encoder": body.encoder}
 
 
 def check_labels(footnote: Footnote, field: str, *, at_least: int) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from app.jobs import Job, JobKind, Jobs
 from app.problems import Problem
 from app.settings import Settings
-from app.worker import JobCancelled, Reporter
+from app.worker import JobCancelled, JobRefused, Reporter
 from index_data.store import StoreError
 
 if TYPE_CHECKING:
@@ -36,11 +36,15 @@ def index_folder(settings: Settings) -> Path:
 
 
 def kind(
-    settings: Settings, index: Callable[[], Index], published: Callable[[], None] = lambda: None
+    settings: Settings,
+    index: Callable[[], Index],
+    published: Callable[[], None] = lambda: None,
+    change_encoder: Callable[[Path, str | None], None] | None = None,
 ) -> JobKind:
     """The reindexing job of a server; ``index`` gives its index when the build is whole.
 
-    ``published`` is called when the new generation is there.
+    ``published`` is called when the new generation is there; ``change_encoder`` serves a generation
+    together with the encoder that made its vectors, where that is another one than before.
     """
 
     def prepare(job: Job) -> dict[str, Any]:
@@ -56,7 +60,10 @@ def kind(
     def finish(job: Job, result: dict[str, Any]) -> dict[str, Any]:
         served = index()
         before = served.searcher.generation
-        served.publish(Path(result["folder"]))
+        if change_encoder is not None and result["encoder_sha"] != served.encoder_sha:
+            change_encoder(Path(result["folder"]), result["encoder"])
+        else:
+            served.publish(Path(result["folder"]))
         if job.params.get("activate") is False and before:
             served.activate(before)
         published()
@@ -67,6 +74,7 @@ def kind(
             "passages": built.passages,
             "sequence": built.sequence,
             "vectors": built.encoder_sha is not None,
+            "encoder": result["encoder"],
             "activated": built.active,
             "previous": before,
         }
@@ -80,13 +88,17 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 
     from index_data.generation import BuildCancelled, build_generation, generation_folders
     from model.config import pick_dtype
-    from model.encoder import Encoder
+    from model.encoder import Encoder, EncoderRefused
 
     torch.set_num_threads(1)
     reporter.progress(0, 1, "load the encoder")
     device = pick_device(params["_device"])
     dtype = pick_dtype(params["_dtype"], device)
-    encoder = Encoder.load(params["_encoder"], device=device, dtype=dtype)
+    source = params.get("encoder") or params["_encoder"]
+    try:
+        encoder = Encoder.load(source, device=device, dtype=dtype)
+    except EncoderRefused as refused:
+        raise JobRefused(str(refused)) from refused
     try:
         folder = build_generation(
             Path(params["_store"]),
@@ -100,7 +112,12 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     except BuildCancelled:
         raise JobCancelled from None
     number = next(n for n, path in generation_folders(folder.parent) if path == folder)
-    return {"folder": str(folder), "number": number}
+    return {
+        "folder": str(folder),
+        "number": number,
+        "encoder": source,
+        "encoder_sha": encoder.sha256,
+    }
 
 
 def pick_device(name: str) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from app import evaluation_job, indexing_job, training_job
 from app.activation import Activation
-from app.jobs import JobKind
+from app.jobs import Job, JobKind
 from app.registry import Registry
 from app.settings import Settings
 
@@ -21,17 +23,33 @@ def job_kinds(
     activation: Activation,
     index: Callable[[], Index],
     published: Callable[[], None] = lambda: None,
+    encoder: Callable[[], str | None] | None = None,
+    change_encoder: Callable[[Path, str | None], None] | None = None,
 ) -> dict[str, JobKind]:
     """Every type of job with what it needs of the server.
 
-    ``index`` gives the open index; ``published`` is called when a new generation serves.
+    ``index`` gives the open index; ``published`` is called when a new generation serves;
+    ``encoder`` names the encoder that serves when a job begins.
     """
 
     def activate(version: str) -> None:
         activation.activate(version)
 
-    return {
+    kinds = {
         training_job.TYPE: training_job.kind(settings, registry, activate),
-        indexing_job.TYPE: indexing_job.kind(settings, index, published),
+        indexing_job.TYPE: indexing_job.kind(settings, index, published, change_encoder),
         evaluation_job.TYPE: evaluation_job.kind(settings, registry),
     }
+    if encoder is None:
+        return kinds
+    return {name: _over(kind, encoder) for name, kind in kinds.items()}
+
+
+def _over(kind: JobKind, encoder: Callable[[], str | None]) -> JobKind:
+    """The kind with the encoder that serves when the job begins, where it needs one."""
+
+    def prepare(job: Job) -> dict[str, Any]:
+        params = kind.prepare(job)
+        return params | {"_encoder": encoder()} if "_encoder" in params else params
+
+    return replace(kind, prepare=prepare)

@@ -104,6 +104,19 @@ class Registry:
             raise Problem("validation", f"The checkpoint does not verify: {problem}")
         return folder
 
+    def fitting(self, encoder_sha256: str) -> Choice:
+        """The newest checkpoint that was trained over an encoder, or none."""
+        from model.checkpoint import CheckpointRefused, verify
+
+        for version in self._versions():
+            folder = self._folder(version)
+            try:
+                if verify(folder).encoder_sha256 == encoder_sha256:
+                    return Choice(version, folder)
+            except (CheckpointRefused, OSError):
+                continue
+        return Choice(NO_CHECKPOINT, None)
+
     def set_active(self, version: str) -> None:
         """Write the pointer, durably; what served before it is remembered."""
         if version != NO_CHECKPOINT:

@@ -54,7 +54,8 @@ class Settings:
     encoder: str | None = setting(
         None,
         "Base encoder: a local folder or a hub id. Unset: the all-MiniLM-L6-v2 that is installed "
-        "with Footnote. Changing it needs a reindex.",
+        "with Footnote. A store keeps its encoder until a reindex, which a change of this "
+        "setting queues, has made the new one's vectors; both go live together.",
     )
     device: str = setting("auto", "Where the model runs: auto, cpu, cuda or cuda:N.")
     dtype: str = setting(

@@ -80,6 +80,15 @@ class Snapshot:
         return self.serving
 
     @property
+    def torn(self) -> bool:
+        """Whether it was captured in the middle of a change of encoder."""
+        return (
+            self.searcher is not None
+            and self.serving is not None
+            and self.searcher.encoder_sha not in (None, self.serving.model.encoder_sha256)
+        )
+
+    @property
     def vectors_fit(self) -> bool:
         """Whether queries can be compared with the index's vectors: one encoder made both."""
         return (

@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from app import indexing_job, training_job
 from app.activation import Activation
+from app.encoders import EncoderChoice
 from app.feedback import Feedback
 from app.indexer import Indexer
 from app.job_kinds import job_kinds
@@ -26,7 +27,7 @@ from app.permits import Permits
 from app.pipeline import Pipeline
 from app.predictions import Predictions
 from app.problems import Problem
-from app.registry import Registry
+from app.registry import NO_CHECKPOINT, Registry
 from app.settings import Settings
 from app.snapshot import ModelInfo, Serving, Snapshot
 from index_data.index import Index, NoGeneration
@@ -35,6 +36,7 @@ from index_data.store import DocumentStore
 logger = logging.getLogger(__name__)
 
 READY = "ready"
+TRIES = 20  # to capture a pair of index and model that fit
 
 
 @dataclass(slots=True)
@@ -75,6 +77,8 @@ class Footnote:
             loopback=is_loopback(settings.host),
         )
         self.new_key = self.keys.prepare()
+        self.encoders = EncoderChoice(self.store, settings.encoder)
+        self.settings = settings = replace(settings, encoder=self.encoders.source)
         self.registry = Registry(settings.checkpoint_dir)
         self.feedback = Feedback(self.store)
         self.pipeline = Pipeline(
@@ -87,7 +91,13 @@ class Footnote:
         self.jobs = Jobs(
             self.store,
             job_kinds(
-                settings, self.registry, self.activation, self.open_index, self.index_published
+                settings,
+                self.registry,
+                self.activation,
+                self.open_index,
+                self.index_published,
+                lambda: self.encoders.source,
+                self.change_encoder,
             ),
             busy=self.set_busy,
         )
@@ -128,8 +138,13 @@ class Footnote:
 
     def snapshot(self) -> Snapshot:
         """What the next request answers from."""
-        searcher = None if self.index is None or self.indexer is None else self.index.searcher
-        return Snapshot(searcher, self.serving, tuple(self.status.degraded.values()))
+        for _ in range(TRIES):
+            searcher = None if self.index is None or self.indexer is None else self.index.searcher
+            taken = Snapshot(searcher, self.serving, tuple(self.status.degraded.values()))
+            if not taken.torn:
+                break
+            time.sleep(0.0005)  # a change of encoder is at its last step, two assignments
+        return taken
 
     def open_index(self) -> Index:
         """The index. Raises ``not-ready`` while it is not open."""
@@ -161,6 +176,40 @@ class Footnote:
                 old.engine.retire()
         logger.info("model %s serves", version)
         return new.model
+
+    def change_encoder(self, generation: Path, source: str | None) -> None:
+        """Serve a generation that another encoder made, with that encoder; blocks.
+
+        Its newest checkpoint goes live with it, or the neighbours alone. Raises what loading
+        raises, and leaves everything as it was.
+        """
+        with self._swap:
+            settings = replace(self.settings, encoder=source)
+            new = load_serving(settings, self.metrics, NO_CHECKPOINT, None)
+            sha256 = new.model.encoder_sha256
+            choice = self.registry.fitting(sha256)
+            if choice.folder is not None:
+                first, new = (
+                    new,
+                    load_serving(
+                        settings, self.metrics, choice.version, choice.folder, new.encoder
+                    ),
+                )
+                first.engine.retire()
+            old = self.serving
+
+            def together() -> None:
+                self.settings, self.serving = settings, new
+
+            self.open_index().publish(generation, encoder_sha=sha256, together=together)
+            self.encoders.choose(source)
+            self.registry.set_active(choice.version)
+            self.status.degraded.pop("checkpoint", None)
+            self.status.degraded.pop("encoder", None)
+            self.open_indexer().encode_with(new)
+            if old is not None:
+                old.engine.retire()
+        logger.info("encoder %s serves, with checkpoint %s", source, choice.version)
 
     def written(self) -> None:
         """Told after an import: builds a new generation when enough was written since the last."""
@@ -200,8 +249,19 @@ class Footnote:
         training_job.sweep(self.settings, self.jobs.all())
         self.status.stage, self.status.detail = READY, ""
         logger.info("start: ready after %.1f s", time.monotonic() - began)
-        if self.open_index().searcher.generation == 0 and self.store.count():
-            self.jobs.submit(indexing_job.TYPE, {"mode": "full", "activate": True})
+        self._reindex_if_needed()
+
+    def _reindex_if_needed(self) -> None:
+        """Queue a generation where there is none, or none that fits the encoder that is wanted."""
+        searcher = self.open_index().searcher
+        order = {"mode": "full", "activate": True}
+        if self.encoders.pending:
+            self.jobs.submit(indexing_job.TYPE, order | {"encoder": self.encoders.wanted})
+        elif self.store.count() and (
+            searcher.generation == 0
+            or (self.serving is not None and searcher.views[0].segment.vectors is None)
+        ):
+            self.jobs.submit(indexing_job.TYPE, order)
 
     def _load_model(self) -> None:
         from model.checkpoint import CheckpointRefused

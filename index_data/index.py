@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -116,7 +116,7 @@ class Index:
         )
         for _, path in folders:
             try:
-                self._switch(path, self._known(path), progress)
+                self._switch(path, self._known(path), progress, self._encoder_sha)
             except GenerationCorrupt as problem:
                 log.warning("index: %s", problem)
                 problems.append(str(problem))
@@ -155,16 +155,25 @@ class Index:
         with self._lock:
             self._put(self._number, self._replay(self._state, progress))
 
-    def publish(self, path: Path, progress: Progress | None = None) -> None:
+    def publish(
+        self,
+        path: Path,
+        progress: Progress | None = None,
+        *,
+        encoder_sha: str | None = None,
+        together: Callable[[], None] | None = None,
+    ) -> None:
         """Take a generation that was just built: register it, switch, remove the older ones.
 
-        Raises GenerationCorrupt when the folder is not whole; the old one goes on serving then.
+        `encoder_sha`: from now on queries come with this encoder. `together` is called at the
+        moment of the switch. Raises GenerationCorrupt when the folder is not whole; the old one
+        goes on serving then.
         """
         sha256 = manifest_sha256(path)
         manifest = verify(path, sha256=sha256)
         self._mark(_SHA256 + path.name, sha256)
         before = self._number
-        self._switch(path, manifest, progress)
+        self._switch(path, manifest, progress, encoder_sha or self._encoder_sha, together)
         for number, old in generation_folders(self._folder):
             if number not in (before, manifest.number):
                 self._remove(old)
@@ -172,7 +181,7 @@ class Index:
     def activate(self, number: int, progress: Progress | None = None) -> None:
         """Serve another generation that is kept. Raises GenerationCorrupt, or KeyError for none."""
         path = dict(generation_folders(self._folder))[number]
-        self._switch(path, self._known(path), progress)
+        self._switch(path, self._known(path), progress, self._encoder_sha)
 
     def generations(self) -> list[GenerationInfo]:
         """The generations that are kept, the newest first."""
@@ -212,9 +221,16 @@ class Index:
                         return found
         return found
 
-    def _switch(self, path: Path, manifest: Manifest, progress: Progress | None) -> None:
+    def _switch(
+        self,
+        path: Path,
+        manifest: Manifest,
+        progress: Progress | None,
+        encoder_sha: str | None,
+        together: Callable[[], None] | None = None,
+    ) -> None:
         """Open a generation, bring it up to date beside the one that serves, then swap."""
-        fits = self._encoder_sha in (None, manifest.encoder_sha)
+        fits = encoder_sha in (None, manifest.encoder_sha)
         if not fits and manifest.encoder_sha is not None:
             log.warning("index: the vectors of %s are of another encoder", path.name)
         segment = load_segment(path, manifest, with_vectors=fits)
@@ -231,9 +247,13 @@ class Index:
             passage_words=self._passage_words,
             scorer=self._scorer,
         )
-        state = self._replay(state, progress)
+        state = self._replay(state, progress, encoder_sha)
         with self._lock:  # no write is applied now: take what came during the replay
-            self._put(manifest.number, self._replay(state, progress))
+            state = self._replay(state, progress, encoder_sha)
+            self._encoder_sha = encoder_sha
+            self._put(manifest.number, state)
+            if together is not None:
+                together()
         self._mark(_ACTIVE, path.name)
 
     def _known(self, path: Path, *, whole: bool = True) -> Manifest:
@@ -249,12 +269,14 @@ class Index:
             )
         return manifest
 
-    def _replay(self, state: State, progress: Progress | None) -> State:
+    def _replay(
+        self, state: State, progress: Progress | None, encoder_sha: str | None = None
+    ) -> State:
         """The state after all writes of the store that it has not seen."""
         first, end = state.sequence, self._store.sequence
         if end <= first:
             return state
-        sha = self._encoder_sha
+        sha = encoder_sha or self._encoder_sha
         stored = self._store.vectors_after(first, sha) if sha else ()
         kept = {vectors.doc_id: vectors for vectors in stored}
         changes = self._store.changes(first, until=end)

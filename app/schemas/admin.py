@@ -45,6 +45,11 @@ class ReindexRequest(Request):
 
     mode: Literal["full", "incremental"] = "full"
     analyzer: str | None = None
+    encoder: Annotated[str, Field(min_length=1, max_length=1_000)] | None = Field(
+        None,
+        description="Another base encoder, a folder or a hub id: it goes live with the generation "
+        "that holds its vectors, and with the newest checkpoint that was trained over it.",
+    )
     activate: bool = True
 
 

@@ -1,0 +1,110 @@
+"""Another base encoder goes live with the generation that holds its vectors."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from starlette.testclient import TestClient
+from transformers import ModernBertConfig, ModernBertModel, PreTrainedTokenizerFast
+
+from app.settings import Settings
+from tests.app.conftest import corpus, serving, state
+from tests.app.test_admin import wait
+
+
+@pytest.fixture(scope="module")
+def other_folder(tmp_path_factory: pytest.TempPathFactory, encoder_folder: Path) -> Path:
+    """A small ModernBERT of another width, by the same tokenizer."""
+    folder = tmp_path_factory.mktemp("modernbert")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(encoder_folder)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(5)
+    config = ModernBertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        local_attention=8,
+        pad_token_id=0,
+    )
+    ModernBertModel(config).save_pretrained(folder)
+    return folder
+
+
+def reindexed(client: TestClient, order: dict[str, Any]) -> dict[str, Any]:
+    answer = client.post("/admin/reindex", json=order)
+    assert answer.status_code == 202, answer.text
+    return wait(client, answer.json())
+
+
+def test_it_changes_while_the_server_serves(
+    tmp_path: Path, settings_for: Callable[..., Settings], other_folder: Path
+) -> None:
+    settings = settings_for(tmp_path)
+    with serving(settings) as client:
+        client.post("/documents", json={"documents": corpus()})
+        first = state(client).snapshot().model().model.encoder_sha256
+        bad: list[Any] = []
+        stop = threading.Event()
+
+        def ask() -> None:
+            while not stop.is_set():
+                answer = client.post("/classify", json={"input": "charged twice"}).json()
+                if answer.get("degraded") or not answer["data"][0]["citations"]:
+                    bad.append(answer)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        try:
+            job = reindexed(client, {"encoder": str(other_folder)})
+        finally:
+            stop.set()
+            asking.join()
+        assert job["state"] == "succeeded", job
+        assert not bad, bad[0]
+        snapshot = state(client).snapshot()
+        assert snapshot.vectors_fit
+        assert snapshot.model().model.encoder_sha256 != first
+        assert snapshot.model().model.dim == 32
+        posted = {"text": "a kettle with a broken lid", "label": "returns"}
+        assert client.post("/documents", json=posted).status_code in (200, 201)
+        hits = client.post("/search", json={"query": "kettle lid", "method": "dense"}).json()
+        assert hits["hits"]
+    with serving(settings) as client:  # the setting is what it was: the change stands
+        assert state(client).snapshot().model().model.dim == 32
+        assert state(client).snapshot().vectors_fit
+
+
+def test_a_changed_setting_is_fulfilled_by_a_reindex(
+    tmp_path: Path, settings_for: Callable[..., Settings], other_folder: Path
+) -> None:
+    settings = settings_for(tmp_path)
+    with serving(settings) as client:
+        client.post("/documents", json={"documents": corpus()})
+        assert reindexed(client, {})["state"] == "succeeded"
+    with serving(settings_for(tmp_path, encoder=str(other_folder))) as client:
+        (job,) = [j for j in client.get("/admin/jobs").json()["jobs"] if j["params"].get("encoder")]
+        assert wait(client, job)["state"] == "succeeded"
+        assert state(client).snapshot().vectors_fit
+        assert state(client).snapshot().model().model.dim == 32
+
+
+def test_one_that_does_not_load_changes_nothing(
+    tmp_path: Path, settings_for: Callable[..., Settings]
+) -> None:
+    with serving(settings_for(tmp_path)) as client:
+        client.post("/documents", json={"documents": corpus()})
+        before = state(client).snapshot().model().model.encoder_sha256
+        job = reindexed(client, {"encoder": str(tmp_path / "nothing")})
+        assert job["state"] == "failed"
+        assert "does not load" in job["problem"]["detail"]
+        assert state(client).snapshot().model().model.encoder_sha256 == before
+        refused = client.post("/admin/reindex", json={"encoder": "x", "activate": False})
+        assert refused.status_code == 422
+        assert refused.json()["errors"][0]["pointer"] == "#/activate"
