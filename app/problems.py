@@ -67,8 +67,8 @@ KINDS: Mapping[str, Kind] = {
     ),
     "request-timeout": Kind(
         408, "The request did not arrive in time",
-        "The header was not whole in time, or no byte of the body came for a while, so the request was "
-        "given up. An NDJSON import keeps the whole batches that had arrived.",
+        "The header was not whole in time, or no byte of the body came for a while, so the "
+        "request was given up. An NDJSON import keeps the whole batches that had arrived.",
     ),
     "pin-unavailable": Kind(
         409, "The pinned model or index is not the one that serves",
