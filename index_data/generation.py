@@ -20,6 +20,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from index_data import analysis, whoosh_index
+from index_data.coarse import coarse_rows
 from index_data.columns import ColumnsBuilder
 from index_data.documents import Document
 from index_data.manifest import (
@@ -32,8 +33,10 @@ from index_data.manifest import (
 from index_data.postings import average_length, saturation
 from index_data.segment import Ids, embedding_text, passage_spans
 from index_data.segment_files import (
+    CODES,
     DIGESTS,
     DOCUMENTS,
+    SCALES,
     VECTORS,
     load_array,
     save_array,
@@ -95,6 +98,12 @@ def build_generation(
     finally:
         store.close()
     return target
+
+
+def sync_file(path: Path) -> None:
+    """Wait until a file that was written through a map is on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 class _Build:
@@ -222,10 +231,21 @@ class _Build:
         if vectors is None:
             return None
         vectors.flush()  # type: ignore[attr-defined]
-        with (self._folder / VECTORS).open("rb") as file:
-            os.fsync(file.fileno())
+        sync_file(self._folder / VECTORS)
+        self._coarse(vectors)
         save_array(self._folder, "has_vector.npy", present(vectors))
         return int(vectors.shape[1])
+
+    def _coarse(self, vectors: Half) -> None:
+        """Write the vectors at 8 bits too."""
+        paths = self._folder / CODES, self._folder / SCALES
+        rows, dim = vectors.shape
+        codes = open_memmap(paths[0], mode="w+", dtype=np.int8, shape=(rows, dim))
+        scales = open_memmap(paths[1], mode="w+", dtype=np.float32, shape=(rows, 2))
+        coarse_rows(vectors, codes, scales)
+        for array, path in zip((codes, scales), paths, strict=True):
+            array.flush()
+            sync_file(path)
 
     def _file(self, vectors: Half | None, rows: int, dim: int) -> Half:
         if vectors is not None:

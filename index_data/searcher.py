@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_data import analysis
+from index_data.coarse import coarse_top
 from index_data.documents import Document
 from index_data.filters import Filter
 from index_data.fusion import Fusion
@@ -360,6 +361,9 @@ def _dense_top(vector: NDArray[np.float32], wanted: Filter | None) -> Top:
         if segment.vectors is None:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
         allowed = segment.allowed(wanted)
-        return dense_top(vector, segment.vectors, k, segment.has_vector, view.live, allowed)
+        masks = (segment.has_vector, view.live, allowed)
+        if segment.coarse is not None:
+            return coarse_top(vector, segment.coarse, segment.vectors, k, *masks)
+        return dense_top(vector, segment.vectors, k, *masks)
 
     return top

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_data import analysis
+from index_data.coarse import Coarse
 from index_data.columns import Columns, columns_of
 from index_data.documents import Document
 from index_data.filters import Filter
@@ -91,6 +92,7 @@ class Segment:
     columns: Columns
     vectors: Half | None  # [passages, dim]
     has_vector: Mask
+    coarse: Coarse | None = None  # where there are too many vectors to read them all
     filters: FilterCache = field(default_factory=FilterCache)
 
     def __post_init__(self) -> None:

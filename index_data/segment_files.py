@@ -11,6 +11,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from index_data.coarse import Coarse
 from index_data.columns import Columns
 from index_data.documents import Document, from_canonical
 from index_data.manifest import Manifest
@@ -20,6 +21,8 @@ from index_data.topk import NO_MASK
 
 DOCUMENTS = "documents.bin"
 VECTORS = "vectors.npy"
+CODES = "codes.npy"
+SCALES = "scales.npy"
 DIGESTS = "passage_digests.npy"
 
 
@@ -114,10 +117,12 @@ def load_segment(folder: Path, manifest: Manifest, *, with_vectors: bool = True)
     """Open a verified generation's segment."""
     values, starts = orjson.loads((folder / "columns.json").read_bytes())
     sequences = load_array(folder, "sequences.npy")
-    half = has_vector = None
+    half = has_vector = coarse = None
     if with_vectors and manifest.dim is not None:
         half = load_array(folder, VECTORS)
         has_vector = load_array(folder, "has_vector.npy")
+        if CODES in manifest.files:
+            coarse = Coarse(load_array(folder, CODES), load_array(folder, SCALES))
     return Segment(
         postings=load_postings(folder),
         parts=load_array(folder, "parts.npy"),
@@ -135,6 +140,7 @@ def load_segment(folder: Path, manifest: Manifest, *, with_vectors: bool = True)
         ),
         vectors=half,
         has_vector=NO_MASK if has_vector is None else has_vector,
+        coarse=coarse,
     )
 
 

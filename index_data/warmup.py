@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from index_data.coarse import Coarse, coarse_rows, coarse_top
 from index_data.postings import average_length, postings_of, saturation
 from index_data.scoring import bm25_of, bm25_top
 from index_data.topk import NO_MASK
@@ -15,7 +16,9 @@ def warm_up() -> None:
     postings = postings_of([["a", "b"], ["a"]])
     parts = saturation(postings, average_length(postings.lengths))
     vectors = to_half(np.eye(2, 8, dtype=np.float32))
-    for array in (postings.passages, parts, vectors):
+    codes, scales = np.empty((2, 8), dtype=np.int8), np.empty((2, 2), dtype=np.float32)
+    coarse_rows(vectors, codes, scales)
+    for array in (postings.passages, parts, vectors, codes, scales):
         array.flags.writeable = False
     query = np.ones(8, dtype=np.float32)
     wanted = np.arange(2, dtype=np.int64)
@@ -23,3 +26,4 @@ def warm_up() -> None:
     bm25_of(postings, parts, {"a": 1.0}, wanted)
     dense_top(query, vectors, 2, NO_MASK)
     dense_of(query, vectors, wanted)
+    coarse_top(query, Coarse(codes, scales), vectors, 2, NO_MASK)

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from index_data.coarse import Coarse, coarse_rows, coarse_top
 from index_data.fusion import Fusion, convex, reciprocal_rank
 from index_data.topk import NO_MASK
 from index_data.vectors import dense_of, dense_top, from_half, present, to_half
@@ -39,6 +40,55 @@ def test_the_product_is_exact(count: int, dim: int, k: int, seed: int, masked: b
     order = kept[np.lexsort((kept, -everything[kept]))][:k]
     assert found.tolist() == order.tolist()
     np.testing.assert_array_equal(scores, everything[order])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    count=st.integers(1, 300),
+    dim=st.sampled_from([1, 3, 8, 33, 384]),
+    k=st.integers(1, 30),
+    seed=st.integers(0, 99),
+    spread=st.sampled_from([0.001, 0.1, 10.0]),
+    masked=st.booleans(),
+)
+def test_eight_bits_find_the_very_same(
+    count: int, dim: int, k: int, seed: int, spread: float, masked: bool
+) -> None:
+    random = np.random.default_rng(seed)
+    rows = random.standard_normal(dim) + spread * random.standard_normal((count, dim))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    rows[random.integers(0, count)] = 0.0
+    half = to_half(rows.astype(np.float32))
+    coarse = Coarse(np.empty((count, dim), np.int8), np.empty((count, 2), np.float32))
+    coarse_rows(half, coarse.codes, coarse.scales)
+    query = unit_rows(1, dim, seed + 1)[0] if seed % 2 else from_half(half)[0]
+    masks = [present(half), NO_MASK, NO_MASK]
+    if masked:
+        masks[1:] = random.integers(0, 2, (2, count)).astype(np.uint8)
+    found, scores = coarse_top(query, coarse, half, k, *masks)
+    expected, expected_scores = dense_top(query, half, k, *masks)
+    assert found.tolist() == expected.tolist()
+    np.testing.assert_array_equal(scores, expected_scores)
+
+
+def test_a_bound_that_is_too_narrow_would_be_seen() -> None:
+    """The codes alone order passages wrongly: what is kept of the loss is needed."""
+    half = to_half(unit_rows(2_000, 384, 3))
+    coarse = Coarse(np.empty((2_000, 384), np.int8), np.empty((2_000, 2), np.float32))
+    coarse_rows(half, coarse.codes, coarse.scales)
+    query = unit_rows(1, 384, 4)[0]
+    rough = (coarse.codes.astype(np.float32) * coarse.scales[:, :1]) @ query
+    exact = dense_top(query, half, 100)[0]
+    assert np.argsort(-rough, kind="stable")[:100].tolist() != exact.tolist()
+    assert coarse_top(query, coarse, half, 100)[0].tolist() == exact.tolist()
+
+
+def test_flat_vectors_do_not_overflow_at_eight_bits() -> None:
+    half = to_half(np.full((2, 1024), 1 / 32, dtype=np.float32))
+    coarse = Coarse(np.empty((2, 1024), np.int8), np.empty((2, 2), np.float32))
+    coarse_rows(half, coarse.codes, coarse.scales)
+    query = np.full(1024, 1 / 32, dtype=np.float32)
+    assert coarse_top(query, coarse, half, 1)[1].tolist() == pytest.approx([1.0])
 
 
 def test_every_half_is_widened_right() -> None:
