@@ -5,20 +5,22 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import orjson
 
-from app.pipeline import Answer, Ask
+from app.ablation import Closed
+from app.pipeline import Answer, Ask, Cited
 from app.predictions import Said
 from app.problems import FieldError, Problem, invalid
 from app.retrieval import filter_of, method_for
 from app.schemas.predict import Abstain, ClassifyRequest, Params, PredictRequest, Retrieval
+from app.settings import Settings
 from app.snapshot import MODEL_NAME, Snapshot
 from app.state import Footnote
 
 TASKS = ("classification", "sentiment")
-EXPLAIN = ("citations",)
 SENTIMENT_FIELD = "sentiment"
 
 
@@ -29,7 +31,12 @@ async def predict(footnote: Footnote, request: PredictRequest) -> bytes:
     field = request.field or (SENTIMENT_FIELD if request.task == "sentiment" else "label")
     inputs, pointers = texts(request.input)
     ask = make_ask(
-        field, request.retrieval, request.params.labels, request.abstain, request.explain
+        field,
+        request.retrieval,
+        request.params.labels,
+        request.abstain,
+        request.explain,
+        footnote.settings,
     )
     with footnote.permits.take(len(inputs)):
         snapshot = await captured(footnote, request.retrieval)
@@ -53,7 +60,7 @@ async def predict(footnote: Footnote, request: PredictRequest) -> bytes:
             "warnings": unused(request.params),
         }
     )
-    footnote.predictions.keep(name, field=field, said=said(inputs, answers), body=body)
+    remember(footnote, name, field, inputs, answers, body)
     return body
 
 
@@ -62,7 +69,12 @@ async def classify(footnote: Footnote, request: ClassifyRequest) -> bytes:
     began = time.perf_counter()
     inputs, pointers = texts(request.input)
     ask = make_ask(
-        request.field, request.retrieval, request.labels, request.abstain, request.explain
+        request.field,
+        request.retrieval,
+        request.labels,
+        request.abstain,
+        request.explain,
+        footnote.settings,
     )
     with footnote.permits.take(len(inputs)):
         snapshot = await captured(footnote, request.retrieval)
@@ -85,7 +97,7 @@ async def classify(footnote: Footnote, request: ClassifyRequest) -> bytes:
             "warnings": [],
         }
     )
-    footnote.predictions.keep(name, field=request.field, said=said(inputs, answers), body=body)
+    remember(footnote, name, request.field, inputs, answers, body)
     return body
 
 
@@ -118,10 +130,13 @@ def make_ask(
     labels: Sequence[str] | None,
     abstain: Abstain,
     explain: Sequence[str],
+    settings: Settings,
 ) -> Ask:
-    """What is asked of each input. Raises ``validation`` and ``capability-missing``."""
-    if any(part not in EXPLAIN for part in explain):
-        raise Problem("capability-missing", f"explain: this version can do: {', '.join(EXPLAIN)}.")
+    """What is asked of each input; thresholds are the server's unless the request has its own.
+
+    Raises ``validation``.
+    """
+    confidence, support = abstain.min_confidence, abstain.min_support
     if retrieval.mode == "provided" and not retrieval.documents:
         raise invalid("#/retrieval/documents", "mode 'provided' needs documents")
     if retrieval.mode != "provided" and retrieval.documents:
@@ -137,9 +152,11 @@ def make_ask(
         exclude_ids=tuple(retrieval.exclude_ids),
         documents=tuple(retrieval.documents or ()),
         labels=None if labels is None else tuple(labels),
-        min_confidence=abstain.min_confidence,
-        min_support=abstain.min_support,
-        cite="citations" in explain,
+        min_confidence=settings.min_confidence if confidence is None else confidence,
+        min_support=settings.min_support if support is None else support,
+        cite="citations" in explain or "influence" in explain,
+        influence="influence" in explain,
+        ablation="ablation" in explain,
     )
 
 
@@ -192,7 +209,7 @@ def predict_item(index: int, answer: Answer | Problem, ask: Ask, top_n: int) -> 
     """One element of ``data`` of ``/predict``."""
     if isinstance(answer, Problem):
         return {"index": index, "error": answer.to_json()}
-    output: dict[str, Any] = {"label": answer.label, "scores": ranked(answer)[:top_n]}
+    output: dict[str, Any] = {"label": answer.label, "scores": ranked(answer.scores)[:top_n]}
     if answer.several is not None:
         output["labels"] = answer.several
     return {"index": index, "output": output, **common(answer, ask)}
@@ -207,16 +224,16 @@ def classify_item(index: int, answer: Answer | Problem, ask: Ask) -> dict[str, A
         "label": answer.label,
         "probs": [p for _, p in answer.scores],
         "num_classes": len(answer.scores),
-        "scores": ranked(answer),
+        "scores": ranked(answer.scores),
     }
     if answer.several is not None:
         item["labels"] = answer.several
     return item | common(answer, ask)
 
 
-def ranked(answer: Answer) -> list[dict[str, Any]]:
+def ranked(scores: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
     """All labels with their probabilities, best first."""
-    best_first = sorted(answer.scores, key=lambda pair: -pair[1])
+    best_first = sorted(scores, key=lambda pair: -pair[1])
     return [{"label": label, "score": score} for label, score in best_first]
 
 
@@ -227,16 +244,33 @@ def common(answer: Answer, ask: Ask) -> dict[str, Any]:
         "calibrated": answer.calibrated,
         "support": answer.support,
         "abstained": answer.abstained,
+        "abstained_because": answer.because,
     }
     if ask.cite:
-        said["citations"] = [citation(c.hit, c.weight, ask.field) for c in answer.cited]
+        said["citations"] = [citation(c, ask.field) for c in answer.cited]
+    if ask.influence:
+        flip_set = answer.flip_set
+        said["flip_set"] = None if flip_set is None else asdict(flip_set)
+    if ask.ablation and answer.closed is not None:
+        said["ablation"] = ablation(answer.closed, answer.several is not None)
     return said
 
 
-def citation(hit: Any, weight: float, field: str) -> dict[str, Any]:
+def ablation(closed: Closed, several: bool) -> dict[str, Any]:
+    """The answer with retrieval off."""
+    output: dict[str, Any] = {
+        "label": closed.label,
+        "scores": ranked(list(closed.scores.items())),
+    }
+    if several:
+        output["labels"] = sorted(closed.answered)
+    return {"output": output, "confidence": closed.confidence, "changed": closed.changed}
+
+
+def citation(cited: Cited, field: str) -> dict[str, Any]:
     """A document that an answer rests on."""
-    document = hit.document
-    return {
+    hit, document = cited.hit, cited.hit.document
+    said = {
         "doc_id": hit.doc_id,
         "rank": hit.rank,
         "title": document.title,
@@ -246,8 +280,11 @@ def citation(hit: Any, weight: float, field: str) -> dict[str, Any]:
         "label": document.labels.get(field),
         "metadata": document.metadata,
         "scores": hit.scores,
-        "weight": round(weight, 6),
+        "weight": round(cited.weight, 6),
     }
+    if cited.influence is not None:
+        said["influence"] = asdict(cited.influence)
+    return said
 
 
 def usage(answers: Sequence[Answer | Problem]) -> dict[str, int]:
@@ -283,9 +320,26 @@ def unused(params: Params) -> list[str]:
     ]
 
 
+def remember(
+    footnote: Footnote,
+    name: str,
+    field: str,
+    inputs: Sequence[object],
+    answers: Sequence[Answer | Problem],
+    body: bytes,
+) -> None:
+    """Keep what was answered, and count what retrieval brought."""
+    for answer in answers:
+        if isinstance(answer, Answer) and answer.closed is not None and answer.scores:
+            footnote.ablations.count(field, answer.closed)
+    footnote.predictions.keep(name, field=field, said=said(inputs, answers), body=body)
+
+
 def said(inputs: Sequence[object], answers: Sequence[Answer | Problem]) -> list[Said | None]:
     """What is kept of the answers for feedback."""
     return [
-        Said(str(text), answer.label, answer.confidence) if isinstance(answer, Answer) else None
+        Said(str(text), answer.label, answer.confidence, answer.closed)
+        if isinstance(answer, Answer)
+        else None
         for text, answer in zip(inputs, answers, strict=True)
     ]

@@ -30,6 +30,7 @@ async def give(footnote: Footnote, request: FeedbackRequest) -> dict[str, Any]:
     recorded = await asyncio.wrap_future(footnote.feedback.record(opinion))
     if opinion.doc_id is not None:
         await footnote.open_indexer().wait(recorded.sequence)
+    judge_ablation(footnote, opinion, before)
     after = await now(footnote, text, field) if opinion.doc_id is not None else before
     return shape(recorded.id, recorded.doc_id, recorded.sequence, before, after)
 
@@ -95,6 +96,13 @@ def check_example(opinion: Opinion) -> None:
         parse_document(body)
     except InvalidDocument as error:
         raise invalid(places.get(error.pointer, "#/field"), error.detail) from None
+
+
+def judge_ablation(footnote: Footnote, opinion: Opinion, before: Said | None) -> None:
+    """Count whether retrieval was right where the answer was given with it and without."""
+    if before is None or before.closed is None or opinion.label is None:
+        return
+    footnote.ablations.judge(opinion.field, before.label, before.closed.label, opinion.label)
 
 
 async def now(footnote: Footnote, text: str, field: str) -> Said | None:

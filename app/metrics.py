@@ -16,10 +16,10 @@ Labels = tuple[str, ...]
 
 
 class Counter:
-    """A number by label values that only grows."""
+    """A number by label values that only grows (``kind`` = ``gauge``: a sum that may fall)."""
 
-    def __init__(self, name: str, text: str, labels: Labels) -> None:
-        self.name, self.text, self.labels = name, text, labels
+    def __init__(self, name: str, text: str, labels: Labels, kind: str = "counter") -> None:
+        self.name, self.text, self.labels, self.kind = name, text, labels, kind
         self._values: dict[Labels, float] = {}
         self._lock = threading.Lock()
 
@@ -28,12 +28,15 @@ class Counter:
         with self._lock:
             self._values[values] = self._values.get(values, 0) + by
 
+    def values(self) -> dict[Labels, float]:
+        """The present numbers by label values."""
+        with self._lock:
+            return dict(self._values)
+
     def lines(self) -> Iterable[str]:
         """The samples."""
-        yield from _head(self.name, self.text, "counter")
-        with self._lock:
-            values = dict(self._values)
-        for key, value in values.items():
+        yield from _head(self.name, self.text, self.kind)
+        for key, value in self.values().items():
             yield f"{self.name}{_labels(self.labels, key)} {value:g}"
 
 
@@ -98,10 +101,15 @@ class Metrics:
             "footnote_batch_seconds", "Time of one forward pass.", ("kind",), BUCKETS_S
         )
         self._gauges: list[Gauge] = []
+        self._more: list[Counter] = []
 
     def gauges(self, read: Mapping[str, tuple[str, Callable[[], float]]]) -> None:
         """Add gauges: name to help text and what reads the value."""
         self._gauges += [Gauge(name, text, function) for name, (text, function) in read.items()]
+
+    def add(self, *counters: Counter) -> None:
+        """Tell these counters too."""
+        self._more += counters
 
     def observe_batch(self, stats: BatchStats) -> None:
         """Count one forward pass."""
@@ -115,6 +123,7 @@ class Metrics:
             self.seconds,
             self.batch,
             self.batch_seconds,
+            *self._more,
             *self._gauges,
         ]
         return "\n".join(line for part in parts for line in part.lines()) + "\n"

@@ -8,15 +8,19 @@ request go through together and meet those of other requests in the engine's bat
 from __future__ import annotations
 
 import asyncio
+import random
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from app.ablation import Closed
+from app.influence import Counterfactuals, FlipSet, Influence, Variants, Verdict, influences
+from app.neighbour_calibration import Calibration, tempered
 from app.problems import FieldError, Problem
-from app.retrieval import Wanted, deciding, find, method_for, provided_hits, with_correction
-from app.schemas.predict import ProvidedDocument
+from app.retrieval import Wanted, find, method_for, provided_hits, with_correction
+from app.schemas.predict import Because, ProvidedDocument
 from app.snapshot import Serving, Snapshot
 from index_data.documents import Document
 from index_data.filters import Filter
@@ -24,7 +28,6 @@ from index_data.searcher import Hit
 
 if TYPE_CHECKING:
     from app.engine import TextRead
-    from model.network import Retrieved
     from model.reader import Prediction
 
 T = TypeVar("T")
@@ -47,14 +50,29 @@ class Ask:
     min_confidence: float | None = None
     min_support: float | None = None
     cite: bool = True
+    influence: bool = False
+    ablation: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Cited:
-    """A hit with its share in the answer."""
+    """A hit with its share in the answer, and what it did to it where that was asked."""
 
     hit: Hit
     weight: float
+    influence: Influence | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What an input is answered from, beside the model: with it the answer can be given again.
+
+    ``labels``: those of the field that the index knew; ``calibration``: of a field without head.
+    """
+
+    hits: list[Hit]
+    labels: tuple[str, ...]
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,22 +85,43 @@ class Answer:
     confidence: float
     calibrated: bool
     support: float
-    abstained: bool
+    because: Because | None  # why it abstained
     cited: list[Cited]
+    evidence: Evidence
     retrieved: int
     used: int
     tokens: int
     queue_ms: float
     retrieve_ms: float
     predict_ms: float
+    flip_set: FlipSet | None = None
+    closed: Closed | None = None
+
+    @property
+    def abstained(self) -> bool:
+        """Whether no label is given."""
+        return self.because is not None
 
 
 class Pipeline:
-    """Answers inputs from snapshots; holds the threads that search."""
+    """Answers inputs from snapshots; holds the threads that search.
 
-    def __init__(self, *, retrieval_threads: int, max_chars: int) -> None:
+    ``ablation_share``: of the inputs, how many are answered with retrieval off too.
+    ``calibration``: of a field that has no head, once there is enough to fit one on.
+    """
+
+    def __init__(
+        self,
+        *,
+        retrieval_threads: int,
+        max_chars: int,
+        ablation_share: float = 0.0,
+        calibration: Callable[[Snapshot, str], Calibration | None] = lambda snapshot, field: None,
+    ) -> None:
         self.pool = ThreadPoolExecutor(retrieval_threads, thread_name_prefix="retrieve")
         self.max_chars = max_chars
+        self.ablation_share = ablation_share
+        self._calibration = calibration
 
     def close(self) -> None:
         """End the retrieval threads."""
@@ -118,33 +157,63 @@ class Pipeline:
         return [next(answers) if problem is None else problem for problem in bad]
 
     async def answer(
-        self, snapshot: Snapshot, text: str, ask: Ask, *, preview: Document | None = None
+        self,
+        snapshot: Snapshot,
+        text: str,
+        ask: Ask,
+        *,
+        preview: Document | None = None,
+        recorded: Evidence | None = None,
     ) -> Answer:
-        """Answer one input. ``preview``: as if this correction had been made."""
+        """Answer one input.
+
+        ``preview``: as if this correction had been made. ``recorded``: from this evidence, and
+        nothing is retrieved.
+        """
         serving = snapshot.model()
+        engine = serving.engine
         began = time.perf_counter()
-        read = await asyncio.wrap_future(serving.engine.read(text, ask.field))
+        read = await asyncio.wrap_future(engine.read(text, ask.field))
         was_read = time.perf_counter()
-        hits = await self.evidence(snapshot, text, read, ask, preview)
+        evidence = recorded
+        if evidence is None:
+            hits = await self.evidence(snapshot, text, read, ask, preview)
+            calibration = self._calibration(snapshot, ask.field) if ask.mode == "index" else None
+            evidence = Evidence(hits, known_labels(snapshot, ask), calibration)
         found = time.perf_counter()
-        prediction = await asyncio.wrap_future(
-            serving.engine.predict(
-                read.state,
-                as_retrieved(text, hits, ask.field),
-                ask.field,
-                index_labels=known_labels(snapshot, ask),
-            )
+        variants = Variants(text, evidence.hits, ask.field)
+        predicting = engine.predict(
+            read.state, variants.without(), ask.field, index_labels=evidence.labels
         )
+        closing = None
+        sampled = recorded is None and preview is None and random.random() < self.ablation_share
+        if ask.ablation or (sampled and ask.mode != "off"):
+            closing = engine.predict(read.state, [], ask.field, index_labels=())
+        prediction = tempered(await asyncio.wrap_future(predicting), evidence.calibration)
         now = time.perf_counter()
-        return make_answer(
+        answer = make_answer(
             prediction,
-            hits,
+            evidence,
             ask,
             tokens=read.state.tokens,
             queue_ms=1000 * read.waited,
             retrieve_ms=1000 * (found - was_read),
             predict_ms=1000 * (was_read - began - read.waited + now - found),
         )
+        if closing is not None:
+            alone = verdict(await asyncio.wrap_future(closing), ask)
+            answer = replace(answer, closed=Closed.of(alone, verdict(prediction, ask)))
+        if ask.influence and prediction.label is not None:
+            asked = Counterfactuals.of(
+                serving,
+                read.state,
+                ask.field,
+                evidence.labels,
+                variants,
+                lambda other: verdict(tempered(other, evidence.calibration), ask),
+            )
+            answer = await explained(answer, asked, verdict(prediction, ask))
+        return answer
 
     async def evidence(
         self,
@@ -203,57 +272,69 @@ def known_labels(snapshot: Snapshot, ask: Ask) -> tuple[str, ...]:
     return tuple(snapshot.index().field_labels(ask.field))
 
 
-def as_retrieved(text: str, hits: Sequence[Hit], field: str) -> list[Retrieved]:
-    """Hits in the shape in which the reader takes them."""
-    from model.network import Retrieved  # torch takes seconds, and the port opens before it
-
-    exact = deciding(text, hits, field)
-    return [
-        Retrieved(
-            title=hit.document.title,
-            text=hit.text,
-            label=hit.document.labels.get(field),
-            score=hit.score,
-            vector=hit.vector,
-            exact=hit.doc_id in exact,
-        )
-        for hit in hits
-    ]
-
-
-def make_answer(prediction: Prediction, hits: Sequence[Hit], ask: Ask, **timing: Any) -> Answer:
+def make_answer(prediction: Prediction, evidence: Evidence, ask: Ask, **timing: Any) -> Answer:
     """The answer that a prediction amounts to, under the request's labels and thresholds."""
-    scores = [(n, float(p)) for n, p in zip(prediction.labels, prediction.probs, strict=True)]
-    if ask.labels is not None:
-        scores = restricted(scores, ask.labels, renormalise=not prediction.multi)
+    hits = evidence.hits
+    scores = scores_of(prediction, ask)
     best = max(scores, key=lambda pair: pair[1], default=None)
     confidence = best[1] if best and not prediction.abstained else 0.0
-    abstained = (
-        prediction.abstained
-        or best is None
-        or (ask.min_confidence is not None and confidence < ask.min_confidence)
-        or (ask.min_support is not None and prediction.support < ask.min_support)
-    )
+    because: Because | None = None
+    if prediction.abstained or best is None:
+        because = "no_evidence"
+    elif ask.min_support is not None and prediction.support < ask.min_support:
+        because = "low_support"
+    elif ask.min_confidence is not None and confidence < ask.min_confidence:
+        because = "low_confidence"
     several = None
     if prediction.multi:
-        several = [] if abstained else [n for n, p in scores if p >= MULTI_THRESHOLD]
+        several = [] if because else [n for n, p in scores if p >= MULTI_THRESHOLD]
     cited = [Cited(hit, float(w)) for hit, w in zip(hits, prediction.weights, strict=True)]
     if ask.k is None and len(cited) > CITED:
         kept = {id(c) for c in sorted(cited, key=lambda c: -c.weight)[:CITED]}
         cited = [c for c in cited if id(c) in kept]
     return Answer(
-        label=None if abstained or best is None else best[0],
+        label=None if because or best is None else best[0],
         scores=[] if prediction.abstained else scores,
         several=several,
         confidence=confidence,
         calibrated=prediction.calibrated and ask.labels is None,
         support=float(prediction.support),
-        abstained=abstained,
+        because=because,
         cited=cited,
+        evidence=evidence,
         retrieved=len(hits),
         used=sum(w > 0 for w in prediction.weights),
         **timing,
     )
+
+
+async def explained(answer: Answer, asked: Counterfactuals, whole: Verdict) -> Answer:
+    """The answer with the influence of each document that it cites."""
+    position = {id(hit): i for i, hit in enumerate(answer.evidence.hits)}
+    places = [position[id(c.hit)] for c in answer.cited]
+    found, flip_set = await influences(asked, whole, places)
+    cited = [replace(c, influence=found[i]) for c, i in zip(answer.cited, places, strict=True)]
+    return replace(answer, cited=cited, flip_set=flip_set)
+
+
+def scores_of(prediction: Prediction, ask: Ask) -> list[tuple[str, float]]:
+    """Labels with their probabilities, under the request's choice of labels."""
+    scores = [(n, float(p)) for n, p in zip(prediction.labels, prediction.probs, strict=True)]
+    if ask.labels is None:
+        return scores
+    return restricted(scores, ask.labels, renormalise=not prediction.multi)
+
+
+def verdict(prediction: Prediction, ask: Ask) -> Verdict:
+    """What a prediction says, whatever the thresholds; labels that it lacks are left out."""
+    known = tuple(n for n in ask.labels or () if n in prediction.labels)
+    chosen = replace(ask, labels=None if ask.labels is None else known)
+    scores = [] if prediction.abstained else scores_of(prediction, chosen)
+    best = max(scores, key=lambda pair: pair[1], default=(None, 0.0))[0]
+    said = [best] if best is not None else []
+    if prediction.multi:
+        said = [n for n, p in scores if p >= MULTI_THRESHOLD]
+    return Verdict(best, frozenset(said), dict(scores))
 
 
 def restricted(

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from app.ablation import Closed
 from app.problems import Problem
 
 KEPT = 10_000
@@ -24,6 +25,7 @@ class Said:
     text: str
     label: str | None
     confidence: float | None
+    closed: Closed | None = None  # the answer with retrieval off, where it was given too
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,6 +112,20 @@ class Settings:
     batch_wait_ms: float = setting(
         2.0, "How long a forward pass waits for company, in milliseconds, and only under load."
     )
+    min_confidence: float = setting(
+        0.0,
+        "Confidence under which no label is given, 0 to 1; a request may say otherwise.",
+    )
+    min_support: float = setting(
+        0.0,
+        "Support under which no label is given, 0 to 1: texts unlike anything in the index. A "
+        "request may say otherwise.",
+    )
+    ablation_share: float = setting(
+        0.01,
+        "Share of the inputs that are also answered with retrieval off, to count what retrieval "
+        "brought; about a millisecond each.",
+    )
     retrieval_threads: int = setting(2, "Threads that search the index.", at_least=1)
     idle_timeout_s: float = setting(
         30.0, "Seconds without a byte of the body after which a request is given up.", at_least=0.1
@@ -134,6 +148,9 @@ class Settings:
     def __post_init__(self) -> None:
         for f in fields(self):
             check(f, getattr(self, f.name))
+        for name in ("min_confidence", "min_support", "ablation_share"):
+            if getattr(self, name) > 1:
+                raise InvalidSetting(f"{variable(name)}: at most 1, not {getattr(self, name)}")
         if not 0 <= self.port <= 65535:
             raise InvalidSetting(f"{variable('port')}: a port is 0 to 65535, not {self.port}")
 

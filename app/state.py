@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from app import indexing_job, training_job
+from app.ablation import Ablations
 from app.activation import Activation
 from app.encoders import EncoderChoice
 from app.feedback import Feedback
@@ -23,6 +24,7 @@ from app.jobs import Jobs
 from app.keys import Keys, is_loopback
 from app.loading import inference_threads, load_serving, set_threads
 from app.metrics import Metrics
+from app.neighbour_calibration import NeighbourCalibrations
 from app.permits import Permits
 from app.pipeline import Pipeline
 from app.predictions import Predictions
@@ -68,6 +70,8 @@ class Footnote:
         self.metrics = Metrics()
         self.permits = Permits(settings.queue_size)
         self.predictions = Predictions()
+        self.ablations = Ablations(self.metrics)
+        self.calibrations = NeighbourCalibrations()
         self.store = DocumentStore(settings.store_dir, address=address)
         self.keys = Keys(
             self.store,
@@ -82,7 +86,10 @@ class Footnote:
         self.registry = Registry(settings.checkpoint_dir)
         self.feedback = Feedback(self.store)
         self.pipeline = Pipeline(
-            retrieval_threads=settings.retrieval_threads, max_chars=settings.max_input_chars
+            retrieval_threads=settings.retrieval_threads,
+            max_chars=settings.max_input_chars,
+            ablation_share=settings.ablation_share,
+            calibration=self.calibrations.of,
         )
         self.index: Index | None = None
         self.indexer: Indexer | None = None
@@ -126,6 +133,7 @@ class Footnote:
         """End every thread in order and give the store back. Blocks for some seconds at most."""
         self._closing.set()
         self.jobs.close()
+        self.calibrations.close()
         if self._thread.is_alive():
             self._thread.join(timeout=30)
         if self.indexer is not None:

@@ -64,7 +64,8 @@ class Prediction:
 
     `support`: 0 to 1, how near the hits are that carry the answer. `weights`: for each hit, its
     share in the answer (mixture and fusion); what is missing to 1 is the closed book's.
-    `multi`: the field's values are lists, and the probabilities are independent.
+    `multi`: the field's values are lists, and the probabilities are independent. `decided`: by a
+    person's own label of the very same text.
     """
 
     label: str | None
@@ -77,6 +78,7 @@ class Prediction:
     gate: float
     abstained: bool
     multi: bool = False
+    decided: bool = False
 
 
 class Reader:
@@ -185,8 +187,21 @@ class Reader:
         own = list(network.config.labels) if network else []
         seen = {label for row in hits for hit in row for label in _labels(hit)}
         labels = own + sorted(({*index_labels} | seen) - {*own})
-        if any(isinstance(hit.label, list) for row in hits for hit in row):
-            return [self._several(s, h, labels) for s, h in zip(states, hits, strict=True)]
+        several = [any(isinstance(hit.label, list) for hit in row) for row in hits]
+        if any(several):
+            # Row by row, so that no answer depends on what it shares a batch with.
+            rest = [i for i, lists in enumerate(several) if not lists]
+            single = iter(
+                self.predict(
+                    [states[i] for i in rest], [hits[i] for i in rest], field, index_labels=labels
+                )
+                if rest
+                else ()
+            )
+            return [
+                self._several(state, row, labels) if lists else next(single)
+                for state, row, lists in zip(states, hits, several, strict=True)
+            ]
         if not labels:
             return [_nothing(len(row)) for row in hits]
         memory = make_memory(hits, labels, self.encoder.dim, self.wanted(field))
@@ -223,6 +238,10 @@ class Reader:
         n_labels: int,
     ) -> Reading:
         dtype, device = network.head.weight.dtype, network.head.weight.device
+        if all(state is states[0] for state in states):
+            # One text over several lists of hits: what hangs on the text alone is done once, and
+            # the network broadcasts it over the lists.
+            states, base = states[:1], base[:1]
         width = max(state.tokens for state in states)
         h = torch.zeros(len(states), width, self.encoder.dim, dtype=dtype, device=device)
         mask = torch.zeros(len(states), width, dtype=torch.bool, device=device)
@@ -317,6 +336,7 @@ def _prediction(
         weights=used,
         gate=gate,
         abstained=False,
+        decided=bool(decided),
     )
 
 

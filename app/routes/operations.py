@@ -54,6 +54,7 @@ async def what_serves(footnote: State) -> Response:
             "model": None if serving is None else serving.model.to_json(),
             "heads": {f: {"task": h.task, "labels": list(h.labels)} for f, h in heads.items()},
             "index": snapshot.index_json(),
+            "retrieval_brought": footnote.ablations.to_json(),
             "settings": footnote.settings.public(),
         }
     )

@@ -36,10 +36,21 @@ CLASSIFY = {
         "retrieval": {"k": 5, "method": "bm25"},
         "abstain": {"min_confidence": 0.2},
     },
+    "explained": {
+        "input": CHARGED,
+        "retrieval": {"k": 10},
+        "explain": ["citations", "influence", "ablation"],
+    },
     "closed book": {"input": CHARGED, "retrieval": {"mode": "off"}},
 }
 PREDICT = {
     "classification": {"task": "classification", "input": CHARGED, "params": {"top_n": 3}},
+    "explained": {
+        "task": "classification",
+        "input": CHARGED,
+        "explain": ["citations", "influence", "ablation"],
+        "abstain": {"min_support": 0.3},
+    },
     "sentiment": {"task": "sentiment", "input": "Fast delivery, thank you!"},
     "provided documents": {
         "task": "classification",

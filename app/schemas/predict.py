@@ -47,10 +47,13 @@ class Retrieval(Request):
 
 
 class Abstain(Request):
-    """Under which values no label is given."""
+    """Under which values no label is given. Default: the server's own, which are 0 unless set."""
 
     min_confidence: Probability | None = None
     min_support: Probability | None = None
+
+
+Because = Literal["no_evidence", "low_support", "low_confidence"]
 
 
 class Pin(Request):
@@ -109,6 +112,28 @@ class LabelScore(Response):
     score: float
 
 
+class Influence(Response):
+    """What the answer would be without this document: removed from the hits, no refill.
+
+    ``delta``: by how much the answered label's probability would fall; ``flips``: whether another
+    label would be answered (list-valued fields: another set of labels).
+    """
+
+    delta: float
+    flips: bool
+
+
+class FlipSet(Response):
+    """A smallest set of cited documents without which another label is answered.
+
+    ``exact``: no smaller set of cited documents does it; otherwise none can be taken out of it.
+    """
+
+    doc_ids: list[str]
+    label: str | None
+    exact: bool
+
+
 class Citation(Response):
     """A document that the answer rests on; ``weight`` says how much it moved the answer."""
 
@@ -122,6 +147,7 @@ class Citation(Response):
     metadata: dict[str, Any]
     scores: dict[str, float]
     weight: float
+    influence: Influence | None = None
 
 
 class ModelInfoBody(Response):
@@ -167,6 +193,14 @@ class LabelOutput(Response):
     labels: list[str] | None = None
 
 
+class Ablation(Response):
+    """The same model's answer with retrieval off, under no threshold."""
+
+    output: LabelOutput
+    confidence: float
+    changed: bool
+
+
 class PredictItem(Response):
     """The answer to one input; with ``error`` instead where that input alone was bad."""
 
@@ -176,7 +210,10 @@ class PredictItem(Response):
     calibrated: bool | None = None
     support: float | None = None
     abstained: bool | None = None
+    abstained_because: Because | None = None
     citations: list[Citation] | None = None
+    flip_set: FlipSet | None = None
+    ablation: Ablation | None = None
     error: dict[str, Any] | None = None
 
 
@@ -209,7 +246,10 @@ class ClassifyItem(Response):
     calibrated: bool | None = None
     support: float | None = None
     abstained: bool | None = None
+    abstained_because: Because | None = None
     citations: list[Citation] | None = None
+    flip_set: FlipSet | None = None
+    ablation: Ablation | None = None
     error: dict[str, Any] | None = None
 
 

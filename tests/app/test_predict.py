@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
 from app.schemas.predict import ClassifyResponse, PredictResponse
-from tests.app.conftest import state
+from tests.app.conftest import corpus, serving, state
 
 CHARGED = "I was charged twice for one order"
 
@@ -94,6 +95,70 @@ def test_abstention_withholds_the_label(filled: TestClient) -> None:
     assert item["abstained"]
     assert item["label"] is None
     assert item["scores"]
+
+
+@pytest.mark.parametrize(
+    ("body", "because"),
+    [
+        ({"input": "Where is it", "abstain": {"min_support": 1.0}}, "low_support"),
+        ({"input": "Where is it", "abstain": {"min_confidence": 1.0}}, "low_confidence"),
+        ({"retrieval": {"mode": "off"}}, "no_evidence"),
+        ({}, None),
+    ],
+)
+def test_the_reason_for_giving_no_label(
+    filled: TestClient, body: dict[str, Any], because: str | None
+) -> None:
+    item = classify(filled, **body)["data"][0]
+    assert (item["abstained_because"], item["abstained"]) == (because, because is not None)
+
+
+def test_thresholds_of_the_server_unless_the_request_has_its_own(
+    tmp_path: Path, settings_for: Any
+) -> None:
+    with serving(settings_for(tmp_path, min_support=0.999)) as client:
+        client.post("/documents", json={"documents": corpus()})
+        item = classify(client, input="Where is it")["data"][0]
+        assert item["abstained_because"] == "low_support"
+        item = classify(client, input="Where is it", abstain={"min_support": 0})["data"][0]
+        assert item["label"] is not None
+
+
+def test_explained(filled: TestClient) -> None:
+    body = classify(filled, explain=["influence", "ablation"], retrieval={"k": 8})
+    item = body["data"][0]
+    first = item["citations"][0]
+    assert first["doc_id"] == "billing-0"
+    # The very text, labelled by a person: without it the probability falls.
+    assert first["influence"]["delta"] > 0.1
+    for cited in item["citations"][1:]:
+        left = classify(filled, retrieval={"k": 7, "exclude_ids": [cited["doc_id"]]})
+        probs = {s["label"]: s["score"] for s in left["data"][0]["scores"]}
+        expected = item["confidence"] - probs[item["label"]]
+        assert cited["influence"]["delta"] == pytest.approx(expected, abs=1e-5)
+    assert item["ablation"]["output"]["label"] is None
+    assert item["ablation"]["changed"]
+    assert "flip_set" in item
+    plain = classify(filled)["data"][0]
+    assert "influence" not in plain["citations"][0]
+    assert "ablation" not in plain
+
+
+def test_a_share_of_the_traffic_is_also_answered_closed(tmp_path: Path, settings_for: Any) -> None:
+    with serving(settings_for(tmp_path, ablation_share=1.0)) as client:
+        client.post("/documents", json={"documents": corpus()})
+        given = classify(client, input=[CHARGED, "Where is my parcel"])
+        assert "ablation" not in given["data"][0]
+        classify(client, retrieval={"mode": "off"})
+        told = client.get("/version").json()["retrieval_brought"]["label"]
+        assert (told["answers"], told["changed"]) == (2, 1.0)
+        right = {"prediction_id": given["id"], "correct": True}
+        assert client.post("/feedback", json=right).status_code == 201
+        told = client.get("/version").json()["retrieval_brought"]["label"]
+        assert told["judged"]["on"] == 1
+        text = client.get("/metrics").text
+        assert 'footnote_ablation_answers_total{field="label"} 2' in text
+        assert 'footnote_ablation_judged_total{field="label",right="on"} 1' in text
 
 
 def test_a_kept_prediction_is_what_was_answered(filled: TestClient) -> None:

@@ -1,0 +1,232 @@
+"""What each document did to an answer: the answer again without it, everything recomputed.
+
+A document is removed from the hits, nothing is retrieved in its place, and what is left goes
+through fusion, head, neighbours and gate (scores relative to the best hit that is left). The text
+is not read again: its state is kept, and the lists of hits go through the network as one batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from app.retrieval import deciding
+from app.snapshot import Serving
+from index_data.searcher import Hit
+
+if TYPE_CHECKING:
+    from model.network import Retrieved
+    from model.reader import Prediction, QueryState, Reader
+
+ROWS_AT_ONCE = 24  # lists of hits between two looks at what other requests wait for
+PAIRED = 12  # documents of which every pair is tried
+
+Removed = frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Influence:
+    """``delta``: the answered label's probability with the document less that without it."""
+
+    delta: float
+    flips: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FlipSet:
+    """Documents without which ``label`` is answered. ``exact``: no smaller set does it."""
+
+    doc_ids: list[str]
+    label: str | None
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a prediction says: its best label, all that it answers, and every probability."""
+
+    label: str | None
+    answered: frozenset[str]
+    probs: dict[str, float]
+
+
+class Variants:
+    """The hits of an input in the reader's shape, and the same with some of them removed."""
+
+    def __init__(self, text: str, hits: Sequence[Hit], field: str) -> None:
+        self.hits = hits
+        self._text, self._field = text, field
+        self._rows = as_retrieved(text, hits, field)
+        # Which of them decides hangs on the others: two that contradict each other do not.
+        self._deciders = [i for i, hit in enumerate(hits) if deciding(text, [hit], field)]
+
+    def without(self, removed: Collection[int] = ()) -> list[Retrieved]:
+        """The hits but those at ``removed``."""
+        if not self._deciders:
+            return [row for i, row in enumerate(self._rows) if i not in removed]
+        left = [self.hits[i] for i in self._deciders if i not in removed]
+        exact = deciding(self._text, left, self._field)
+        return [
+            replace(row, exact=self.hits[i].doc_id in exact)
+            for i, row in enumerate(self._rows)
+            if i not in removed
+        ]
+
+    def carrying(self, labels: Collection[str], among: Iterable[int]) -> list[int]:
+        """Which hits carry one of some labels."""
+        found = []
+        for i in among:
+            value = self.hits[i].document.labels.get(self._field)
+            own = {value} if isinstance(value, str) else set(value or ())
+            if own & set(labels):
+                found.append(i)
+        return found
+
+
+def as_retrieved(text: str, hits: Sequence[Hit], field: str) -> list[Retrieved]:
+    """Hits in the shape in which the reader takes them."""
+    from model.network import Retrieved  # torch takes seconds, and the port opens before it
+
+    exact = deciding(text, hits, field)
+    return [
+        Retrieved(
+            title=hit.document.title,
+            text=hit.text,
+            label=hit.document.labels.get(field),
+            score=hit.score,
+            vector=hit.vector,
+            exact=hit.doc_id in exact,
+        )
+        for hit in hits
+    ]
+
+
+@dataclass(slots=True)
+class Counterfactuals:
+    """One input, and its answers over parts of its hits; none is computed twice."""
+
+    serving: Serving
+    state: QueryState
+    field: str
+    labels: tuple[str, ...]
+    variants: Variants
+    judge: Callable[[Prediction], Verdict]
+    _known: dict[object, Verdict]
+
+    @classmethod
+    def of(
+        cls,
+        serving: Serving,
+        state: QueryState,
+        field: str,
+        labels: tuple[str, ...],
+        variants: Variants,
+        judge: Callable[[Prediction], Verdict],
+    ) -> Counterfactuals:
+        """With nothing computed yet. ``judge``: what a prediction amounts to in this request."""
+        return cls(serving, state, field, labels, variants, judge, {})
+
+    async def without(self, parts: Sequence[Removed]) -> list[Verdict]:
+        """What is answered with each of these sets of hits removed."""
+        keys, fresh = [], {}
+        for removed in parts:
+            row = self.variants.without(removed)
+            keys.append(self._key(row))
+            if keys[-1] not in self._known:
+                fresh[keys[-1]] = row
+        waiting = list(fresh.items())
+        for start in range(0, len(waiting), ROWS_AT_ONCE):
+            part = waiting[start : start + ROWS_AT_ONCE]
+            rows = [row for _, row in part]
+            done = await asyncio.wrap_future(self.serving.engine.call(self._predicting(rows)))
+            for (key, _), prediction in zip(part, done, strict=True):
+                self._known[key] = self.judge(prediction)
+        return [self._known[key] for key in keys]
+
+    def _predicting(self, rows: list[list[Retrieved]]) -> Callable[[Reader], list[Prediction]]:
+        states = [self.state] * len(rows)
+        return lambda reader: reader.predict(states, rows, self.field, index_labels=self.labels)
+
+    def _key(self, row: list[Retrieved]) -> object:
+        """What the reader sees of a list of hits: what it does not count cannot matter."""
+        counted = row[: self.serving.model.wanted(self.field)]
+        if any(isinstance(hit.label, list) for hit in row):
+            counted = row
+        best = max((abs(hit.score) for hit in row), default=0.0)
+        exact = tuple(str(hit.label) for hit in row if hit.exact)
+        # A variant may hold copies of the same hit; its vector is one object in all of them.
+        return best, exact, tuple((hit.score, id(hit.text), id(hit.vector)) for hit in counted)
+
+
+async def influences(
+    asked: Counterfactuals, whole: Verdict, cited: Sequence[int]
+) -> tuple[dict[int, Influence], FlipSet | None]:
+    """The influence of each hit of ``cited``, and the smallest set of them that flips the answer.
+
+    All that leave out one of them are one batch.
+    """
+    supporting = frozenset(asked.variants.carrying(whole.answered, cited))
+    alone = [frozenset({i}) for i in cited]
+    *single, none = await asked.without([*alone, supporting])
+    found = {
+        i: Influence(_delta(whole, verdict), _flips(whole, verdict))
+        for i, verdict in zip(cited, single, strict=True)
+    }
+    order = sorted(cited, key=lambda i: -found[i].delta)
+    flipping = [i for i in order if found[i].flips]
+    if flipping:
+        verdict = single[list(cited).index(flipping[0])]
+        return found, _flip_set(asked, [flipping[0]], verdict, exact=True)
+    if not _flips(whole, none):
+        return found, None
+    return found, await _smallest(asked, whole, order, supporting)
+
+
+async def _smallest(
+    asked: Counterfactuals, whole: Verdict, order: Sequence[int], supporting: Removed
+) -> FlipSet:
+    """Greedy by influence over the supporting hits, of which all together flip the answer.
+
+    Two are exact, since each alone was tried; before more are told every pair is tried, and then
+    what can be left out of the greedy set is left out.
+    """
+    ranked = [i for i in order if i in supporting]
+    prefixes = [frozenset(ranked[:n]) for n in range(2, len(ranked) + 1)]
+    verdicts = await asked.without(prefixes)
+    size, verdict = next(
+        (n, v) for n, v in enumerate(verdicts, 2) if _flips(whole, v) or n == len(ranked)
+    )
+    chosen = ranked[:size]
+    if size == 2:
+        return _flip_set(asked, chosen, verdict, exact=True)
+    every = len(order) <= PAIRED
+    pairs = [frozenset(pair) for pair in combinations(order[:PAIRED], 2)]
+    tried = zip(pairs, await asked.without(pairs), strict=True)
+    flipped = [(pair, v) for pair, v in tried if _flips(whole, v)]
+    if flipped:
+        pair, verdict = max(flipped, key=lambda found: _delta(whole, found[1]))
+        return _flip_set(asked, sorted(pair), verdict, exact=True)
+    for i in reversed(ranked[:size]):
+        fewer = [j for j in chosen if j != i]
+        (trial,) = await asked.without([frozenset(fewer)])
+        if _flips(whole, trial):
+            chosen, verdict = fewer, trial
+    return _flip_set(asked, chosen, verdict, exact=every and len(chosen) == 3)
+
+
+def _flip_set(
+    asked: Counterfactuals, chosen: Sequence[int], verdict: Verdict, *, exact: bool
+) -> FlipSet:
+    return FlipSet([asked.variants.hits[i].doc_id for i in chosen], verdict.label, exact)
+
+
+def _delta(whole: Verdict, other: Verdict) -> float:
+    label = whole.label or ""
+    return whole.probs.get(label, 0.0) - other.probs.get(label, 0.0)
+
+
+def _flips(whole: Verdict, other: Verdict) -> bool:
+    return whole.answered != other.answered

@@ -1,0 +1,261 @@
+"""Influence, flip sets and ablation are what recomputing by brute force says."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.engine import Engine
+from app.influence import Counterfactuals, Variants, as_retrieved
+from app.metrics import Metrics
+from app.pipeline import Ask, Evidence, Pipeline, verdict
+from app.snapshot import ModelInfo, Serving, Snapshot
+from index_data.documents import Document
+from index_data.searcher import Hit
+from model.config import TrainConfig
+from model.encoder import Encoder
+from model.network import Retrieved
+from model.reader import Reader
+from model.training import Row, train_head
+from tests.app.tiny import WORDS, documents
+
+CASES = 25
+ASK = Ask(influence=True, ablation=True)
+
+
+@pytest.fixture(scope="module")
+def encoder(encoder_folder: Path) -> Encoder:
+    return Encoder.load(str(encoder_folder), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny head, trained so briefly that its hits still matter."""
+    out = tmp_path_factory.mktemp("heads") / "v1"
+    found = documents(20)
+    vectors = encoder.encode([d.text for d in found])
+    near = vectors @ vectors.T
+    np.fill_diagonal(near, -1)
+    rows = []
+    for i, document in enumerate(found):
+        best = np.argsort(-near[i], kind="stable")[:8]
+        hits = [
+            Retrieved(
+                None, found[j].text, str(found[j].labels["label"]), float(near[i, j]), vectors[j]
+            )
+            for j in best
+        ]
+        rows.append(Row(document.id, document.text, str(document.labels["label"]), hits))
+    config = TrainConfig(
+        epochs=2, batch_size=16, lr=3e-3, k=8, fusion_k=3, layers=2, rank=4, folds=1, holdout=0.2
+    )
+    train_head(rows, config, encoder, out, baseline=False)
+    return out
+
+
+@pytest.fixture(scope="module", params=["head", "no head"])
+def serving(request: Any, checkpoint: Path, encoder: Encoder) -> Iterator[Serving]:
+    folder = checkpoint if request.param == "head" else None
+    engine = Engine(lambda: Reader.load(folder, encoder.fork()), max_tokens=32, batch_tokens=512)
+    reader = engine.start().result()
+    yield Serving(engine, ModelInfo.of(reader, "v1"), encoder)
+    engine.retire()
+    engine.join(5)
+
+
+def case(seed: int, encoder: Encoder) -> tuple[str, list[Hit]]:
+    """A text and hits: repeated texts, foreign labels, lists, none, no vector, exact matches."""
+    rng = random.Random(seed)
+    words = [w for group in WORDS.values() for w in group]
+    text = " ".join(rng.sample(words, 3))
+    kind = seed % 5
+    hits = []
+    for rank in range(1, rng.randint(1, 12) + 1):
+        topic = rng.choice(sorted(WORDS))
+        body = " ".join(rng.sample(WORDS[topic], 2))
+        if (kind == 1 and rng.random() < 0.4) or (kind == 2 and rng.random() < 0.2):
+            body = text.upper()  # the very text: its label decides, unless two differ
+        label: str | list[str] | None = rng.choice([topic, topic, topic, "other", None])
+        if kind == 3 and rng.random() < 0.4:
+            label = rng.sample(sorted(WORDS), 2)
+        document = Document(
+            id=f"d{rank}",
+            text=body,
+            labels={} if label is None else {"label": label},
+            metadata={"source": rng.choice(["test", "feedback"])},
+        )
+        vector = None if rng.random() < 0.1 else encoder.encode([body])[0]
+        score = rng.choice([3.0, 1.0, 0.2]) / rank
+        hits.append(Hit(document.id, rank, score, {}, document, 0, len(body), vector))
+    return text, hits
+
+
+def brute(
+    serving: Serving, text: str, hits: list[Hit], labels: tuple[str, ...], ask: Ask = ASK
+) -> Any:
+    """What is predicted over these hits, alone and from the text on."""
+    state = serving.engine.read(text, "label").result().state
+    row = as_retrieved(text, hits, "label")
+    said = serving.engine.call(
+        lambda reader: reader.predict([state], [row], "label", index_labels=labels)
+    ).result()
+    return verdict(said[0], ask)
+
+
+def answer(serving: Serving, text: str, evidence: Evidence, ask: Ask = ASK) -> Any:
+    pipeline = Pipeline(retrieval_threads=1, max_chars=1000)
+    snapshot = Snapshot(None, serving)
+    try:
+        return asyncio.run(pipeline.answer(snapshot, text, ask, recorded=evidence))
+    finally:
+        pipeline.close()
+
+
+@pytest.mark.parametrize("asked", [ASK, Ask(influence=True, labels=("fruit", "tool"), k=12)])
+def test_influence_equals_brute_force(serving: Serving, encoder: Encoder, asked: Ask) -> None:
+    labels = ("fruit", "music", "other", "tool")
+    flips = sets = 0
+    for seed in range(CASES):
+        text, hits = case(seed, encoder)
+        found = answer(serving, text, Evidence(hits, labels), asked)
+        if not found.scores:
+            continue
+        whole = brute(serving, text, hits, labels, asked)
+        for cited in found.cited:
+            left = [hit for hit in hits if hit is not cited.hit]
+            other = brute(serving, text, left, labels, asked)
+            delta = whole.probs[whole.label] - other.probs.get(whole.label, 0.0)
+            assert cited.influence.delta == pytest.approx(delta, abs=1e-5), seed
+            assert cited.influence.flips == (other.answered != whole.answered), seed
+            flips += cited.influence.flips
+        if found.flip_set is not None:
+            sets += 1
+            check_flip_set(serving, text, hits, labels, found, whole, asked)
+    assert flips > 0
+    assert sets > 0
+
+
+def check_flip_set(
+    serving: Serving,
+    text: str,
+    hits: list[Hit],
+    labels: tuple[str, ...],
+    found: Any,
+    whole: Any,
+    asked: Ask,
+) -> None:
+    """It flips, and nothing smaller does (where it says exact), or nothing inside it."""
+
+    def flips(gone: set[str]) -> bool:
+        left = [hit for hit in hits if hit.doc_id not in gone]
+        return bool(brute(serving, text, left, labels, asked).answered != whole.answered)
+
+    chosen = set(found.flip_set.doc_ids)
+    assert flips(chosen)
+    ids = [c.hit.doc_id for c in found.cited]
+    smaller = (
+        [set(c) for n in range(1, len(chosen)) for c in combinations(ids, n)]
+        if found.flip_set.exact
+        else [chosen - {one} for one in chosen]
+    )
+    assert not any(flips(gone) for gone in smaller)
+
+
+def test_three_that_say_the_same_are_told_together(serving: Serving, encoder: Encoder) -> None:
+    """Each alone changes nothing: the others say it too."""
+    if serving.model.heads:
+        pytest.skip("a head has an opinion of its own")
+    hits = []
+    for rank in range(1, 6):
+        body, label = ("apple pear", "fruit") if rank <= 3 else ("hammer saw drill", "tool")
+        document = Document(id=f"d{rank}", text=body, labels={"label": label})
+        vector = encoder.encode([body])[0]
+        hits.append(Hit(document.id, rank, 1.0, {}, document, 0, len(body), vector))
+    found = answer(serving, "apple pear plum", Evidence(hits, ("fruit", "tool")))
+    assert found.label == "fruit"
+    assert not any(c.influence.flips for c in found.cited)
+    assert found.flip_set.doc_ids == ["d1", "d2", "d3"]
+    assert (found.flip_set.label, found.flip_set.exact) == ("tool", True)
+
+
+def test_no_list_of_hits_is_computed_twice(serving: Serving, encoder: Encoder) -> None:
+    text, hits = case(0, encoder)
+    state = serving.engine.read(text, "label").result().state
+    rows: list[int] = []
+
+    class Counting:
+        def call(self, work: Any) -> Any:
+            def counted(reader: Reader) -> Any:
+                done = work(reader)
+                rows.append(len(done))
+                return done
+
+            return serving.engine.call(counted)
+
+    watched = Serving(Counting(), serving.model, serving.encoder)  # type: ignore[arg-type]
+    asked = Counterfactuals.of(
+        watched, state, "label", (), Variants(text, hits, "label"), lambda p: verdict(p, ASK)
+    )
+    parts = [frozenset({0}), frozenset({0}), frozenset[int]()]
+    asyncio.run(asked.without(parts))
+    asyncio.run(asked.without(parts))
+    assert sum(rows) == 2
+
+
+def test_lists_in_one_request_change_no_other(serving: Serving, encoder: Encoder) -> None:
+    """A batch may hold hits with single labels and hits with lists of them."""
+    cases = [case(seed, encoder) for seed in range(10)]
+    states = [serving.engine.read(text, "label").result().state for text, _ in cases]
+    rows = [as_retrieved(text, hits, "label") for text, hits in cases]
+    labels = ("fruit", "music", "other", "tool")
+    together = serving.engine.call(
+        lambda r: r.predict(states, rows, "label", index_labels=labels)
+    ).result()
+    assert {said.multi for said in together} == {True, False}
+    for (text, hits), said in zip(cases, together, strict=True):
+        alone = brute(serving, text, hits, labels)
+        assert verdict(said, ASK).probs == pytest.approx(alone.probs, abs=1e-5)
+
+
+def test_ablation_is_the_closed_book(serving: Serving, encoder: Encoder) -> None:
+    for seed in range(8):
+        text, hits = case(seed, encoder)
+        found = answer(serving, text, Evidence(hits, ("fruit",)))
+        closed = answer(serving, text, Evidence([], ()))
+        assert found.closed.label == closed.label
+        assert found.closed.scores == pytest.approx(dict(closed.scores), abs=1e-5)
+        assert found.closed.confidence == pytest.approx(closed.confidence, abs=1e-5)
+        if serving.model.heads:
+            assert set(found.closed.scores) == set(WORDS)
+        else:
+            assert found.closed.label is None
+
+
+def test_what_retrieval_brought_is_counted() -> None:
+    from app.ablation import Ablations, Closed
+    from app.influence import Verdict
+
+    metrics = Metrics()
+    ablations = Ablations(metrics)
+    on = Verdict("a", frozenset({"a"}), {"a": 0.9, "b": 0.1})
+    for alone in (
+        Verdict("a", frozenset({"a"}), {"a": 0.7, "b": 0.3}),
+        Verdict("b", frozenset({"b"}), {"a": 0.4, "b": 0.6}),
+        Verdict(None, frozenset(), {}),
+    ):
+        ablations.count("label", Closed.of(alone, on))
+    ablations.judge("label", "a", "b", "a")
+    ablations.judge("label", "a", "b", "c")
+    told = ablations.to_json()["label"]
+    assert told["answers"] == 3
+    assert told["changed"] == pytest.approx(2 / 3, abs=1e-6)
+    assert told["confidence"] == pytest.approx((0.2 + 0.3 + 0.9) / 3, abs=1e-6)
+    assert told["judged"] == {"on": 1, "off": 0, "both": 0, "neither": 1}
+    assert 'footnote_ablation_changed_total{field="label"} 2' in metrics.text()

@@ -1,0 +1,70 @@
+"""A field without a head gets a confidence that holds, once there is enough to fit it on."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from app.neighbour_calibration import ENOUGH, Calibration, apply, fit
+from tests.app.conftest import serving, state
+from tests.app.tiny import documents
+
+
+def test_the_fit_finds_what_votes_are_worth() -> None:
+    """Votes that claim 0.95 and are right in 6 of 10 are told as about 0.6."""
+    rng = np.random.default_rng(0)
+    said = rng.integers(0, 3, 600)
+    right = rng.random(600) < 0.6
+    truth = np.where(right, said, (said + 1 + rng.integers(0, 2, 600)) % 3)
+    probs = np.full((600, 3), 0.025, np.float32)
+    probs[np.arange(600), said] = 0.95
+    found = fit(probs, truth)
+    assert found.rows == 600
+    assert apply(found, probs).max(-1).mean() == pytest.approx(0.6, abs=0.04)
+
+
+def test_a_label_without_a_vote_is_not_impossible() -> None:
+    probs = np.tile(np.array([1.0, 0.0], np.float32), (100, 1))
+    truth = np.zeros(100, np.int64)
+    truth[:20] = 1
+    found = fit(probs, truth)
+    assert apply(found, probs)[0] == pytest.approx([0.8, 0.2], abs=0.05)
+    assert apply(Calibration(1.0, 0.1, 1), probs).sum(-1) == pytest.approx(np.ones(100), abs=1e-6)
+
+
+def confidence(client: TestClient, text: str) -> Any:
+    answer = client.post("/classify", json={"input": text, "explain": ["influence"]})
+    return answer.json()["data"][0]
+
+
+def test_calibrated_once_there_is_enough(tmp_path: Path, settings_for: Any) -> None:
+    found = documents(20)
+    text = "tell hammer about drill and violin"
+    with serving(settings_for(tmp_path)) as client:
+        few = [d.to_json() for d in found[::2]]
+        client.post("/documents", json={"documents": few})
+        assert len(few) < ENOUGH
+        before = confidence(client, text)
+        assert not before["calibrated"]
+        footnote = state(client)
+        deadline = time.monotonic() + 30
+        while not footnote.calibrations._known and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert not confidence(client, text)["calibrated"]
+
+        client.post("/documents", json={"documents": [d.to_json() for d in found]})
+        while not (after := confidence(client, text))["calibrated"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+        assert 0 < after["confidence"] < 1
+        probs = client.post("/classify", json={"input": text}).json()["data"][0]["probs"]
+        assert sum(probs) == pytest.approx(1, abs=1e-5)
+        assert max(probs) == pytest.approx(after["confidence"], abs=1e-6)
+
+        assert len(footnote.calibrations._known) == 1
