@@ -1,0 +1,320 @@
+"""Learning from corrections, over HTTP: ``python -m benchmarks.learning [--only PART...]``.
+
+Real servers on Banking77. A head is trained over HTTP on 10 texts of each label; the test part then
+comes in as a stream and is corrected as it errs. What that is worth is measured on 3,000 texts of
+train that nothing has seen, beside a head that is trained anew on the same labels, and on all of
+the stream. The last line printed is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from benchmarks.classification import draw_rows
+from benchmarks.classification_data import Example, read
+from benchmarks.serving import RUNS, Server
+from model.metrics import auroc, calibration_error, paired_interval
+
+EACH = 10
+HELD = 3_000
+BLOCKS = 5
+Figures = dict[str, Any]
+Teach = Callable[[int, Example], str | None]
+"""The label that a person gives for the n-th error, or None."""
+
+
+@contextmanager
+def server(template: Path | None = None, keep: Path | None = None) -> Iterator[httpx.Client]:
+    """A server on a copy of a template (store and checkpoints), or on nothing.
+
+    `keep`: where its store and checkpoints go when it has stopped, to be a template.
+    """
+    with tempfile.TemporaryDirectory(dir=RUNS) as name:
+        folder = Path(name)
+        empty = folder / "empty"
+        empty.mkdir()
+        if template is not None:
+            shutil.copytree(template / "checkpoints", folder / "checkpoints")
+        process = Server(empty if template is None else template / "store", folder)
+        process.start()
+        address = f"http://127.0.0.1:{process.port}"
+        try:
+            with httpx.Client(base_url=address, timeout=120) as client:
+                yield client
+        finally:
+            process.stop()
+        if keep is not None:
+            for part in ("store", "checkpoints"):
+                shutil.copytree(folder / part, keep / part)
+
+
+def post(client: httpx.Client, path: str, body: object) -> dict[str, Any]:
+    answer = client.post(path, json=body)
+    answer.raise_for_status()
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def job(client: httpx.Client, path: str, body: object) -> dict[str, Any]:
+    """Submit a job and wait for its end. Raises RuntimeError when it fails."""
+    started = post(client, path, body)
+    while True:
+        now: dict[str, Any] = client.get(f"/admin/jobs/{started['id']}").json()
+        if now["state"] not in ("queued", "running"):
+            break
+        time.sleep(0.5)
+    if now["state"] != "succeeded":
+        raise RuntimeError(now["problem"])
+    result: dict[str, Any] = now["result"]
+    return result
+
+
+def store(client: httpx.Client, rows: Sequence[Example]) -> None:
+    """Labelled documents; returns when they can be found."""
+    for start in range(0, len(rows), 500):
+        part = rows[start : start + 500]
+        body = [{"id": row.id, "text": row.text, "label": row.label} for row in part]
+        post(client, "/documents", {"documents": body})
+
+
+def ask(client: httpx.Client, texts: Sequence[str], **more: Any) -> list[dict[str, Any]]:
+    """Answers to many texts, 32 at a time."""
+    found: list[dict[str, Any]] = []
+    for start in range(0, len(texts), 32):
+        body = {"input": list(texts[start : start + 32]), **more}
+        found += post(client, "/classify", body)["data"]
+    return found
+
+
+def right(client: httpx.Client, rows: Sequence[Example]) -> list[bool]:
+    said = ask(client, [row.text for row in rows])
+    return [s["label"] == row.label for s, row in zip(said, rows, strict=True)]
+
+
+def stream(client: httpx.Client, rows: Sequence[Example], teach: Teach) -> Figures:
+    """Ask one by one, correct as told, and look whether a corrected text is right at once."""
+    good: list[bool] = []
+    given: list[tuple[Example, str]] = []
+    at_once = true_given = 0
+    for row in rows:
+        answer = post(client, "/classify", {"input": row.text})
+        good.append(answer["data"][0]["label"] == row.label)
+        label = None if good[-1] else teach(len(good) - sum(good), row)
+        if label is None:
+            continue
+        opinion = {"prediction_id": answer["id"], "correct": False, "label": label}
+        post(client, "/feedback", {**opinion, "apply": "index"})
+        given.append((row, label))
+        again = post(client, "/classify", {"input": row.text})["data"][0]["label"]
+        at_once += again == label
+        true_given += 1
+    size = len(good) // BLOCKS
+    return {
+        "accuracy_by_block": [
+            round(float(np.mean(good[i * size : (i + 1) * size])), 4) for i in range(BLOCKS)
+        ],
+        "corrections": len(given),
+        "right_at_once": round(at_once / max(true_given, 1), 4),
+        "given": given,
+    }
+
+
+def parts(seed: int) -> tuple[list[Example], list[Example], list[Example]]:
+    """First labels, the stream, and texts to judge on."""
+    train = read("banking77", "train")
+    order = random.Random(seed).sample(range(len(train)), len(train))
+    train = [train[i] for i in order]
+    few = set(draw_rows(train, EACH, seed))
+    rest = [row for i, row in enumerate(train) if i not in few]
+    test = read("banking77", "test")
+    return [train[i] for i in sorted(few)], random.Random(seed).sample(test, len(test)), rest[:HELD]
+
+
+def prepare(folder: Path, first: Sequence[Example]) -> Path:
+    """A store with the first labels, a generation, and a head that was trained over HTTP."""
+    if not (folder / "whole").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        with server(keep=folder) as client:
+            store(client, first)
+            job(client, "/admin/reindex", {})
+            job(client, "/admin/train", {"field": "label", "activate": "always"})
+        (folder / "whole").touch()
+    return folder
+
+
+def corrections(seed: int, limit: int | None) -> Figures:
+    first, rows, held = parts(seed)
+    rows, held = rows[:limit], held[:limit]
+    template = prepare(RUNS / f"learning-{seed}", first)
+    wrong = random.Random(seed)
+    labels = sorted({row.label for row in first})
+
+    def mistaken(number: int, row: Example) -> str:
+        return wrong.choice(labels) if number % 10 == 0 else row.label
+
+    ways: dict[str, Teach] = {
+        "none": lambda number, row: None,
+        "every error": lambda number, row: row.label,
+        "one error in five": lambda number, row: row.label if number % 5 == 0 else None,
+        "one correction in ten wrong": mistaken,
+    }
+    out: Figures = {}
+    judged: dict[str, list[bool]] = {}
+    taught: list[Example] = []
+    for name, teach in ways.items():
+        with server(template) as client:
+            told = stream(client, rows, teach)
+            given = told.pop("given")
+            if name == "every error":
+                taught = [Example(f"c{i}", row.text, said) for i, (row, said) in enumerate(given)]
+            judged[name] = right(client, held)
+        out[name] = {**told, "held": round(float(np.mean(judged[name])), 4)}
+        print(json.dumps({name: out[name]}), flush=True)
+    for name, seen in (("corrections", taught), ("all of the stream", rows)):
+        with server() as client:
+            store(client, [*first, *seen])
+            job(client, "/admin/train", {"field": "label", "activate": "always"})
+            key = f"trained anew on {name}"
+            judged[key] = right(client, held)
+        out[key] = {"held": round(float(np.mean(judged[key])), 4)}
+        mean, low, high = paired_interval(
+            np.array(judged["every error"], float), np.array(judged[key], float)
+        )
+        out[f"every error - {key}"] = {"mean": mean, "low": low, "high": high}
+        print(json.dumps({key: out[key]}), flush=True)
+    return out
+
+
+def influence(seed: int, limit: int | None) -> Figures:
+    """What is said of each citation, against asking again without it (no refill: k - 1)."""
+    first, rows, _ = parts(seed)
+    template = prepare(RUNS / f"learning-{seed}", first)
+    rows = rows[: limit or 1_000]
+    with server(template) as client:
+        retrieval = {"method": "bm25", "k": 10}
+        worst, compared, flips = 0.0, 0, 0
+        cost: dict[bool, list[float]] = {False: [], True: []}
+        for row in rows:
+            for explained in (False, True):
+                body: Figures = {"input": row.text, "retrieval": retrieval}
+                body["explain"] = ["citations", "influence"] if explained else ["citations"]
+                began = time.perf_counter()
+                answer = post(client, "/classify", body)["data"][0]
+                cost[explained].append(1000 * (time.perf_counter() - began))
+            before = {s["label"]: s["score"] for s in answer["scores"]}
+            cited = answer["citations"]
+            for citation in cited:
+                less = {"method": "bm25", "k": max(len(cited) - 1, 1)}
+                less["exclude_ids"] = [citation["doc_id"]]
+                if len(cited) == 1:
+                    less = {"mode": "off"}
+                again = post(client, "/classify", {"input": row.text, "retrieval": less})
+                without = again["data"][0]
+                after = {s["label"]: s["score"] for s in without["scores"]}
+                label = answer["label"]
+                delta = before[label] - after.get(label, 0.0)
+                worst = max(worst, abs(delta - citation["influence"]["delta"]))
+                flips += (without["label"] != label) != citation["influence"]["flips"]
+                compared += 1
+    plain, with_it = (float(np.percentile(cost[e], 50)) for e in (False, True))
+    return {
+        "requests": len(rows),
+        "compared": compared,
+        "largest_difference": worst,
+        "flips_that_differ": flips,
+        "p50_ms": round(plain, 2),
+        "p50_ms_with_influence": round(with_it, 2),
+        "cost_ms": round(with_it - plain, 2),
+    }
+
+
+def abstention(seed: int, limit: int | None) -> Figures:
+    """Confidence on the stream, and sentences from outside told from it."""
+    first, rows, _ = parts(seed)
+    template = prepare(RUNS / f"learning-{seed}", first)
+    foreign = [row.text for row in read("sst2", "test")][:limit]
+    rows = rows[:limit]
+    with server(template) as client:
+        own = ask(client, [row.text for row in rows])
+        other = ask(client, foreign)
+    good = [a["label"] == row.label for a, row in zip(own, rows, strict=True)]
+    confidence = np.array([a["confidence"] for a in own])
+    order = np.argsort(-confidence)
+    return {
+        "ece": calibration_error(list(confidence), good),
+        "auroc_foreign_support": auroc(*([a["support"] for a in s] for s in (own, other))),
+        "auroc_foreign_product": auroc(
+            *([a["support"] * a["confidence"] for a in s] for s in (own, other))
+        ),
+        "accuracy_at_coverage": {
+            str(share): round(float(np.mean(np.array(good)[order[: int(share * len(good))]])), 4)
+            for share in (1.0, 0.9, 0.8, 0.7, 0.5)
+        },
+    }
+
+
+def gate(seed: int, limit: int | None) -> Figures:
+    """A worse candidate and a better one, under load: who serves, and did a request fail?"""
+    first, rows, _ = parts(seed)
+    out: Figures = {}
+    with server() as client:
+        store(client, first)
+        asked, failed = [0], [0]
+        stop = threading.Event()
+        base = str(client.base_url)
+
+        def load(number: int) -> None:
+            with httpx.Client(base_url=base, timeout=60) as own:
+                while not stop.is_set():
+                    asked[0] += 1
+                    row = rows[asked[0] * 7 % len(rows) + number]
+                    failed[0] += own.post("/classify", json={"input": row.text}).status_code != 200
+
+        clients = [threading.Thread(target=load, args=(i,)) for i in range(3)]
+        for thread in clients:
+            thread.start()
+        for name, order in (
+            ("worse", {"lr": 1e-6, "epochs": 1}),
+            ("better", {}),
+        ):
+            done = job(client, "/admin/train", {"field": "label", **order})
+            out[name] = {"activated": done["activated"], "reason": done["reason"]}
+        stop.set()
+        for thread in clients:
+            thread.join()
+    return {**out, "asked_meanwhile": asked[0], "failed": failed[0]}
+
+
+PARTS: dict[str, Callable[[int, int | None], Figures]] = {
+    "corrections": corrections,
+    "influence": influence,
+    "abstention": abstention,
+    "gate": gate,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--limit", type=int, help="only so many texts of each part: a quick look")
+    given = parser.parse_args()
+    RUNS.mkdir(exist_ok=True)
+    print(json.dumps({name: PARTS[name](given.seed, given.limit) for name in given.only}))
+
+
+if __name__ == "__main__":
+    main()
