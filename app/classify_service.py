@@ -14,8 +14,9 @@ from app.ablation import Closed
 from app.pipeline import Answer, Ask, Cited
 from app.predictions import Said
 from app.problems import FieldError, Problem, invalid
+from app.replay import record_of
 from app.retrieval import filter_of, method_for
-from app.schemas.predict import Abstain, ClassifyRequest, Params, PredictRequest, Retrieval
+from app.schemas.predict import ClassifyRequest, Params, PredictRequest, Retrieval
 from app.settings import Settings
 from app.snapshot import MODEL_NAME, Snapshot
 from app.state import Footnote
@@ -27,78 +28,80 @@ SENTIMENT_FIELD = "sentiment"
 async def predict(footnote: Footnote, request: PredictRequest) -> bytes:
     """The answer to ``POST /predict``, as JSON. Raises :class:`Problem`."""
     began = time.perf_counter()
-    check_task(request)
-    field = request.field or (SENTIMENT_FIELD if request.task == "sentiment" else "label")
+    ask = ask_of(request, footnote.settings)
     inputs, pointers = texts(request.input)
-    ask = make_ask(
-        field,
-        request.retrieval,
-        request.params.labels,
-        request.abstain,
-        request.explain,
-        footnote.settings,
-    )
     with footnote.permits.take(len(inputs)):
         snapshot = await captured(footnote, request.retrieval)
-        check_pin(snapshot, request)
-        warnings = degraded_method(snapshot, ask)
+        pin = request.pin
+        snapshot = await footnote.pins.snapshot(snapshot, pin.model_sha256, pin.index_sequence)
+        footnote.pins.note(snapshot.searcher)
+        degraded = degraded_method(snapshot, ask)
         answers = await footnote.pipeline.answer_all(snapshot, inputs, ask, pointers=pointers)
-    top = request.params.top_n
-    name = new_id()
-    body = orjson.dumps(
-        {
-            "id": name,
-            "object": "prediction",
-            "created": int(time.time()),
-            "task": request.task,
-            "model": snapshot.model().model.to_json(),
-            "index": snapshot.index_json(),
-            "data": [predict_item(i, a, ask, top) for i, a in enumerate(answers)],
-            "usage": usage(answers),
-            "timing_ms": timing(answers, began),
-            "degraded": [*snapshot.degraded, *warnings],
-            "warnings": unused(request.params),
-        }
-    )
-    remember(footnote, name, field, inputs, answers, body)
-    return body
+    body = predict_body(request, ask, snapshot, answers, began, degraded)
+    return remembered(footnote, request, ask, snapshot, inputs, answers, body)
 
 
 async def classify(footnote: Footnote, request: ClassifyRequest) -> bytes:
     """The answer to ``POST /classify``, as JSON. Raises :class:`Problem`."""
     began = time.perf_counter()
+    ask = ask_of(request, footnote.settings)
     inputs, pointers = texts(request.input)
-    ask = make_ask(
-        request.field,
-        request.retrieval,
-        request.labels,
-        request.abstain,
-        request.explain,
-        footnote.settings,
-    )
     with footnote.permits.take(len(inputs)):
         snapshot = await captured(footnote, request.retrieval)
         check_model(snapshot, request.model)
-        warnings = degraded_method(snapshot, ask)
+        footnote.pins.note(snapshot.searcher)
+        degraded = degraded_method(snapshot, ask)
         answers = await footnote.pipeline.answer_all(snapshot, inputs, ask, pointers=pointers)
-    name = new_id()
-    body = orjson.dumps(
-        {
-            "id": name,
-            "object": "list",
-            "created": int(time.time()),
-            "model": MODEL_NAME,
-            "data": [classify_item(i, a, ask) for i, a in enumerate(answers)],
-            "usage": usage(answers),
-            "model_info": snapshot.model().model.to_json(),
-            "index_info": snapshot.index_json(),
-            "timing_ms": timing(answers, began),
-            "degraded": [*snapshot.degraded, *warnings],
-            "warnings": [],
-        }
-    )
-    remember(footnote, name, request.field, inputs, answers, body)
-    return body
+    body = classify_body(ask, snapshot, answers, began, degraded)
+    return remembered(footnote, request, ask, snapshot, inputs, answers, body)
+
+
+def predict_body(
+    request: PredictRequest,
+    ask: Ask,
+    snapshot: Snapshot,
+    answers: Sequence[Answer | Problem],
+    began: float,
+    degraded: Sequence[str],
+) -> dict[str, Any]:
+    """The answer of ``POST /predict``."""
+    top = request.params.top_n
+    return {
+        "id": new_id(),
+        "object": "prediction",
+        "created": int(time.time()),
+        "task": request.task,
+        "model": snapshot.model().model.to_json(),
+        "index": snapshot.index_json(),
+        "data": [predict_item(i, a, ask, top) for i, a in enumerate(answers)],
+        "usage": usage(answers),
+        "timing_ms": timing(answers, began),
+        "degraded": [*snapshot.degraded, *degraded],
+        "warnings": unused(request.params),
+    }
+
+
+def classify_body(
+    ask: Ask,
+    snapshot: Snapshot,
+    answers: Sequence[Answer | Problem],
+    began: float,
+    degraded: Sequence[str],
+) -> dict[str, Any]:
+    """The answer of ``POST /classify``."""
+    return {
+        "id": new_id(),
+        "object": "list",
+        "created": int(time.time()),
+        "model": MODEL_NAME,
+        "data": [classify_item(i, a, ask) for i, a in enumerate(answers)],
+        "usage": usage(answers),
+        "model_info": snapshot.model().model.to_json(),
+        "index_info": snapshot.index_json(),
+        "timing_ms": timing(answers, began),
+        "degraded": [*snapshot.degraded, *degraded],
+        "warnings": [],
+    }
 
 
 def new_id() -> str:
@@ -124,19 +127,19 @@ def texts(given: str | Sequence[object] | dict[str, Any]) -> tuple[list[object],
     return list(given), [f"#/input/{i}" for i in range(len(given))]
 
 
-def make_ask(
-    field: str,
-    retrieval: Retrieval,
-    labels: Sequence[str] | None,
-    abstain: Abstain,
-    explain: Sequence[str],
-    settings: Settings,
-) -> Ask:
+def ask_of(request: PredictRequest | ClassifyRequest, settings: Settings) -> Ask:
     """What is asked of each input; thresholds are the server's unless the request has its own.
 
-    Raises ``validation``.
+    Raises ``validation`` and ``capability-missing``.
     """
-    confidence, support = abstain.min_confidence, abstain.min_support
+    if isinstance(request, PredictRequest):
+        check_task(request)
+        default = SENTIMENT_FIELD if request.task == "sentiment" else "label"
+        field, labels = request.field or default, request.params.labels
+    else:
+        field, labels = request.field, request.labels
+    retrieval, explain = request.retrieval, request.explain
+    confidence, support = request.abstain.min_confidence, request.abstain.min_support
     if retrieval.mode == "provided" and not retrieval.documents:
         raise invalid("#/retrieval/documents", "mode 'provided' needs documents")
     if retrieval.mode != "provided" and retrieval.documents:
@@ -176,15 +179,6 @@ async def reach(footnote: Footnote, sequence: int, pointer: str) -> None:
     if sequence > footnote.store.sequence:
         raise invalid(pointer, "no write has this number yet")
     await footnote.open_indexer().wait(sequence)
-
-
-def check_pin(snapshot: Snapshot, request: PredictRequest) -> None:
-    """Raise ``pin-unavailable`` when another state than the pinned one serves."""
-    sha256, sequence = request.pin.model_sha256, request.pin.index_sequence
-    if sha256 is not None and sha256 != snapshot.model().model.sha256:
-        raise Problem("pin-unavailable", "Another model serves than the pinned one.")
-    if sequence is not None and sequence != snapshot.index().sequence:
-        raise Problem("pin-unavailable", "The index is at another sequence than the pinned one.")
 
 
 def check_model(snapshot: Snapshot, name: str | None) -> None:
@@ -320,19 +314,24 @@ def unused(params: Params) -> list[str]:
     ]
 
 
-def remember(
+def remembered(
     footnote: Footnote,
-    name: str,
-    field: str,
+    request: PredictRequest | ClassifyRequest,
+    ask: Ask,
+    snapshot: Snapshot,
     inputs: Sequence[object],
     answers: Sequence[Answer | Problem],
-    body: bytes,
-) -> None:
-    """Keep what was answered, and count what retrieval brought."""
+    body: dict[str, Any],
+) -> bytes:
+    """The answer as it is sent, which is kept with what it takes to give it again."""
+    raw = orjson.dumps(body)
     for answer in answers:
         if isinstance(answer, Answer) and answer.closed is not None and answer.scores:
-            footnote.ablations.count(field, answer.closed)
-    footnote.predictions.keep(name, field=field, said=said(inputs, answers), body=body)
+            footnote.ablations.count(ask.field, answer.closed)
+    kept = said(inputs, answers)
+    record = record_of(request, ask, snapshot, answers)
+    footnote.predictions.keep(body["id"], field=ask.field, said=kept, body=raw, record=record)
+    return raw
 
 
 def said(inputs: Sequence[object], answers: Sequence[Answer | Problem]) -> list[Said | None]:

@@ -141,10 +141,17 @@ class Pipeline:
         return Problem("validation", "The request is not valid.", errors=[error])
 
     async def answer_all(
-        self, snapshot: Snapshot, inputs: Sequence[object], ask: Ask, *, pointers: Sequence[str]
+        self,
+        snapshot: Snapshot,
+        inputs: Sequence[object],
+        ask: Ask,
+        *,
+        pointers: Sequence[str],
+        recorded: Sequence[Evidence | None] = (),
     ) -> list[Answer | Problem]:
         """An answer, or what is wrong, for each input.
 
+        ``recorded``: for each input the evidence to answer from, where it is not to be retrieved.
         Raises :class:`Problem` when all of them are bad, or the request as a whole is.
         """
         bad = [self.problem_of(text, p) for text, p in zip(inputs, pointers, strict=True)]
@@ -152,8 +159,13 @@ class Pipeline:
             errors = [error for problem in bad if problem for error in problem.errors]
             raise Problem("validation", "The request is not valid.", errors=errors)
         with snapshot.model().engine.use():
-            good = [str(text) for text, problem in zip(inputs, bad, strict=True) if not problem]
-            answers = iter(await together([self.answer(snapshot, text, ask) for text in good]))
+            given = recorded or [None] * len(inputs)
+            work = [
+                self.answer(snapshot, str(text), ask, recorded=evidence)
+                for text, problem, evidence in zip(inputs, bad, given, strict=True)
+                if not problem
+            ]
+            answers = iter(await together(work))
         return [next(answers) if problem is None else problem for problem in bad]
 
     async def answer(

@@ -71,8 +71,9 @@ KINDS: Mapping[str, Kind] = {
         "request was given up. An NDJSON import keeps the whole batches that had arrived.",
     ),
     "pin-unavailable": Kind(
-        409, "The pinned model or index is not the one that serves",
-        "`pin` asked for a model or an index state that this server does not serve now.",
+        409, "The pinned model or index is not kept any more",
+        "`pin` or a replay asks for a model, a state of the index, or a version of a document that "
+        "is gone. `gone` says which.",
     ),
     "job-conflict": Kind(
         409, "That does not fit what is going on",

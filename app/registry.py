@@ -117,6 +117,21 @@ class Registry:
                 continue
         return Choice(NO_CHECKPOINT, None)
 
+    def by_sha256(self, sha256: str, encoder_sha256: str) -> Choice | None:
+        """The checkpoint whose manifest has this digest; an encoder's own stands for no heads."""
+        from model.checkpoint import CheckpointRefused, verify
+
+        if sha256 == encoder_sha256:
+            return Choice(NO_CHECKPOINT, None)
+        for version in self._versions():
+            folder = self._folder(version)
+            try:
+                if verify(folder).sha256 == sha256:
+                    return Choice(version, folder)
+            except (CheckpointRefused, OSError):
+                continue
+        return None
+
     def set_active(self, version: str) -> None:
         """Write the pointer, durably; what served before it is remembered."""
         if version != NO_CHECKPOINT:

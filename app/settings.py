@@ -126,6 +126,16 @@ class Settings:
         "Share of the inputs that are also answered with retrieval off, to count what retrieval "
         "brought; about a millisecond each.",
     )
+    keep_snapshots: int = setting(
+        16,
+        "States of the index kept in memory for `pin` and for replaying predictions, of those that "
+        "answered last. They share what did not change; 0 keeps none.",
+    )
+    store_predictions: bool = setting(
+        False,
+        "1 keeps the last 10,000 predictions, with the texts that were asked about, in the "
+        "document store too, so that they outlive a restart.",
+    )
     retrieval_threads: int = setting(2, "Threads that search the index.", at_least=1)
     idle_timeout_s: float = setting(
         30.0, "Seconds without a byte of the body after which a request is given up.", at_least=0.1

@@ -26,6 +26,7 @@ from app.loading import inference_threads, load_serving, set_threads
 from app.metrics import Metrics
 from app.neighbour_calibration import NeighbourCalibrations
 from app.permits import Permits
+from app.pins import Pins
 from app.pipeline import Pipeline
 from app.predictions import Predictions
 from app.problems import Problem
@@ -69,7 +70,6 @@ class Footnote:
         self.status = Status()
         self.metrics = Metrics()
         self.permits = Permits(settings.queue_size)
-        self.predictions = Predictions()
         self.ablations = Ablations(self.metrics)
         self.calibrations = NeighbourCalibrations()
         self.store = DocumentStore(settings.store_dir, address=address)
@@ -85,6 +85,10 @@ class Footnote:
         self.settings = settings = replace(settings, encoder=self.encoders.source)
         self.registry = Registry(settings.checkpoint_dir)
         self.feedback = Feedback(self.store)
+        self.predictions = Predictions(self.store if settings.store_predictions else None)
+        self.pins = Pins(
+            keep=settings.keep_snapshots, registry=self.registry, load=self._load_beside
+        )
         self.pipeline = Pipeline(
             retrieval_threads=settings.retrieval_threads,
             max_chars=settings.max_input_chars,
@@ -141,6 +145,7 @@ class Footnote:
         if self.serving is not None:
             self.serving.engine.retire()
             self.serving.engine.join(timeout=10)
+        self.pins.close()
         self.pipeline.close()
         self.store.close()
 
@@ -218,6 +223,9 @@ class Footnote:
             if old is not None:
                 old.engine.retire()
         logger.info("encoder %s serves, with checkpoint %s", source, choice.version)
+
+    def _load_beside(self, version: str, folder: Path | None, serving: Serving) -> Serving:
+        return load_serving(self.settings, self.metrics, version, folder, serving.encoder)
 
     def written(self) -> None:
         """Told after an import: builds a new generation when enough was written since the last."""

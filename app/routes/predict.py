@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from app import classify_service
+from app import classify_service, replay_service
 from app.body import checked, read_json
 from app.http import State, answers, body_of, json_answer, room, unless_gone
 from app.keys import scope
@@ -103,5 +103,16 @@ for path in ("/classify", "/v1/classify"):
     responses=answers(None, "not-found"),
 )
 async def prediction(prediction_id: str, footnote: State) -> Response:
-    """One of the last 10,000 answers, as it was given."""
+    """One of the last 10,000 answers, as it was given (but for documents that were erased)."""
     return json_answer(footnote.predictions.get(prediction_id).answer())
+
+
+@router.post(
+    "/predictions/{prediction_id}/replay",
+    summary="The same answer again",
+    dependencies=[Depends(scope("write")), Depends(room)],
+    responses=answers(PredictResponse, "not-found", "pin-unavailable", "queue-full", "not-ready"),
+)
+async def replay(prediction_id: str, request: Request, footnote: State) -> Response:
+    """By the same model, from the same versions of the same documents; `replay` compares them."""
+    return json_answer(await unless_gone(request, replay_service.replay(footnote, prediction_id)))

@@ -57,7 +57,7 @@ Because = Literal["no_evidence", "low_support", "low_confidence"]
 
 
 class Pin(Request):
-    """Which state has to answer; any other is refused with ``pin-unavailable``."""
+    """Which state has to answer, if it is still kept; else ``pin-unavailable``."""
 
     model_sha256: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     index_sequence: Annotated[int, Field(ge=0)] | None = None
@@ -148,6 +148,7 @@ class Citation(Response):
     scores: dict[str, float]
     weight: float
     influence: Influence | None = None
+    erased: bool | None = Field(None, description="The document was erased since.")
 
 
 class ModelInfoBody(Response):
@@ -217,6 +218,13 @@ class PredictItem(Response):
     error: dict[str, Any] | None = None
 
 
+class ReplayCheck(Response):
+    """How far a replayed answer is from the first: the largest difference of a probability."""
+
+    equal: bool
+    difference: float
+
+
 class PredictResponse(Response):
     """The answer of ``POST /predict``."""
 
@@ -231,6 +239,7 @@ class PredictResponse(Response):
     timing_ms: Timing
     degraded: list[str]
     warnings: list[str]
+    replay: ReplayCheck | None = None
 
 
 class ClassifyItem(Response):
@@ -267,3 +276,4 @@ class ClassifyResponse(Response):
     timing_ms: Timing
     degraded: list[str]
     warnings: list[str]
+    replay: ReplayCheck | None = None

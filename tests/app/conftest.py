@@ -16,7 +16,8 @@ from app.server import create_app
 from app.settings import Settings
 from app.state import Footnote
 from index_data.documents import parse_document
-from tests.app.tiny import make_encoder
+from model.encoder import Encoder
+from tests.app.tiny import documents, make_encoder
 
 READY_S = 60.0
 TICKETS = {
@@ -69,6 +70,43 @@ def settings_for(encoder_folder: Path) -> Callable[..., Settings]:
         return replace(base, **given)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def encoder(encoder_folder: Path) -> Encoder:
+    """The tiny encoder itself."""
+    return Encoder.load(str(encoder_folder), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny head, trained so briefly that its hits still matter."""
+    import numpy as np
+
+    from model.config import TrainConfig
+    from model.network import Retrieved
+    from model.training import Row, train_head
+
+    out = tmp_path_factory.mktemp("heads") / "v1"
+    found = documents(20)
+    vectors = encoder.encode([d.text for d in found])
+    near = vectors @ vectors.T
+    np.fill_diagonal(near, -1)
+    rows = []
+    for i, document in enumerate(found):
+        best = np.argsort(-near[i], kind="stable")[:8]
+        hits = [
+            Retrieved(
+                None, found[j].text, str(found[j].labels["label"]), float(near[i, j]), vectors[j]
+            )
+            for j in best
+        ]
+        rows.append(Row(document.id, document.text, str(document.labels["label"]), hits))
+    config = TrainConfig(
+        epochs=2, batch_size=16, lr=3e-3, k=8, fusion_k=3, layers=2, rank=4, folds=1, holdout=0.2
+    )
+    train_head(rows, config, encoder, out, baseline=False)
+    return out
 
 
 @contextmanager

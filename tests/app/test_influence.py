@@ -9,7 +9,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from app.engine import Engine
@@ -19,45 +18,12 @@ from app.pipeline import Ask, Evidence, Pipeline, verdict
 from app.snapshot import ModelInfo, Serving, Snapshot
 from index_data.documents import Document
 from index_data.searcher import Hit
-from model.config import TrainConfig
 from model.encoder import Encoder
-from model.network import Retrieved
 from model.reader import Reader
-from model.training import Row, train_head
-from tests.app.tiny import WORDS, documents
+from tests.app.tiny import WORDS
 
 CASES = 25
 ASK = Ask(influence=True, ablation=True)
-
-
-@pytest.fixture(scope="module")
-def encoder(encoder_folder: Path) -> Encoder:
-    return Encoder.load(str(encoder_folder), device="cpu")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny head, trained so briefly that its hits still matter."""
-    out = tmp_path_factory.mktemp("heads") / "v1"
-    found = documents(20)
-    vectors = encoder.encode([d.text for d in found])
-    near = vectors @ vectors.T
-    np.fill_diagonal(near, -1)
-    rows = []
-    for i, document in enumerate(found):
-        best = np.argsort(-near[i], kind="stable")[:8]
-        hits = [
-            Retrieved(
-                None, found[j].text, str(found[j].labels["label"]), float(near[i, j]), vectors[j]
-            )
-            for j in best
-        ]
-        rows.append(Row(document.id, document.text, str(document.labels["label"]), hits))
-    config = TrainConfig(
-        epochs=2, batch_size=16, lr=3e-3, k=8, fusion_k=3, layers=2, rank=4, folds=1, holdout=0.2
-    )
-    train_head(rows, config, encoder, out, baseline=False)
-    return out
 
 
 @pytest.fixture(scope="module", params=["head", "no head"])
