@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import orjson
 
+from app import erasure
 from app.problems import FieldError, Problem, invalid
 from app.retrieval import filter_of
 from app.state import Footnote
@@ -225,6 +226,14 @@ async def delete_one(footnote: Footnote, name: str, *, if_match: str | None) -> 
     if footnote.indexer is not None:
         await footnote.indexer.wait(result.sequence)
     return {"deleted": 1, "dry_run": False, "sequence": result.sequence}
+
+
+async def erase_one(footnote: Footnote, name: str, *, if_match: str | None) -> dict[str, Any]:
+    """Erase one document, with the receipt. Raises ``not-found`` and ``PreconditionFailed``."""
+    receipt = await erasure.erase(footnote, name, if_match=if_match)
+    deleted = int(receipt["document"])
+    told = {"deleted": deleted, "dry_run": False, "sequence": receipt["sequence"]}
+    return told | {"receipt": receipt}
 
 
 async def delete_where(footnote: Footnote, raw: dict[str, Any], dry_run: bool) -> dict[str, Any]:

@@ -36,12 +36,15 @@ class Pins:
         self._registry = registry
         self._load = load
         self._kept: deque[Searcher] = deque(maxlen=keep)
+        self._floor = 0
         self._loaded: Serving | None = None
         self._lock = threading.Lock()
 
     def note(self, searcher: Searcher | None) -> None:
         """Keep the state that an answer comes from; the one that answered longest ago goes."""
         if searcher is None or (self._kept and self._kept[-1] is searcher):
+            return
+        if searcher.sequence < self._floor:
             return
         if searcher in self._kept:
             self._kept.remove(searcher)
@@ -51,9 +54,9 @@ class Pins:
         """The states that are kept, the newest first."""
         return list(self._kept)[::-1]
 
-    def forget(self) -> int:
-        """Drop every kept state: how many there were. For a document that is erased."""
-        count = len(self._kept)
+    def forget(self, before: int) -> int:
+        """Keep no state from before a write, which erased something: how many there were."""
+        self._floor, count = max(before, self._floor), len(self._kept)
         self._kept.clear()
         return count
 

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 KEPT = 10_000
 UNWRITTEN = 1_000  # predictions on their way to a disk that is slow; more are not stored
+REMEMBERED = 1_000  # erasures that answers under way are compared with
 PAGE = 200
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS predictions "
@@ -113,6 +114,7 @@ class Predictions:
         self._lock = threading.Lock()
         self._store = store
         self._unwritten = 0
+        self._erased: OrderedDict[str, tuple[str | None, int]] = OrderedDict()
         if store is not None:
             store.write(lambda c: c.execute(_TABLE)).result()
 
@@ -131,6 +133,11 @@ class Predictions:
         """Keep one; the oldest goes when there are too many."""
         kept = Kept.of(field, said, body, record or {"inputs": []})
         with self._lock:
+            for doc_id, text in self._gone(record):
+                left = kept.without(doc_id, text)
+                if left is None:
+                    return
+                kept = left
             self._kept[name] = kept
             while len(self._kept) > self._limit:
                 self._kept.popitem(last=False)
@@ -149,13 +156,28 @@ class Predictions:
         with self._lock:
             return next(reversed(self._kept), None)
 
-    def erase(self, doc_id: str, text: str | None) -> tuple[int, int]:
+    def _gone(self, record: Any) -> list[tuple[str, str | None]]:
+        """The documents that were erased while a prediction was being made from them."""
+        if not self._erased or record is None:
+            return []
+        hits = [hit for given in record["inputs"] if given for hit in given["hits"]]
+        used = {hit[0]: hit[1] for hit in hits if hit[0] in self._erased}
+        return [
+            (doc_id, self._erased[doc_id][0])
+            for doc_id, version in used.items()
+            if version <= self._erased[doc_id][1]
+        ]
+
+    def erase(self, doc_id: str, text: str | None, sequence: int) -> tuple[int, int]:
         """Take a document out of them: how many there were in memory, and on the disk.
 
-        ``text``: its own, normalised; predictions of that very text go altogether. Blocks for as
-        long as it takes to read them all.
+        ``text``: its own, normalised; predictions of that very text go altogether. ``sequence``:
+        of the erasure. Blocks for as long as it takes to read them all.
         """
         with self._lock:
+            self._erased[doc_id] = (text, sequence)
+            while len(self._erased) > REMEMBERED:
+                self._erased.popitem(last=False)
             kept = list(self._kept.items())
         found = [(name, one) for name, one in kept if one.mentions(doc_id, text)]
         for name, one in found:

@@ -94,6 +94,10 @@ class Registry:
         active = self.active
         return [self._info(version, active) for version in self._versions()]
 
+    def folders(self) -> list[tuple[str, Path]]:
+        """Every checkpoint's version and folder, verified or not."""
+        return [(version, self._folder(version)) for version in self._versions()]
+
     def find(self, version: str) -> Path:
         """The verified folder of a version. Raises ``not-found``, or ``validation`` if refused."""
         if version not in self._versions():

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from app import indexing_job, training_job
+from app import erasure, indexing_job, training_job
 from app.ablation import Ablations
 from app.activation import Activation
 from app.encoders import EncoderChoice
@@ -235,6 +235,7 @@ class Footnote:
     def index_published(self) -> None:
         """Told when a new generation serves: what was wrong with the old one no longer counts."""
         self.status.degraded.pop("index", None)
+        erasure.finish(self)
 
     def set_busy(self, busy: bool) -> None:
         """Leave a core to a job while it runs: two busy pools on the same cores collapse."""
@@ -276,6 +277,7 @@ class Footnote:
         elif self.store.count() and (
             searcher.generation == 0
             or (self.serving is not None and searcher.views[0].segment.vectors is None)
+            or erasure.pending(self)
         ):
             self.jobs.submit(indexing_job.TYPE, order)
 

@@ -78,6 +78,7 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     from app import training_set
     from model.checkpoint import CheckpointRefused
     from model.config import TrainConfig
+    from model.provenance import digests
     from model.training import TrainingCancelled, TrainingRefused, train_head
 
     torch.set_num_threads(1)
@@ -107,6 +108,7 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
             encoder,
             out,
             base=base,
+            documents=digests(training_set.documents(work)),
             progress=lambda step, total, loss, _: reporter.progress(step, total, "train", loss),
             cancelled=reporter.cancelled,
         )

@@ -149,6 +149,12 @@ def load(folder: Path) -> tuple[SetInfo, list[Row]]:
     return info, rows
 
 
+def documents(folder: Path) -> set[str]:
+    """The ids of all documents in a frozen set: rows, and what was found for them."""
+    rows = {str(json.loads(line)["id"]) for line in _lines(folder / "rows.jsonl")}
+    return rows | {str(json.loads(line)["doc_id"]) for line in _lines(folder / "passages.jsonl")}
+
+
 class _Passages:
     """Each passage that was found, written once and known by its number."""
 

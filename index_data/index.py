@@ -183,6 +183,16 @@ class Index:
         path = dict(generation_folders(self._folder))[number]
         self._switch(path, self._known(path), progress, self._encoder_sha)
 
+    def forget_before(self, sequence: int) -> list[int]:
+        """Remove the generations that do not reach a write, but not the one that serves."""
+        removed = []
+        paths = dict(generation_folders(self._folder))
+        for kept in self.generations():
+            if not kept.active and (kept.sequence is None or kept.sequence < sequence):
+                self._remove(paths[kept.number])
+                removed.append(kept.number)
+        return removed
+
     def generations(self) -> list[GenerationInfo]:
         """The generations that are kept, the newest first."""
         found = []

@@ -25,6 +25,7 @@ from index_data.store_database import (
     StoreCorrupt,
     StoreError,
     StoreTooNew,
+    connect,
     open_database,
     sync_folder,
     translated,
@@ -137,6 +138,18 @@ class DocumentStore(ReadOnlyStore):
         return self.write(
             lambda c: c.execute("DELETE FROM vectors WHERE sequence <= ?", (until,)).rowcount
         )
+
+    def scrub(self) -> None:
+        """Folds the log into the database and empties it, so that it keeps no old versions.
+
+        Waits for readers some seconds at most; what is read on is left for the next time.
+        """
+        with translated(self.folder / FILE_NAME):
+            connection = connect(self.folder, write=True)
+            try:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            finally:
+                connection.close()
 
     def meta_set(self, key: str, value: str) -> None:
         """Keeps a value under a key; durable when this returns."""

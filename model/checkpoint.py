@@ -4,6 +4,7 @@
     heads/<field>/model.safetensors  adapter, fusion, head, mixture, gate; no encoder weights
     heads/<field>/config.json        its task, labels and sizes (`model.heads` has the kinds)
     heads/<field>/report.json        what it was trained on and how well it does
+    heads/<field>/documents.bin      digests of the ids of those documents, where they have any
 
 It is written aside, synced and renamed: it is there whole or not at all. Reading verifies every
 file against the manifest before anything is parsed, and never unpickles.
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 from model.config import HeadSettings
 from model.encoder import Encoder
 from model.heads import kind_of
+from model.provenance import DOCUMENTS
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -59,6 +61,7 @@ class HeadFiles:
     config: HeadSettings
     tensors: dict[str, Tensor]
     report: dict[str, Any]
+    documents: bytes = b""  # `provenance.digests` of what it was trained on
 
 
 def head_folder(field: str) -> str:
@@ -92,6 +95,8 @@ def save_checkpoint(
             _write(folder / "model.safetensors", save(tensors))
             _write(folder / "config.json", _json(head.config.to_json()))
             _write(folder / "report.json", _json(head.report))
+            if head.documents:
+                _write(folder / DOCUMENTS, head.documents)
         files = {
             str(path.relative_to(aside)): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(aside.rglob("*"))

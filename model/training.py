@@ -109,12 +109,14 @@ def train_head(
     *,
     base: Path | None = None,
     baseline: bool = True,
+    documents: bytes = b"",
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Report:
     """Train one head and write a checkpoint to `out`; the other heads of `base` are copied.
 
-    `baseline`: also train *none*, the same without retrieval, for the report.
+    `baseline`: also train *none*, the same without retrieval, for the report. `documents`: what is
+    written down of where the rows come from (`model.provenance`).
 
     Raises:
         TrainingRefused: No labelled row, or fewer than two labels.
@@ -210,7 +212,7 @@ def train_head(
         data_sha256=digest,
         warnings=warnings,
     )
-    files = HeadFiles(head, dict(model.state_dict()), report.to_json())
+    files = HeadFiles(head, dict(model.state_dict()), report.to_json(), documents)
     files.report["curve"] = thin(read_curve(work / "main"))
     save_checkpoint(out, {config.field: files}, encoder, base=base)
     shutil.rmtree(work, ignore_errors=True)

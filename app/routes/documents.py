@@ -43,6 +43,13 @@ Wait = Annotated[
     Literal["indexed", "durable"],
     Query(description="Answer once it is found by searches, or as soon as it is durable."),
 ]
+Erase = Annotated[
+    bool,
+    Query(
+        description="Also take it out of feedback, stored predictions, kept states and generations;"
+        " `receipt` names what derived from it. An id that was deleted before can be erased too."
+    ),
+]
 IfMatch = Annotated[str | None, Header(description="Only if this is still the ETag.")]
 
 
@@ -133,8 +140,13 @@ async def put_document(
         DeleteResponse, "not-found", "precondition-failed", "insufficient-storage", "not-ready"
     ),
 )
-async def delete_document(document_id: str, footnote: State, if_match: IfMatch = None) -> Response:
-    """Gone for good; no search finds it from now on."""
+async def delete_document(
+    document_id: str, footnote: State, if_match: IfMatch = None, erase: Erase = False
+) -> Response:
+    """No search finds it from now on; with `erase` nothing else quotes it either."""
+    if erase:
+        told = await document_service.erase_one(footnote, document_id, if_match=if_match)
+        return json_answer(told)
     return json_answer(await document_service.delete_one(footnote, document_id, if_match=if_match))
 
 

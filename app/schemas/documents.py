@@ -61,12 +61,45 @@ class DeleteRequest(Request):
     dry_run: bool = False
 
 
+class ErasedPredictions(Response):
+    """Predictions that a document was taken out of."""
+
+    memory: int
+    stored: int
+
+
+class Receipt(Response):
+    """What was erased with a document, and what derived from it.
+
+    ``generations`` were made before the erasure and go when ``reindex_job`` has built another;
+    ``checkpoints`` were trained on it (``checkpoints_unknown`` do not say); ``running_jobs`` may
+    have read it. Counts are of rows; ``training_sets`` and jobs are ids.
+    """
+
+    id: str
+    doc_id: str
+    sequence: int
+    erased: float
+    document: bool
+    vectors: int
+    feedback: int
+    predictions: ErasedPredictions
+    snapshots: int
+    training_sets: list[str]
+    generations: list[int]
+    reindex_job: str | None
+    checkpoints: list[str]
+    checkpoints_unknown: list[str]
+    running_jobs: list[str]
+
+
 class DeleteResponse(Response):
     """What was deleted, or would be."""
 
     deleted: int
     dry_run: bool
     sequence: int
+    receipt: Receipt | None = None
 
 
 class AnalyzeRequest(Request):

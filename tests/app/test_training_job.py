@@ -17,6 +17,7 @@ from app.settings import Settings
 from app.worker import JobCancelled, JobRefused, Reporter
 from index_data.documents import Document, near_duplicate
 from index_data.store import DocumentStore
+from model.provenance import trained_on
 from tests.app.tiny import documents
 
 
@@ -70,6 +71,10 @@ def test_a_run_reports_on_off_none_and_neighbours(settings: Settings) -> None:
     for row in frozen:
         assert not any(near_duplicate(row.text, hit.text) for hit in row.hits)
         assert all(hit.vector is None or np.isfinite(hit.vector).all() for hit in row.hits)
+
+    first = Path(params(settings)["_out"])
+    assert all(trained_on(first, document.id) for document in [*rows, twin, alone])
+    assert trained_on(first, "nobody") is False
 
     again = training_job.run(
         params(settings, _out=str(settings.checkpoint_dir / "v2"), _base=params(settings)["_out"]),
