@@ -10,10 +10,10 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from model.curves import Curve
 from model.encoder import mean_pool
 from model.network import SMALL, RetrievalAugmentedModel
 
+STATE = "state.safetensors"
 Progress = Callable[[int, int, float | None, float | None], None]
 """(step, total, loss, seconds left)."""
 
@@ -97,9 +98,27 @@ def loss_of(
     return loss
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+class OptimizerSettings(Protocol):
+    """What the configuration of every training run has."""
+
+    @property
+    def optimizer(self) -> Literal["adamw", "sgd"]:
+        """Which one."""
+
+    @property
+    def lr(self) -> float | None:
+        """The highest learning rate."""
+
+    @property
+    def weight_decay(self) -> float:
+        """On matrices."""
+
+
+def make_optimizer(model: nn.Module, config: OptimizerSettings) -> torch.optim.Optimizer:
     """AdamW (fused) or SGD with momentum; no decay on vectors and scalars; the gate is left out."""
-    named = [(n, p) for n, p in model.named_parameters() if not n.startswith("gate.")]
+    named = [
+        (n, p) for n, p in model.named_parameters() if p.requires_grad and not n.startswith("gate.")
+    ]
     groups: list[dict[str, Any]] = [
         {"params": [p for _, p in named if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for _, p in named if p.ndim <= 1], "weight_decay": 0.0},
@@ -249,30 +268,43 @@ class Stage:
             state["done"] = True
 
     def _save(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-        tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}
-        for i, values in optimizer.state_dict()["state"].items():
-            for name, value in values.items():
-                if isinstance(value, Tensor):
-                    tensors[f"optimizer.{i}.{name}"] = value
-        # One file holds weights and progress, so that they cannot come from different epochs.
-        _save_tensors(tensors, self.folder / "state.safetensors", note=json.dumps(state))
+        save_state(self.folder, self.model, optimizer, state)
 
     def _resume(self, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
-        path = self.folder / "state.safetensors"
-        if not path.exists():
-            return None
-        tensors = load_file(path)
-        self.model.load_state_dict(
-            {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
-        )
-        saved: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("optimizer."):
-                _, index, key = name.split(".", 2)
-                saved.setdefault(int(index), {})[key] = value
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": saved})
-        state: dict[str, Any] = json.loads(_note(path))
-        return state
+        return load_state(self.folder, self.model, optimizer)
+
+
+def save_state(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
+) -> None:
+    """Weights, optimizer and progress of a run, in one file, so that they are of one epoch."""
+    tensors = {f"model.{name}": t for name, t in model.state_dict().items()}
+    for i, values in optimizer.state_dict()["state"].items():
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{i}.{name}"] = value
+    _save_tensors(tensors, folder / STATE, note=json.dumps(state))
+
+
+def load_state(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, Any] | None:
+    """Put back what `save_state` wrote; its progress, or None where nothing was written."""
+    path = folder / STATE
+    if not path.exists():
+        return None
+    tensors = load_file(path)
+    model.load_state_dict(
+        {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
+    )
+    saved: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            saved.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": saved})
+    state: dict[str, Any] = json.loads(_note(path))
+    return state
 
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path, note: str = "{}") -> None:

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from model.encoder import Encoder
+from model.scratch import IGNORED, MASK, ScratchConfig, hide, train_encoder, train_tokenizer
+from model.trainer import TrainingCancelled
+
+TOPICS = {"水果": "苹果梨子葡萄西瓜樱桃", "工具": "锤子锯条扳手钳夹凿刀"}
+SMALL = ScratchConfig(
+    vocabulary=60, layers=1, dim=32, heads=2, max_tokens=32, epochs=6, batch_size=8, lr=3e-3
+)
+
+
+def corpus(each: int = 24) -> tuple[list[str], list[str]]:
+    """Titles of two topics, of characters that a topic alone has and of some that both have."""
+    chance = random.Random(0)
+    texts, labels = [], []
+    for topic, letters in TOPICS.items():
+        for _ in range(each):
+            texts.append("今天买" + "".join(chance.choices(letters, k=5)) + "很好")
+            labels.append(topic)
+    return texts, labels
+
+
+@pytest.mark.parametrize("pieces", ["unigram", "characters"])
+def test_tokenizers_are_total_and_mark_both_ends(pieces: str) -> None:
+    tokenizer = train_tokenizer(corpus()[0], ScratchConfig(vocabulary=60, pieces=pieces))
+    for text in ("今天买苹果", "", "👍🏽 e\u0301", "Ａ1 b"):
+        ids = tokenizer.encode(text).ids
+        assert ids[0] == 2
+        assert ids[-1] == 3
+    pair = tokenizer.encode("苹果", "锤子")
+    assert set(pair.type_ids) == {0, 1}
+    if pieces == "characters":
+        assert len(tokenizer.encode("苹果").ids) == 4
+    with pytest.raises(ValueError, match="syllables"):
+        train_tokenizer(["a"], ScratchConfig(pieces="syllables"))
+
+
+def test_hiding_never_touches_marks_or_padding() -> None:
+    torch.manual_seed(0)
+    ids = torch.randint(5, 50, (40, 30))
+    ids[:, 0], ids[:, -5:] = 2, 0
+    mask = ids != 0
+    hidden, wanted = hide(ids, mask, 0.3, 50)
+    chosen = wanted != IGNORED
+    assert 0.2 < float(chosen[:, 1:-5].float().mean()) < 0.4
+    assert not bool(chosen[:, 0].any() | chosen[:, -5:].any())
+    assert bool((hidden[~chosen] == ids[~chosen]).all())
+    assert 0.7 < float((hidden[chosen] == MASK).float().mean()) < 0.9
+    assert bool((wanted[chosen] == ids[chosen]).all())
+
+
+def test_an_encoder_whose_neighbours_share_their_label(tmp_path: Path) -> None:
+    texts, labels = corpus()
+    report = train_encoder(texts, labels, SMALL, tmp_path / "zh")
+    assert report.labels == 2
+    assert report.losses["labels"] < 0.3
+    encoder = Encoder.load(str(tmp_path / "zh"))
+    assert encoder.dim == 32
+    chance = random.Random(5)
+    fresh = ["今天买" + "".join(chance.choices(letters, k=5)) for letters in TOPICS.values()]
+    near = encoder.encode(fresh) @ encoder.encode(texts).T
+    assert [labels[i] for i in near.argmax(1)] == list(TOPICS)
+
+
+def test_texts_without_labels_are_enough(tmp_path: Path) -> None:
+    report = train_encoder(corpus()[0], None, SMALL, tmp_path / "zh")
+    assert report.losses.keys() == {"masked", "pairs"}
+    assert np.isfinite(Encoder.load(str(tmp_path / "zh")).encode(["苹果"])).all()
+
+
+def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    texts, labels = corpus(12)
+    train_encoder(texts, labels, SMALL, tmp_path / "whole")
+    # Two trainings of a unigram tokenizer may differ in the last place.
+    (tmp_path / ".cut.training").mkdir()
+    shutil.copy(tmp_path / "whole" / "tokenizer.json", tmp_path / ".cut.training")
+    steps: list[Any] = []
+
+    def stop() -> bool:
+        steps.append(1)
+        return len(steps) == 8
+
+    with pytest.raises(TrainingCancelled):
+        train_encoder(texts, labels, SMALL, tmp_path / "cut", cancelled=stop)
+    assert not (tmp_path / "cut").exists()
+    train_encoder(texts, labels, SMALL, tmp_path / "cut")
+    whole, cut = (Encoder.load(str(tmp_path / n)).encode(texts[:4]) for n in ("whole", "cut"))
+    assert np.abs(whole - cut).max() < 1e-5
+    with pytest.raises(ValueError, match="there already"):
+        train_encoder(texts, labels, SMALL, tmp_path / "cut")
+    with pytest.raises(ValueError, match="two texts"):
+        train_encoder(["a", " "], None, SMALL, tmp_path / "few")
