@@ -12,6 +12,7 @@ from model.calibration import Evidence, join
 from model.config import TrainConfig
 from model.encoder import Encoder, batches_by_length, mean_pool
 from model.network import Memory, RetrievalAugmentedModel, Retrieved, make_memory
+from model.windows import join_windows, split_windows
 
 CACHE_BYTES = 2 << 30
 """States of the lower layers are kept up to this size; beyond it they are computed each time."""
@@ -27,14 +28,16 @@ class Prepared:
     hits: list[list[Retrieved]]
     base: Tensor  # [n, d]
     lower: list[Tensor] | None  # n times [t, d], half precision
+    window: int  # the longest window
 
 
 @dataclass(slots=True)
 class Batch:
-    """Some rows, padded."""
+    """Some rows, padded. A long row is several windows of `lower`, `counts` of them a row."""
 
-    lower: Tensor  # [b, t, d]
-    mask: Tensor  # [b, t]
+    lower: Tensor  # [w, t, d]; w = b where every row is one window
+    mask: Tensor  # [w, t]
+    counts: list[int]
     base: Tensor  # [b, d]
     memory: Memory
     truth: Tensor  # [b]
@@ -48,41 +51,59 @@ def prepare(
     config: TrainConfig,
 ) -> Prepared:
     """Tokenise, and run the frozen encoder once over every row."""
-    token_ids = encoder.tokenize(texts, max_tokens=config.max_tokens)
+    token_ids = encoder.tokenize(texts, max_tokens=config.max_tokens, windows=config.windows)
+    window = min(config.max_tokens, encoder.max_tokens)
+    parts = split_windows(token_ids, window)
+    flat = [(i, n, ids) for i, row in enumerate(parts) for n, ids in enumerate(row)]
     depth = encoder.depth
     split = depth - config.layers
     size = sum(len(row) for row in token_ids) * encoder.dim * 2
-    keep: list[Tensor] | None = [torch.empty(0)] * len(token_ids) if size <= CACHE_BYTES else None
+    keep: list[Tensor] | None = None
+    if size <= CACHE_BYTES:
+        keep = [torch.empty(len(row), encoder.dim, dtype=torch.float16) for row in token_ids]
     base = torch.empty(len(token_ids), encoder.dim)
-    for rows in batches_by_length([len(row) for row in token_ids], budget=ENCODE_TOKENS):
-        ids, mask = encoder.pad([token_ids[i] for i in rows])
+    for picks in batches_by_length([len(ids) for _, _, ids in flat], budget=ENCODE_TOKENS):
+        ids, mask = encoder.pad([flat[j][2] for j in picks])
         with torch.no_grad():
             lower = encoder.layers(encoder.embed(ids, mask), mask, 0, split)
-            base[rows] = encoder.pool(encoder.layers(lower, mask, split, depth), mask).float().cpu()
+            first = [at for at, j in enumerate(picks) if flat[j][1] == 0]
+            if first:  # documents are found by the beginning of a text
+                top = encoder.layers(lower[first], mask[first], split, depth)
+                base[[flat[picks[at]][0] for at in first]] = (
+                    encoder.pool(top, mask[first]).float().cpu()
+                )
         if keep is not None:
-            for i, states in zip(rows, lower, strict=True):
-                keep[i] = states[: len(token_ids[i])].to(torch.float16).clone()
-    return Prepared(
-        token_ids, torch.tensor(truth, dtype=torch.long), [list(h) for h in hits], base, keep
-    )
+            for j, states in zip(picks, lower, strict=True):
+                i, n, part = flat[j]
+                keep[i][n * window : n * window + len(part)] = states[: len(part)].to(torch.float16)
+    known = torch.tensor(truth, dtype=torch.long)
+    return Prepared(token_ids, known, [list(h) for h in hits], base, keep, window)
 
 
 def make_batch(model: RetrievalAugmentedModel, data: Prepared, rows: Sequence[int]) -> Batch:
     """Pad some rows."""
     encoder, config = model.encoder, model.config
-    ids, mask = encoder.pad([data.token_ids[i] for i in rows])
+    parts = split_windows([data.token_ids[i] for i in rows], data.window)
+    ids, mask = encoder.pad([ids for row in parts for ids in row])
     if data.lower is None:
         lower = encoder.lower(ids, mask, config.layers)
     else:
         lower = torch.zeros(*ids.shape, encoder.dim, dtype=encoder.dtype, device=encoder.device)
-        for out, i in zip(lower, rows, strict=True):
-            out[: len(data.lower[i])] = data.lower[i].to(encoder.device, encoder.dtype)
+        kept = (window for i in rows for window in data.lower[i].split(data.window))
+        for out, window in zip(lower, kept, strict=True):
+            out[: len(window)] = window.to(encoder.device, encoder.dtype)
     # All hits that came along: how many of them count is fitted afterwards.
     widest = max((len(data.hits[i]) for i in rows), default=0)
     memory = make_memory([data.hits[i] for i in rows], config.labels, encoder.dim, widest)
     memory = Memory(*(part.to(encoder.device) for part in memory))
     base = data.base[list(rows)].to(encoder.device)
-    return Batch(lower, mask, base, memory, data.truth[list(rows)].to(encoder.device))
+    counts = [len(row) for row in parts]
+    return Batch(lower, mask, counts, base, memory, data.truth[list(rows)].to(encoder.device))
+
+
+def adapted(model: RetrievalAugmentedModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Adapted states [b, T, d] of whole texts, and their mask [b, T]."""
+    return join_windows(model.adapted(batch.lower, batch.mask), batch.mask, batch.counts)
 
 
 def epoch_batches(lengths: Sequence[int], size: int, generator: torch.Generator) -> list[list[int]]:
@@ -115,12 +136,12 @@ def evidence_of(
     with torch.no_grad():
         for picks in batches_by_length(lengths, budget=ENCODE_TOKENS):
             batch = make_batch(model, data, [rows[j] for j in picks])
-            h = model.adapted(batch.lower, batch.mask)
-            alone, _, _ = model.classify(h, batch.mask, batch.memory.closed())
+            h, mask = adapted(model, batch)
+            alone, _, _ = model.classify(h, mask, batch.memory.closed())
             logits = alone
             if not closed_only:
-                logits, _, _ = model.classify(h, batch.mask, batch.memory)
-            query = mean_pool(h, batch.mask)
+                logits, _, _ = model.classify(h, mask, batch.memory)
+            query = mean_pool(h, mask)
             match, similarity = model.mixture.match(query, batch.base, batch.memory)
             memory = Memory(*(part.cpu() for part in batch.memory))
             parts.append(

@@ -96,7 +96,8 @@ class TrainConfig:
     neighbour_loss: float = 0.5
     max_grad_norm: float = 1.0
     patience: int = 3  # epochs without a better held-out loss before training stops
-    max_tokens: int = MAX_TOKENS
+    max_tokens: int = MAX_TOKENS  # of one window
+    windows: int = 1  # read of a text that is longer than one
     retrieval: bool = True  # False: the baseline *none*, trained with the book closed
 
     def resolved(self, rows: int) -> TrainConfig:

