@@ -77,16 +77,17 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     views: list[tuple[str, Callable[[Row], Row], Reader]] = [("neighbours", lambda r: r, alone)]
     if name in trained.heads:
         views = [("on", lambda r: r, trained), ("off", _closed, trained), *views]
-    metrics = {}
+    metrics, abstention = {}, {}
     for view, change, reader in views:
         changed = [change(row) for row in measured]
-        metrics[view] = _measure(reader, changed, name, labels, reporter, view)
+        metrics[view], abstention[view] = _measure(reader, changed, name, labels, reporter, view)
     return {
         "version": params["_version"],
         "field": name,
         "rows": len(measured),
         "evaluated_on": which,
         "metrics": metrics,
+        "abstention": abstention,
         "data": {"method": info.method, "k": k, "dropped": info.dropped, "sequence": info.sequence},
     }
 
@@ -116,11 +117,15 @@ def _measure(
     labels: Sequence[str],
     reporter: Reporter,
     view: str,
-) -> dict[str, float]:
-    """Accuracy, macro F1 and calibration error of one view, by the code that serves."""
+) -> tuple[dict[str, float], dict[str, list[dict[str, float]]]]:
+    """Accuracy, macro F1 and calibration error of one view, by the code that serves.
+
+    Beside them, by confidence and by support, what a threshold would answer and how well.
+    """
+    from model.abstention import risk_coverage
     from model.metrics import accuracy, calibration_error, macro_f1
 
-    truth, said, sure = [str(row.label) for row in rows], [], []
+    truth, said, sure, support = [str(row.label) for row in rows], [], [], []
     for start in range(0, len(rows), ANSWERED_AT_ONCE):
         reporter.progress(start, len(rows), f"measure {view}")
         part = rows[start : start + ANSWERED_AT_ONCE]
@@ -129,10 +134,13 @@ def _measure(
         answers = reader.predict(states, [r.hits for r in part], name, index_labels=labels)
         said += [str(answer.label) for answer in answers]
         sure += [answer.confidence for answer in answers]
+        support += [answer.support for answer in answers]
     right = [t == s for t, s in zip(truth, said, strict=True)]
-    return {
+    metrics = {
         "accuracy": accuracy(truth, said),
         "macro_f1": macro_f1(truth, said),
         "calibration_error": calibration_error(sure, right),
         "rows": float(len(rows)),
     }
+    thresholds = {"confidence": sure, "support": support}
+    return metrics, {by: risk_coverage(scores, right) for by, scores in thresholds.items()}

@@ -164,9 +164,9 @@ class Counterfactuals:
 async def influences(
     asked: Counterfactuals, whole: Verdict, cited: Sequence[int]
 ) -> tuple[dict[int, Influence], FlipSet | None]:
-    """The influence of each hit of ``cited``, and the smallest set of them that flips the answer.
+    """The influence of each hit of ``cited``, and the smallest set that flips the answer.
 
-    All that leave out one of them are one batch.
+    That set is of hits that carry the answer. All that leave out one hit are one batch.
     """
     supporting = frozenset(asked.variants.carrying(whole.answered, cited))
     alone = [frozenset({i}) for i in cited]
@@ -182,39 +182,38 @@ async def influences(
         return found, _flip_set(asked, [flipping[0]], verdict, exact=True)
     if not _flips(whole, none):
         return found, None
-    return found, await _smallest(asked, whole, order, supporting)
+    ranked = [i for i in order if i in supporting]
+    return found, await _smallest(asked, whole, ranked, none)
 
 
 async def _smallest(
-    asked: Counterfactuals, whole: Verdict, order: Sequence[int], supporting: Removed
+    asked: Counterfactuals, whole: Verdict, ranked: Sequence[int], none: Verdict
 ) -> FlipSet:
-    """Greedy by influence over the supporting hits, of which all together flip the answer.
+    """The smallest set of supporting hits, most influential first; all together flip the answer.
 
-    Two are exact, since each alone was tried; before more are told every pair is tried, and then
-    what can be left out of the greedy set is left out.
+    Each alone was tried. The two most influential, then every pair; then greedy: one more at a time
+    until it flips, and out goes again what can be left out.
     """
-    ranked = [i for i in order if i in supporting]
-    prefixes = [frozenset(ranked[:n]) for n in range(2, len(ranked) + 1)]
-    verdicts = await asked.without(prefixes)
-    size, verdict = next(
-        (n, v) for n, v in enumerate(verdicts, 2) if _flips(whole, v) or n == len(ranked)
-    )
-    chosen = ranked[:size]
-    if size == 2:
-        return _flip_set(asked, chosen, verdict, exact=True)
-    every = len(order) <= PAIRED
-    pairs = [frozenset(pair) for pair in combinations(order[:PAIRED], 2)]
-    tried = zip(pairs, await asked.without(pairs), strict=True)
-    flipped = [(pair, v) for pair, v in tried if _flips(whole, v)]
-    if flipped:
-        pair, verdict = max(flipped, key=lambda found: _delta(whole, found[1]))
-        return _flip_set(asked, sorted(pair), verdict, exact=True)
-    for i in reversed(ranked[:size]):
+    pairs = [frozenset(pair) for pair in combinations(ranked[:PAIRED], 2)]
+    for part in (pairs[:1], pairs[1:]):
+        tried = list(zip(part, await asked.without(part), strict=True))
+        flipped = [(pair, verdict) for pair, verdict in tried if _flips(whole, verdict)]
+        if flipped:
+            pair, verdict = max(flipped, key=lambda found: _delta(whole, found[1]))
+            chosen = [i for i in ranked if i in pair]
+            return _flip_set(asked, chosen, verdict, exact=True)
+    prefixes = [frozenset(ranked[:n]) for n in range(3, len(ranked))]
+    grown = zip(prefixes, await asked.without(prefixes), strict=True)
+    found = [(prefix, verdict) for prefix, verdict in grown if _flips(whole, verdict)]
+    prefix, verdict = found[0] if found else (frozenset(ranked), none)
+    chosen = [i for i in ranked if i in prefix]
+    for i in chosen[::-1]:
         fewer = [j for j in chosen if j != i]
         (trial,) = await asked.without([frozenset(fewer)])
         if _flips(whole, trial):
             chosen, verdict = fewer, trial
-    return _flip_set(asked, chosen, verdict, exact=every and len(chosen) == 3)
+    every = len(ranked) <= PAIRED
+    return _flip_set(asked, chosen, verdict, exact=every and len(chosen) <= 3)
 
 
 def _flip_set(

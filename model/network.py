@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -147,17 +147,29 @@ class FusionLayer(nn.Module):
         mixed = (weights @ v).transpose(1, 2)
         return mixed.reshape(mixed.shape[0], mixed.shape[1], -1), weights
 
-    def forward(
+    def attended(
         self, h: Tensor, memory: Tensor, self_bias: Tensor, memory_bias: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """States [b, t, f], memory [b, k+1, f] -> states [b, t, f], weights [b, heads, t, k+1]."""
+        """States [b, t, f], memory [b, k+1, f] -> states [b, t, f], weights [b, heads, t, k+1].
+
+        Of one text over several memories (h with b = 1) what hangs on the text is computed once.
+        """
         q, k, v = self.qkv(self.norm_self(h)).chunk(3, dim=-1)
         h = h + self.dropout(self.out_self(self.attend(q, k, v, self_bias)[0]))
         k, v = self.kv(memory).chunk(2, dim=-1)
         mixed, weights = self.attend(self.query(self.norm_cross(h)), k, v, memory_bias)
-        h = h + self.dropout(self.out_cross(mixed))
-        h = h + self.dropout(self.down(F.gelu(self.up(self.norm_ffn(h)))))
-        return h, weights
+        return h + self.dropout(self.out_cross(mixed)), weights
+
+    def hidden(self, h: Tensor) -> Tensor:
+        """The inner states of the feed-forward part, [b, t, 2f]."""
+        return F.gelu(self.up(self.norm_ffn(h)))
+
+    def forward(
+        self, h: Tensor, memory: Tensor, self_bias: Tensor, memory_bias: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """`attended`, and the feed-forward part; the same shapes."""
+        h, weights = self.attended(h, memory, self_bias, memory_bias)
+        return h + self.dropout(self.down(self.hidden(h))), weights
 
 
 class Fusion(nn.Module):
@@ -201,19 +213,48 @@ class Fusion(nn.Module):
 
     def forward(self, h: Tensor, mask: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
         """States [b, t, d] -> fused states [b, t, d], attention on each hit [b, k]."""
+        x, total = self.down(h), torch.zeros_like(memory.first(self.k).scores)
+        shared = self._shared(h, mask, memory)
+        for layer in self.layers:
+            x, weights = layer(x, *shared)
+            total = total + self._share(weights, mask)
+        return h + self.up(x), total
+
+    def mean(self, h: Tensor, mask: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+        """`forward` with its states averaged, [b, d]: a linear map is made of the mean alone.
+
+        Without dropout, so for inference only.
+        """
+        x, total = self.down(h), torch.zeros_like(memory.first(self.k).scores)
+        shared = self._shared(h, mask, memory)
+        last = cast(FusionLayer, self.layers[-1])
+        for layer in list(self.layers)[:-1]:
+            x, weights = layer(x, *shared)
+            total = total + self._share(weights, mask)
+        x, weights = last.attended(x, *shared)
+        total = total + self._share(weights, mask)
+        out = _masked_mean(x, mask) + last.down(_masked_mean(last.hidden(x), mask))
+        return _masked_mean(h, mask) + self.up(out), total
+
+    def _shared(self, h: Tensor, mask: Tensor, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
+        """What every layer takes: memory entries, and the masks of text and memory as biases."""
         memory = memory.first(self.k)
-        entries = self.entries(memory)
         present = F.pad(memory.mask, (1, 0), value=True)
         floor = torch.finfo(h.dtype).min
         self_bias = torch.zeros_like(mask, dtype=h.dtype).masked_fill(~mask, floor)[:, None, None]
         memory_bias = torch.zeros_like(present, dtype=h.dtype).masked_fill(~present, floor)
-        x = self.down(h)
-        total = torch.zeros_like(memory.scores)
-        for layer in self.layers:
-            x, weights = layer(x, entries, self_bias, memory_bias[:, None, None])
-            share = weights.mean(1) * mask[:, :, None]  # [b, t, k+1]
-            total = total + (share.sum(1) / mask.sum(1, keepdim=True))[:, 1:] / len(self.layers)
-        return h + self.up(x), total
+        return self.entries(memory), self_bias, memory_bias[:, None, None]
+
+    def _share(self, weights: Tensor, mask: Tensor) -> Tensor:
+        """Attention weights of one layer -> its part of the attention on each hit [b, k]."""
+        share = _masked_mean(weights.mean(1), mask)  # [b, k+1]
+        return share[:, 1:] / len(self.layers)
+
+
+def _masked_mean(h: Tensor, mask: Tensor) -> Tensor:
+    """States [b, t, n] -> [b, n]."""
+    weights = mask[:, :, None].to(h.dtype)
+    return (h * weights).sum(1) / weights.sum(1)
 
 
 class NeighbourMixture(nn.Module):
@@ -398,8 +439,12 @@ class RetrievalAugmentedModel(nn.Module):
 
     def classify(self, h: Tensor, mask: Tensor, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
         """Adapted states [b, t, d] -> logits [b, L], attention on hits [b, k], pooled [b, d]."""
-        fused, attention = self.fusion(h, mask, memory)
-        pooled = mean_pool(fused, mask)
+        if self.training:
+            fused, attention = self.fusion(h, mask, memory)
+            pooled = mean_pool(fused, mask)
+        else:
+            mean, attention = self.fusion.mean(h, mask, memory)
+            pooled = F.normalize(mean, dim=-1)
         logits = self.log_head_scale.exp() * self.head(self.dropout(pooled))
         return logits, attention, pooled
 

@@ -124,9 +124,9 @@ class Influence(Response):
 
 
 class FlipSet(Response):
-    """A smallest set of cited documents without which another label is answered.
+    """A smallest set of cited documents with the answer, without which another label is answered.
 
-    ``exact``: no smaller set of cited documents does it; otherwise none can be taken out of it.
+    ``exact``: no smaller set of them does it; otherwise none can be taken out of it.
     """
 
     doc_ids: list[str]

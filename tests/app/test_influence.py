@@ -9,6 +9,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from app.engine import Engine
@@ -125,7 +126,13 @@ def check_flip_set(
 
     chosen = set(found.flip_set.doc_ids)
     assert flips(chosen)
-    ids = [c.hit.doc_id for c in found.cited]
+    ids = [
+        c.hit.doc_id
+        for c in found.cited
+        if whole.answered & set(np.atleast_1d(c.hit.document.labels.get("label", [])).tolist())
+    ]
+    every = [c.hit.doc_id for c in found.cited]
+    assert len(chosen) == 1 or not any(flips({one}) for one in every)
     smaller = (
         [set(c) for n in range(1, len(chosen)) for c in combinations(ids, n)]
         if found.flip_set.exact

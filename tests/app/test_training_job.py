@@ -94,6 +94,9 @@ def test_a_run_reports_on_off_none_and_neighbours(settings: Settings) -> None:
     )
     assert found["evaluated_on"] == "held-out"
     assert found["rows"] == result["report"]["held_out"]
+    for points in (found["abstention"]["on"]["confidence"], found["abstention"]["on"]["support"]):
+        assert points[0]["coverage"] == 1.0
+        assert points[0]["accuracy"] == pytest.approx(found["metrics"]["on"]["accuracy"])
     # The frozen rows have other numbers of hits, but closed the book is the same book.
     assert found["metrics"]["off"]["accuracy"] == pytest.approx(metrics["off"]["accuracy"])
 

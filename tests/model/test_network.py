@@ -151,3 +151,20 @@ def test_pooling_skips_what_is_padded() -> None:
     h = torch.randn(1, 4, 8)
     mask = torch.tensor([[True, True, False, False]])
     assert torch.allclose(mean_pool(h, mask), mean_pool(h[:, :2], mask[:, :2]), atol=1e-6)
+
+
+def test_the_fast_path_is_the_plain_one(encoder: Encoder, rows: list[Row]) -> None:
+    """Averaged before the last linear maps; and one text over several lists of hits."""
+    model = network(encoder).eval()
+    fusion = model.fusion
+    generator = torch.Generator().manual_seed(3)
+    for b, texts in ((6, 6), (6, 1), (1, 1)):
+        memory = make_memory([row.hits[: i + 1] for i, row in enumerate(rows[:b])], LABELS, 32, 6)
+        h = torch.randn(texts, 7, 32, generator=generator)
+        mask = torch.arange(7)[None, :] < torch.randint(2, 8, (texts, 1), generator=generator)
+        plain, attention = fusion(h.expand(b, -1, -1), mask.expand(b, -1), memory)
+        mean, share = fusion.mean(h, mask, memory)
+        pooled = mean_pool(plain, mask.expand(b, -1))
+        assert torch.allclose(torch.nn.functional.normalize(mean, dim=-1), pooled, atol=1e-5)
+        assert torch.allclose(share, attention, atol=1e-6)
+        assert share.shape == (b, min(4, b))

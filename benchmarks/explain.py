@@ -1,0 +1,113 @@
+"""What each explanation costs, over HTTP: ``python -m benchmarks.explain [--texts 200]``.
+
+A real server with the sample and the shipped checkpoint, one client. Each text (a ticket, itself
+left out of the hits) is asked plainly and with every explanation, in turn, so that a busy moment
+meets all alike; a cost is the median of the differences. Last line: JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from benchmarks.serving import Server
+from index_data.sample import helpdesk
+
+KINDS: dict[str, list[str]] = {
+    "plain": ["citations"],
+    "influence": ["citations", "influence"],
+    "ablation": ["citations", "ablation"],
+}
+FIELDS = {"label": 10, "sentiment": 10}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--texts", type=int, default=200)
+    args = parser.parse_args()
+    documents = list(helpdesk())
+    lines = b"\n".join(json.dumps(d.to_json()).encode() for d in documents)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        (folder / "empty").mkdir()
+        server = Server(folder / "empty", folder)
+        server.start()
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=300) as client:
+                kind = {"Content-Type": "application/x-ndjson"}
+                client.post("/documents", content=lines, headers=kind).raise_for_status()
+                found = {
+                    field: measured(client, documents, field, k, args.texts)
+                    for field, k in FIELDS.items()
+                }
+        finally:
+            server.stop()
+    print(json.dumps(found))
+
+
+def measured(
+    client: httpx.Client, documents: list[Any], field: str, k: int, texts: int
+) -> dict[str, Any]:
+    """Medians over the texts, in ms."""
+    tickets = [d for d in documents if isinstance(d.labels.get(field), str)]
+    step = max(1, len(tickets) // texts)
+    took: dict[str, list[float]] = {kind: [] for kind in [*KINDS, "replay"]}
+    again = equal = flips = sets = 0
+    for document in tickets[::step][:texts]:
+        body = {
+            "input": document.text,
+            "field": field,
+            "retrieval": {"k": k, "exclude_ids": [document.id]},
+        }
+        for kind, explain in KINDS.items():
+            answer, ms = timed(client, "/classify", {**body, "explain": explain})
+            took[kind].append(ms)
+            if kind == "influence":
+                item = answer["data"][0]
+                flips += any(c["influence"]["flips"] for c in item["citations"])
+                sets += item["flip_set"] is not None
+            if kind == "plain":
+                name = answer["id"]
+        answer, ms = timed(client, f"/predictions/{name}/replay", None)
+        took["replay"].append(ms)
+        again += 1
+        equal += answer["replay"]["equal"]
+    plain = np.array(took["plain"])
+    cost = {
+        kind: {
+            "p50_ms": round(float(np.median(np.array(ms) - plain)), 2),
+            "p90_ms": round(float(np.percentile(np.array(ms) - plain, 90)), 2),
+        }
+        for kind, ms in took.items()
+        if kind != "plain"
+    }
+    return {
+        "texts": again,
+        "k": k,
+        "plain_p50_ms": round(float(np.median(plain)), 2),
+        "cost": cost,
+        "flipped_by_one": flips,
+        "flip_sets": sets,
+        "replays_equal": equal,
+    }
+
+
+def timed(client: httpx.Client, path: str, body: Any) -> tuple[dict[str, Any], float]:
+    """An answer, and how long it took in ms."""
+    began = time.perf_counter()
+    response = client.post(path, json=body)
+    ms = 1000 * (time.perf_counter() - began)
+    response.raise_for_status()
+    answer: dict[str, Any] = response.json()
+    return answer, ms
+
+
+if __name__ == "__main__":
+    main()
