@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.responses import HTMLResponse, Response
 
+from app import audit_job
 from app.feedback import Opinion
 from app.http import State, json_answer
 from app.keys import RequireScope, Scope, scope
@@ -194,6 +195,7 @@ def known_ids(footnote: Footnote) -> dict[str, str | int]:
         "document_id": SAMPLE_DOCUMENT,
         "prediction_id": "pred_none_yet",
         "feedback_id": correction.id,
+        "audit_id": "job_none_yet",
         "version": "shipped",
         "generation": 1,
         "job_id": "job_none_yet",
@@ -210,6 +212,7 @@ def known_ids(footnote: Footnote) -> dict[str, str | int]:
         "version": footnote.registry.active,
         "generation": searcher.generation if searcher else None,
         "job_id": next((job.id for job in footnote.jobs.all()), None),
+        "audit_id": next((j.id for j in footnote.jobs.all() if j.type == audit_job.TYPE), None),
     }
     return known | {name: value for name, value in here.items() if value}
 

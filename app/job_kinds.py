@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app import evaluation_job, indexing_job, training_job
+from app import audit_job, evaluation_job, indexing_job, training_job
 from app.activation import Activation
+from app.audits import Audits
 from app.jobs import Job, JobKind
 from app.registry import Registry
 from app.settings import Settings
@@ -25,11 +26,13 @@ def job_kinds(
     published: Callable[[], None] = lambda: None,
     encoder: Callable[[], str | None] | None = None,
     change_encoder: Callable[[Path, str | None], None] | None = None,
+    audits: Audits | None = None,
 ) -> dict[str, JobKind]:
     """Every type of job with what it needs of the server.
 
     ``index`` gives the open index; ``published`` is called when a new generation serves;
-    ``encoder`` names the encoder that serves when a job begins.
+    ``encoder`` names the encoder that serves when a job begins; ``audits`` keeps what an
+    audit found.
     """
 
     def activate(version: str) -> None:
@@ -40,6 +43,8 @@ def job_kinds(
         indexing_job.TYPE: indexing_job.kind(settings, index, published, change_encoder),
         evaluation_job.TYPE: evaluation_job.kind(settings, registry),
     }
+    if audits is not None:
+        kinds[audit_job.TYPE] = audit_job.kind(settings, audits)
     if encoder is None:
         return kinds
     return {name: _over(kind, encoder) for name, kind in kinds.items()}

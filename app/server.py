@@ -18,7 +18,17 @@ from app.engine import EngineClosed
 from app.http import ClientGone, problem_answer
 from app.middleware import RequestContext
 from app.problems import FieldError, Problem, Slug
-from app.routes import admin, documents, feedback, jobs, operations, predict, problems, search
+from app.routes import (
+    admin,
+    audit,
+    documents,
+    feedback,
+    jobs,
+    operations,
+    predict,
+    problems,
+    search,
+)
 from app.settings import Settings
 from app.state import Footnote
 from index_data.searcher import MethodUnavailable
@@ -32,6 +42,7 @@ ROUTERS = (
     documents.router,
     feedback.router,
     admin.router,
+    audit.router,
     jobs.router,
     operations.router,
     problems.router,

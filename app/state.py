@@ -16,6 +16,7 @@ from pathlib import Path
 from app import erasure, indexing_job, training_job
 from app.ablation import Ablations
 from app.activation import Activation
+from app.audits import Audits
 from app.encoders import EncoderChoice
 from app.feedback import Feedback
 from app.indexer import Indexer
@@ -85,6 +86,7 @@ class Footnote:
         self.settings = settings = replace(settings, encoder=self.encoders.source)
         self.registry = Registry(settings.checkpoint_dir)
         self.feedback = Feedback(self.store)
+        self.audits = Audits(self.store)
         self.predictions = Predictions(self.store if settings.store_predictions else None)
         self.pins = Pins(
             keep=settings.keep_snapshots, registry=self.registry, load=self._load_beside
@@ -109,6 +111,7 @@ class Footnote:
                 self.index_published,
                 lambda: self.encoders.source,
                 self.change_encoder,
+                self.audits,
             ),
             busy=self.set_busy,
         )

@@ -13,6 +13,7 @@ COMMANDS: Final = {
     "predict": "Classify one text and show what the answer rests on.",
     "train": "Train a head for a label field on the indexed documents.",
     "evaluate": "Measure the model, with retrieval and without.",
+    "audit": "List labels that are probably wrong.",
     "reindex": "Build a new index generation from the stored documents.",
     "models": "List the checkpoints; activate one; go back.",
     "keys": "List, make and revoke keys.",

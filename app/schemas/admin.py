@@ -62,6 +62,85 @@ class EvaluateRequest(Request):
     held_out: bool = True
 
 
+class AuditRequest(Request):
+    """A request to ``POST /admin/audit-labels``."""
+
+    field: Name = "label"
+    limit: Annotated[int, Field(ge=1, le=5_000)] = Field(500, description="Findings at most.")
+    folds: Annotated[int, Field(ge=2, le=10)] = 5
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+
+
+class AuditPair(Response):
+    """The probabilities of the label that stands and of the one that is suggested."""
+
+    label: float
+    suggested: float
+
+
+class Contradiction(Response):
+    """A neighbour with another label; ``weight`` is its share in the neighbours' vote."""
+
+    doc_id: str
+    label: str
+    text: str | None
+    similarity: float
+    weight: float
+
+
+class AuditFinding(Response):
+    """A label that is probably wrong. ``score`` is 0.5 where the suggested one is as likely.
+
+    ``state``: `open`, `dismissed`, `corrected` (the label is another one now), or `gone`.
+    """
+
+    rank: int
+    doc_id: str
+    text: str | None
+    label: str
+    suggested: str
+    score: float
+    head: AuditPair
+    neighbours: AuditPair
+    contradicting: list[Contradiction]
+    state: Literal["open", "dismissed", "corrected", "gone"]
+
+
+class AuditPage(Response):
+    """A page of what an audit found, worst first."""
+
+    audit_id: str
+    field: str
+    documents: int
+    total: int
+    findings: list[AuditFinding]
+    next_offset: int | None
+
+
+class AuditCorrection(Request):
+    """A document whose label is to change; without ``label``, to the suggested one."""
+
+    doc_id: Name
+    label: Name | None = None
+
+
+class AuditDecision(Request):
+    """A request to ``POST /admin/audit-labels/{audit_id}``."""
+
+    correct: Annotated[list[AuditCorrection], Field(max_length=500)] = []
+    dismiss: Annotated[list[Name], Field(max_length=500)] = Field(
+        [], description="Labels that are right: not shown again until they change."
+    )
+
+
+class AuditDecided(Response):
+    """What was done; ``sequence`` is that of the last correction."""
+
+    corrected: int
+    dismissed: int
+    sequence: int
+
+
 class Progress(Response):
     """How far a job is; ``step`` and ``total`` count within ``stage``."""
 

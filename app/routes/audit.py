@@ -1,0 +1,64 @@
+"""``/admin/audit-labels``: labels that are probably wrong, to be corrected or dismissed."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Query, Request
+from starlette.responses import Response
+
+from app import audit_job, audit_service
+from app.body import checked, read_json
+from app.http import State, answers, body_of
+from app.keys import scope
+from app.routes.admin import REFUSALS, answer, job_answer
+from app.schemas import admin as bodies
+
+router = APIRouter(prefix="/admin/audit-labels", tags=["admin"])
+ADMIN = [Depends(scope("admin"))]
+AuditId = Annotated[str, Path(max_length=64)]
+
+
+@router.post(
+    "",
+    summary="Look for wrong labels",
+    dependencies=ADMIN,
+    openapi_extra=body_of(bodies.AuditRequest, {"tickets": {"field": "label", "limit": 100}}),
+    responses=answers(bodies.JobBody, *REFUSALS, status=202, text="It is queued."),
+)
+async def audit(request: Request, footnote: State) -> Response:
+    """Documents whose neighbours and a head that has not seen them contradict their label."""
+    wanted = checked(bodies.AuditRequest, await read_json(request))
+    params = audit_service.params(footnote, wanted)
+    return job_answer(await asyncio.to_thread(footnote.jobs.submit, audit_job.TYPE, params))
+
+
+@router.get(
+    "/{audit_id}",
+    summary="Read what an audit found",
+    dependencies=ADMIN,
+    responses=answers(bodies.AuditPage, "not-found", "job-conflict", "validation"),
+)
+async def findings(
+    audit_id: AuditId,
+    footnote: State,
+    offset: Annotated[int, Query(ge=0, le=10**6)] = 0,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+) -> Response:
+    """Worst first, with the texts and labels as they stand now. The id is that of the job."""
+    work = asyncio.to_thread(audit_service.page, footnote, audit_id, offset, limit)
+    return answer(await work)
+
+
+@router.post(
+    "/{audit_id}",
+    summary="Correct or dismiss findings",
+    dependencies=ADMIN,
+    openapi_extra=body_of(bodies.AuditDecision, {"nothing yet": {"correct": [], "dismiss": []}}),
+    responses=answers(bodies.AuditDecided, *REFUSALS, "not-found", "job-conflict"),
+)
+async def decide(audit_id: AuditId, request: Request, footnote: State) -> Response:
+    """A correction counts from the next request on; what is dismissed is not shown again."""
+    wanted = checked(bodies.AuditDecision, await read_json(request))
+    return answer(await audit_service.decide(footnote, audit_id, wanted))
