@@ -79,8 +79,8 @@ def test_the_examples_of_admin_succeed_too(client: TestClient) -> None:
         time.sleep(0.1)
         job = client.get(f"/admin/jobs/{job['id']}").json()
     document = client.get("/openapi.json").json()
-    # What nothing in a fresh server answers to says so: the job is over, no key is stored yet, no audit was made, and
-    # the shipped checkpoint does not fit the encoder of these tests.
+    # What nothing in a fresh server answers to says so: the job is over, no key is stored yet, no
+    # audit was made, and the shipped checkpoint does not fit the encoder of these tests.
     excused = {
         "/admin/models/rollback": 422,
         f"/admin/jobs/{job['id']}/resume": 409,
