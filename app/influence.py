@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from app.retrieval import deciding
+from app.retrieval import decided, deciding, same_text
 from app.snapshot import Serving
 from index_data.searcher import Hit
 
@@ -58,17 +58,17 @@ class Variants:
 
     def __init__(self, text: str, hits: Sequence[Hit], field: str) -> None:
         self.hits = hits
-        self._text, self._field = text, field
-        self._rows = as_retrieved(text, hits, field)
+        self._field = field
         # Which of them decides hangs on the others: two that contradict each other do not.
-        self._deciders = [i for i, hit in enumerate(hits) if deciding(text, [hit], field)]
+        self._same = same_text(text, hits, field)
+        self._rows = shaped(hits, field, decided(self._same, field))
 
     def without(self, removed: Collection[int] = ()) -> list[Retrieved]:
         """The hits but those at ``removed``."""
-        if not self._deciders:
+        if not self._same:
             return [row for i, row in enumerate(self._rows) if i not in removed]
-        left = [self.hits[i] for i in self._deciders if i not in removed]
-        exact = deciding(self._text, left, self._field)
+        gone = {id(self.hits[i]) for i in removed}
+        exact = decided([hit for hit in self._same if id(hit) not in gone], self._field)
         return [
             replace(row, exact=self.hits[i].doc_id in exact)
             for i, row in enumerate(self._rows)
@@ -88,9 +88,13 @@ class Variants:
 
 def as_retrieved(text: str, hits: Sequence[Hit], field: str) -> list[Retrieved]:
     """Hits in the shape in which the reader takes them."""
+    return shaped(hits, field, deciding(text, hits, field))
+
+
+def shaped(hits: Sequence[Hit], field: str, exact: Collection[str]) -> list[Retrieved]:
+    """The same, where it is known which of them decide."""
     from model.network import Retrieved  # torch takes seconds, and the port opens before it
 
-    exact = deciding(text, hits, field)
     return [
         Retrieved(
             title=hit.document.title,
@@ -195,23 +199,24 @@ async def _smallest(
     until it flips, and out goes again what can be left out.
     """
     pairs = [frozenset(pair) for pair in combinations(ranked[:PAIRED], 2)]
-    for part in (pairs[:1], pairs[1:]):
+    prefixes = [frozenset(ranked[:n]) for n in range(3, len(ranked))]
+    for part in (pairs[:1], pairs[1:] + prefixes):
         tried = list(zip(part, await asked.without(part), strict=True))
-        flipped = [(pair, verdict) for pair, verdict in tried if _flips(whole, verdict)]
-        if flipped:
-            pair, verdict = max(flipped, key=lambda found: _delta(whole, found[1]))
+        flipped = [(removed, verdict) for removed, verdict in tried if _flips(whole, verdict)]
+        two = [found for found in flipped if len(found[0]) == 2]
+        if two:
+            pair, verdict = max(two, key=lambda found: _delta(whole, found[1]))
             chosen = [i for i in ranked if i in pair]
             return _flip_set(asked, chosen, verdict, exact=True)
-    prefixes = [frozenset(ranked[:n]) for n in range(3, len(ranked))]
-    grown = zip(prefixes, await asked.without(prefixes), strict=True)
-    found = [(prefix, verdict) for prefix, verdict in grown if _flips(whole, verdict)]
-    prefix, verdict = found[0] if found else (frozenset(ranked), none)
-    chosen = [i for i in ranked if i in prefix]
-    for i in chosen[::-1]:
-        fewer = [j for j in chosen if j != i]
-        (trial,) = await asked.without([frozenset(fewer)])
-        if _flips(whole, trial):
-            chosen, verdict = fewer, trial
+    removed, verdict = flipped[0] if flipped else (frozenset(ranked), none)
+    while True:
+        chosen = [i for i in ranked if i in removed]
+        fewer = [removed - {i} for i in chosen[::-1]]
+        tried = list(zip(fewer, await asked.without(fewer), strict=True))
+        left = next((found for found in tried if _flips(whole, found[1])), None)
+        if left is None:
+            break
+        removed, verdict = left
     every = len(ranked) <= PAIRED
     return _flip_set(asked, chosen, verdict, exact=every and len(chosen) <= 3)
 

@@ -101,18 +101,27 @@ def with_correction(
 
 
 def deciding(text: str, hits: Sequence[Hit], field: str) -> set[str]:
-    """The ids of the hits whose label settles the matter: the same text, labelled by a person.
+    """The ids of the hits whose label settles the matter: the same text, labelled by a person."""
+    return decided(same_text(text, hits, field), field)
 
-    A correction given as feedback goes before other documents; where those differ, none decides.
-    """
+
+def same_text(text: str, hits: Sequence[Hit], field: str) -> list[Hit]:
+    """The hits with the very text that is asked about and a person's label of it."""
     wanted = normalise(text)
-    same = [
+    return [
         hit
         for hit in hits
         if isinstance(hit.document.labels.get(field), str)
         and hit.document.metadata.get("label_source") != "model"
         and normalise(hit.document.text) == wanted
     ]
+
+
+def decided(same: Sequence[Hit], field: str) -> set[str]:
+    """Which of the hits of `same_text` decide.
+
+    A correction given as feedback goes before other documents; where those differ, none decides.
+    """
     given = [hit for hit in same if hit.document.metadata.get("source") == "feedback"] or same
     if len({str(hit.document.labels[field]) for hit in given}) != 1:
         return set()

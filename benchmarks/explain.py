@@ -26,6 +26,7 @@ KINDS: dict[str, list[str]] = {
     "ablation": ["citations", "ablation"],
 }
 FIELDS = {"label": 10, "sentiment": 10}
+WORDS = 20  # of each text: about 32 tokens
 
 
 def main() -> None:
@@ -60,9 +61,10 @@ def measured(
     step = max(1, len(tickets) // texts)
     took: dict[str, list[float]] = {kind: [] for kind in [*KINDS, "replay"]}
     again = equal = flips = sets = 0
+    tokens: list[int] = []
     for document in tickets[::step][:texts]:
         body = {
-            "input": document.text,
+            "input": " ".join(document.text.split()[:WORDS]),
             "field": field,
             "retrieval": {"k": k, "exclude_ids": [document.id]},
         }
@@ -75,6 +77,7 @@ def measured(
                 sets += item["flip_set"] is not None
             if kind == "plain":
                 name = answer["id"]
+                tokens.append(answer["usage"]["prompt_tokens"])
         answer, ms = timed(client, f"/predictions/{name}/replay", None)
         took["replay"].append(ms)
         again += 1
@@ -91,6 +94,7 @@ def measured(
     return {
         "texts": again,
         "k": k,
+        "tokens_p50": float(np.median(tokens)),
         "plain_p50_ms": round(float(np.median(plain)), 2),
         "cost": cost,
         "flipped_by_one": flips,
