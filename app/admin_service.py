@@ -39,6 +39,7 @@ def train_params(footnote: Footnote, body: bodies.TrainRequest) -> dict[str, Any
         "k": body.retrieval.k,
         "holdout": body.holdout,
         "activate": body.activate,
+        "margin": body.margin,
         "version": footnote.registry.new_version(field),
     }
 

@@ -23,6 +23,7 @@ from app.worker import JobCancelled, JobRefused, Reporter
 if TYPE_CHECKING:
     from index_data.searcher import Searcher
     from model.encoder import Encoder
+    from model.metrics import Paired
     from model.training import Report
 
 TYPE: Final = "train"
@@ -51,11 +52,14 @@ def kind(settings: Settings, registry: Registry, activate: Callable[[str], None]
 
     def finish(job: Job, result: dict[str, Any]) -> dict[str, Any]:
         version = str(job.params["version"])
-        better, reason = gate(result["report"]["metrics"], job.params["activate"])
+        margin = float(job.params.get("margin") or 0.0)
+        decision = gate(result["report"], job.params["activate"], margin)
+        better, reason = decision["activate"], decision["reason"]
         if better:
             activate(version)
         shutil.rmtree(work_folder(settings, job.id), ignore_errors=True)
-        return {"version": version, "activated": better, "reason": reason, **result}
+        said = {"version": version, "activated": better, "reason": reason, "gate": decision}
+        return {**said, **result}
 
     return JobKind("app.training_job:run", prepare, finish)
 
@@ -144,31 +148,59 @@ def starting_point(params: dict[str, Any], encoder: Encoder) -> Path | None:
     )
 
 
-def gate(metrics: dict[str, dict[str, float]], wish: str) -> tuple[bool, str]:
-    """Whether a new head is to serve, and why.
+def gate(report: dict[str, Any], wish: str, margin: float = 0.0) -> dict[str, Any]:
+    """Whether a new head is to serve, why, and the figures of the paired test.
 
-    By accuracy and then macro F1 on rows that it did not see: against the head of this field that
-    serves, or, where there is none, against the neighbours alone (an equal head is taken then: it
-    brings a calibrated confidence).
+    Against the head of this field that serves, on rows that neither judges by heart: it goes live
+    when the one-sided 90 % bootstrap interval of the difference in accuracy does not reach below
+    ``-margin``, and with a margin of 0 only when the difference is above 0 too. Where no head
+    serves, against the neighbours alone: then a difference of ``-margin`` suffices, since the head
+    brings a calibrated confidence.
     """
-    if wish == "never":
-        return False, "Activation was not asked for."
-    if wish == "always":
-        return True, "Activation was asked for in any case."
-    new = metrics.get("on")
-    old = metrics.get("previous") or metrics.get("neighbours")
-    if not new or not old or not new.get("rows"):
-        return False, "There were no held-out rows to compare on."
-    first = "previous" not in metrics
-    rival = "the neighbours alone" if first else "the head that serves"
-    figures = f"accuracy {new['accuracy']:.4f}, {rival} {old['accuracy']:.4f}"
-    mine = (round(new["accuracy"], 6), round(new["macro_f1"], 6))
-    theirs = (round(old["accuracy"], 6), round(old["macro_f1"], 6))
-    if mine > theirs:
-        return True, f"Better on held-out rows: {figures}."
-    if first and mine[0] == theirs[0]:
-        return True, f"As good on held-out rows, and calibrated: {figures}."
-    return False, f"Not better on held-out rows: {figures}."
+    from model.metrics import Paired
+
+    paired = report["diagnosis"]["paired"]
+    rival = "previous" if "previous" in paired else "neighbours"
+    test = Paired(**paired[rival])
+    lower = test.lower()
+    decision: dict[str, Any] = {
+        "wish": wish,
+        "margin": margin,
+        "against": rival,
+        "accuracy": report["metrics"]["on"]["accuracy"],
+        "rival_accuracy": report["metrics"][rival]["accuracy"],
+        "difference": round(test.difference, 6),
+        "lower_90": round(lower, 6),
+        "evaluated_on": report["evaluated_on"],
+        **test.to_json(),
+    }
+    better, why = _judged(test, lower, margin, first=rival == "neighbours")
+    if wish != "if_better":
+        better = wish == "always"
+        why = "Activation was asked for in any case" if better else "Activation was not asked for"
+    name = "the neighbours alone" if rival == "neighbours" else "the head that serves"
+    figures = (
+        f"accuracy {decision['accuracy']:.4f}, {name} {decision['rival_accuracy']:.4f}; "
+        f"{test.better} rows better, {test.worse} worse of {test.rows}, "
+        f"difference at least {lower:+.4f} (90 %)"
+    )
+    return decision | {"activate": better, "reason": f"{why}: {figures}."}
+
+
+def _judged(test: Paired, lower: float, margin: float, *, first: bool) -> tuple[bool, str]:
+    if not test.rows:
+        return False, "There were no held-out rows to compare on"
+    if first:
+        passed = test.difference >= -margin
+        return passed, "As good or better on held-out rows" if passed else "Worse on held-out rows"
+    if margin > 0:
+        passed = lower >= -margin
+        return passed, f"{'Not worse' if passed else 'Possibly worse'} by more than {margin:g}"
+    if test.difference <= 0:
+        return False, "Not better on held-out rows"
+    if lower < 0:
+        return False, "Not surely better on held-out rows"
+    return True, "Better on held-out rows"
 
 
 def load_encoder(params: dict[str, Any], reporter: Reporter) -> Encoder:

@@ -145,7 +145,8 @@ def load(folder: Path) -> tuple[SetInfo, list[Row]]:
     for line in _lines(folder / "rows.jsonl"):
         raw = json.loads(line)
         hits = [hit(number, score) for number, score in raw["hits"]]
-        rows.append(Row(raw["id"], raw["text"], raw["label"], hits))
+        sources = [passages[number]["doc_id"] for number, _ in raw["hits"]]
+        rows.append(Row(raw["id"], raw["text"], raw["label"], hits, sources))
     return info, rows
 
 

@@ -13,15 +13,12 @@ from model.metrics import accuracy, calibration_error, f1_by_label, macro_f1
 from model.network import Gate, make_memory, plain_vote
 
 
-def judge(
-    evidence: Evidence, closed: Tensor, gate: Gate, labels: Sequence[str], apart: bool
-) -> tuple[dict[str, dict[str, float]], dict[str, float], dict[str, float]]:
-    """Metrics with retrieval on and off, F1 by label, and calibration before and after.
+def open_book(evidence: Evidence, gate: Gate, n: int, *, apart: bool) -> Tensor:
+    """Probabilities [rows, n] over the head's labels, by a gate that has not seen the row.
 
     `apart`: the gate was fitted on other rows. If not, it is fitted on one half and measured on
     the other, both ways, so that no row is judged by a gate that has seen it.
     """
-    n = len(labels)
     probs = torch.zeros(len(evidence.truth), n)
     if apart or len(evidence.truth) < 20:
         with torch.no_grad():
@@ -34,6 +31,16 @@ def judge(
             part = evidence.rows(measure)
             with torch.no_grad():
                 probs[measure] = trial(part.logits, part.neighbours(n)).probs
+    return probs
+
+
+def judge(
+    evidence: Evidence, closed: Tensor, gate: Gate, labels: Sequence[str], probs: Tensor
+) -> tuple[dict[str, dict[str, float]], dict[str, float], dict[str, float]]:
+    """Metrics with retrieval on and off, F1 by label, and calibration before and after.
+
+    `probs` [n, L]: with retrieval on, as `open_book` gives them.
+    """
     right = (probs.argmax(-1) == evidence.truth).tolist()
     raw = evidence.logits.softmax(-1)
     metrics = {
@@ -64,10 +71,11 @@ def scores(probs: Tensor, truth: Tensor, labels: Sequence[str]) -> dict[str, flo
     }
 
 
-def neighbours_alone(
-    data: Prepared, rows: Sequence[int], labels: Sequence[str], k: int
-) -> dict[str, float]:
-    """The same rows by hits alone with nothing learned: what the server does with no head."""
+def neighbours_alone(data: Prepared, rows: Sequence[int], labels: Sequence[str], k: int) -> Tensor:
+    """The same rows by hits alone with nothing learned: what the server does with no head.
+
+    Probabilities [rows, L].
+    """
     memory = make_memory([data.hits[i] for i in rows], labels, data.base.shape[1], k)
     vote = plain_vote(data.base[list(rows)], memory, len(labels))
-    return scores(vote.probs, data.truth[list(rows)], labels)
+    return vote.probs

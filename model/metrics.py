@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,3 +80,41 @@ def auroc(inside: Sequence[float], outside: Sequence[float]) -> float:
     ranks = (ends - (counts - 1) / 2)[group]
     n, m = len(inside), len(outside)
     return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """Two models on the same rows: how many only the first, only the second has right."""
+
+    rows: int
+    better: int
+    worse: int
+
+    @classmethod
+    def of(cls, ours: Sequence[bool], theirs: Sequence[bool]) -> Paired:
+        """Count, row by row."""
+        pairs = list(zip(ours, theirs, strict=True))
+        better = sum(o and not t for o, t in pairs)
+        return cls(len(pairs), better, sum(t and not o for o, t in pairs))
+
+    def plus(self, other: Paired) -> Paired:
+        """Both sets of rows together."""
+        return Paired(self.rows + other.rows, self.better + other.better, self.worse + other.worse)
+
+    @property
+    def difference(self) -> float:
+        """Of the accuracies."""
+        return (self.better - self.worse) / self.rows if self.rows else 0.0
+
+    def lower(self, *, level: float = 0.9, draws: int = 20_000, seed: int = 0) -> float:
+        """The lower end of the one-sided bootstrap interval of the difference."""
+        if not self.rows:
+            return 0.0
+        shares = np.array([self.better, self.worse, self.rows - self.better - self.worse])
+        drawn = np.random.default_rng(seed).multinomial(self.rows, shares / self.rows, size=draws)
+        means = (drawn[:, 0] - drawn[:, 1]) / self.rows
+        return float(np.quantile(means, 1 - level, method="lower"))
+
+    def to_json(self) -> dict[str, int]:
+        """Plain data."""
+        return asdict(self)

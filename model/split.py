@@ -22,6 +22,7 @@ class Row:
     text: str
     label: str | list[str] | None
     hits: list[Retrieved] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)  # the hits' documents, where they are known
 
 
 @dataclass(slots=True)

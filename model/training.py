@@ -23,8 +23,9 @@ from model.calibration import Evidence, choose_k, join
 from model.checkpoint import HeadFiles, save_checkpoint, verify
 from model.config import HeadConfig, TrainConfig
 from model.curves import read_curve
+from model.diagnosis import diagnose
 from model.encoder import Encoder
-from model.evaluation import judge, neighbours_alone, scores
+from model.evaluation import judge, neighbours_alone, open_book, scores
 from model.metrics import accuracy, macro_f1
 from model.network import Gate, RetrievalAugmentedModel
 from model.reader import Reader
@@ -51,6 +52,7 @@ class Report:
     """What a run did. `metrics` by view: `on`, `off` (same weights, book closed), `neighbours`
     (hits alone, nothing learned), `none` (trained without retrieval), `previous` (the base's own
     head); each with accuracy, macro_f1 and rows. `evaluated_on`: `held-out` or `out-of-fold`.
+    `diagnosis`: see `model.diagnosis`.
     """
 
     field: str
@@ -63,6 +65,7 @@ class Report:
     metrics: dict[str, dict[str, float]]
     by_label: dict[str, float]
     calibration: dict[str, float]
+    diagnosis: dict[str, Any]
     k: int
     config: dict[str, Any]
     epochs: int
@@ -169,17 +172,21 @@ def train_head(
     for i, fold in enumerate(folds):
         rest = sorted(set(plan.train) - set(fold))
         model, _ = run.stage(f"fold-{i}", rest, [], config)
-        evidence, alone = evidence_of(model, data, fold)
-        parts.append(evidence)
-        closed.append(alone)
+        part, shut = evidence_of(model, data, fold)
+        parts.append(part)
+        closed.append(shut)
     model, fitted = run.stage("main", plan.train, plan.held, config)
     evaluated_on = "held-out" if plan.held else "out-of-fold"
     held = evidence_of(model, data, plan.held) if plan.held else (join(parts), torch.cat(closed))
     k, gate = _settle(model, parts or [held[0]], config)
     head = replace(head, k=k)
     evaluated = plan.held or [i for fold in folds for i in fold]
-    metrics, by_label, calibration = judge(held[0].first(k), held[1], gate, labels, bool(parts))
-    metrics["neighbours"] = neighbours_alone(data, evaluated, labels, config.k)
+    evidence = held[0].first(k)
+    probs = open_book(evidence, gate, len(labels), apart=bool(parts))
+    metrics, by_label, calibration = judge(evidence, held[1], gate, labels, probs)
+    alone = neighbours_alone(data, evaluated, labels, config.k)
+    metrics["neighbours"] = scores(alone, evidence.truth, labels)
+    views = {"on": probs, "off": held[1], "neighbours": alone}
     if baseline:
         plain = replace(config, retrieval=False)
         # Without a held-out part there is nothing to compare on: the folds were trained open.
@@ -187,10 +194,13 @@ def train_head(
             none, _ = run.stage("none", plan.train, plan.held, plain)
             logits = evidence_of(none, data, plan.held, closed_only=True)[0].logits
             metrics["none"] = scores(logits.softmax(-1), held[0].truth, labels)
+            views["none"] = logits
+    answers = {view: [labels[i] for i in p.argmax(-1).tolist()] for view, p in views.items()}
+    measured = [usable[i] for i in evaluated]
     if base is not None:
         previous = _previous(base, run, usable, evaluated)
         if previous is not None:
-            metrics["previous"] = previous
+            answers["previous"], metrics["previous"] = previous
     report = Report(
         field=config.field,
         task=config.task,
@@ -202,6 +212,7 @@ def train_head(
         metrics=metrics,
         by_label=by_label,
         calibration=calibration,
+        diagnosis=diagnose(probs, evidence, measured, labels, answers),
         k=k,
         config=config.to_json(),
         epochs=fitted.epochs,
@@ -295,7 +306,7 @@ def _previous(
     run: _Run,
     rows: Sequence[Row],
     evaluated: Sequence[int],
-) -> dict[str, float] | None:
+) -> tuple[list[str], dict[str, float]] | None:
     """The base checkpoint's own head on the same rows, by the code that serves it."""
     reader = Reader.load(base, run.encoder)
     if run.head.field not in reader.heads:
@@ -308,7 +319,7 @@ def _previous(
         answers = reader.predict(states, hits, run.head.field, index_labels=run.head.labels)
         said += [str(answer.label) for answer in answers]
     truth = [str(rows[i].label) for i in evaluated]
-    return {
+    return said, {
         "accuracy": accuracy(truth, said),
         "macro_f1": macro_f1(truth, said),
         "rows": float(len(truth)),

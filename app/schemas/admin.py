@@ -33,6 +33,11 @@ class TrainRequest(Request):
     retrieval: TrainRetrieval = TrainRetrieval()
     holdout: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = 0.1
     activate: Literal["never", "if_better", "always"] = "if_better"
+    margin: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = Field(
+        0.0,
+        description="With `if_better`: by how much accuracy may be worse, surely (one-sided 90 %). "
+        "0: it has to be better.",
+    )
 
     @property
     def label_field(self) -> str:

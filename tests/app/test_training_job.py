@@ -58,6 +58,19 @@ def test_a_run_reports_on_off_none_and_neighbours(settings: Settings) -> None:
     result = training_job.run(params(settings), reporter())
     metrics = result["report"]["metrics"]
     assert {"on", "off", "none", "neighbours"} <= metrics.keys()
+    shown = result["report"]["diagnosis"]
+    held = result["report"]["held_out"]
+    assert sum(count for _, _, count in shown["confusion"]) == held
+    assert sum(b["rows"] for b in shown["reliability"]) == held
+    right = sum(count for true, said, count in shown["confusion"] if true == said)
+    assert right / held == pytest.approx(metrics["on"]["accuracy"])
+    assert len(shown["worst"]) == min(20, held - right)
+    for mistake in shown["worst"]:
+        assert mistake["truth"] != mistake["said"]
+        assert all(cited["doc_id"] for cited in mistake["citations"])
+    for rival, counts in shown["paired"].items():
+        difference = (counts["better"] - counts["worse"]) / counts["rows"]
+        assert difference == pytest.approx(metrics["on"]["accuracy"] - metrics[rival]["accuracy"])
     assert result["data"]["rows"] == len(rows) + 2
     assert result["data"]["dropped"] == 2  # each of the twins, once for the other
     warnings = " ".join(result["report"]["warnings"])
@@ -138,27 +151,41 @@ def test_a_cancelled_run_keeps_its_rows_for_resuming(settings: Settings) -> None
     assert (settings.checkpoint_dir / "v1" / "manifest.json").is_file()
 
 
-def scores(accuracy: float, macro_f1: float | None = None) -> dict[str, float]:
-    return {"accuracy": accuracy, "macro_f1": accuracy if macro_f1 is None else macro_f1, "rows": 9}
+def measured(rows: int, better: int, worse: int, *, first: bool = False) -> dict[str, Any]:
+    """As much of a report as the gate reads, over a rival that has 60 % right."""
+    rival = "neighbours" if first else "previous"
+    accuracy = 0.6 + (better - worse) / max(rows, 1)
+    return {
+        "metrics": {"on": {"accuracy": accuracy}, rival: {"accuracy": 0.6}},
+        "diagnosis": {"paired": {rival: {"rows": rows, "better": better, "worse": worse}}},
+        "evaluated_on": "held-out",
+    }
 
 
 @pytest.mark.parametrize(
-    ("metrics", "better"),
+    ("report", "margin", "better"),
     [
-        ({"on": scores(0.9), "neighbours": scores(0.8)}, True),
-        ({"on": scores(0.8), "neighbours": scores(0.8)}, True),
-        ({"on": scores(0.7), "neighbours": scores(0.8)}, False),
-        ({"on": scores(0.9), "neighbours": scores(0.1), "previous": scores(0.9)}, False),
-        ({"on": scores(0.9, 0.9), "neighbours": scores(1), "previous": scores(0.9, 0.8)}, True),
-        ({"on": scores(0.8), "neighbours": scores(0.1), "previous": scores(0.9)}, False),
-        ({}, False),
+        (measured(200, 12, 2), 0.0, True),
+        (measured(200, 4, 3), 0.0, False),  # better, but that may be chance
+        (measured(200, 3, 3), 0.0, False),
+        (measured(200, 0, 0), 0.0, False),
+        (measured(200, 2, 12), 0.0, False),
+        (measured(200, 3, 4), 0.05, True),
+        (measured(200, 2, 12), 0.05, False),
+        (measured(200, 0, 0, first=True), 0.0, True),
+        (measured(200, 4, 3, first=True), 0.0, True),
+        (measured(200, 3, 4, first=True), 0.0, False),
+        (measured(200, 3, 4, first=True), 0.01, True),
+        (measured(0, 0, 0), 0.0, False),
     ],
 )
-def test_the_gate(metrics: dict[str, dict[str, float]], better: bool) -> None:
-    assert training_job.gate(metrics, "if_better")[0] is better
-    assert training_job.gate(metrics, "always")[0]
-    assert not training_job.gate(metrics, "never")[0]
-    assert training_job.gate(metrics, "if_better")[1]
+def test_the_gate(report: dict[str, Any], margin: float, better: bool) -> None:
+    said = training_job.gate(report, "if_better", margin)
+    assert said["activate"] is better
+    assert training_job.gate(report, "always", margin)["activate"]
+    assert not training_job.gate(report, "never", margin)["activate"]
+    assert said["reason"]
+    assert said["lower_90"] <= said["difference"]
 
 
 def test_only_the_newest_unfinished_work_is_kept(settings: Settings) -> None:
