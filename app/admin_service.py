@@ -80,6 +80,28 @@ def list_models(footnote: Footnote) -> bodies.ModelList:
     )
 
 
+def model_report(footnote: Footnote, version: str) -> bodies.ModelReport:
+    """What a checkpoint's heads did when they were trained, and what the gate decided.
+
+    Raises ``not-found`` for a checkpoint that is not there (any more).
+    """
+    info = next((c for c in footnote.registry.checkpoints() if c.version == version), None)
+    if info is None:
+        raise Problem("not-found", "There is no checkpoint of this version; it may be deleted.")
+    if info.problem is not None:
+        raise Problem("validation", f"The checkpoint does not verify: {info.problem}")
+    made = (job for job in footnote.jobs.all() if job.params.get("version") == version)
+    job = next((job for job in made if job.result), None)
+    return bodies.ModelReport(
+        version=version,
+        active=info.active,
+        created=info.about.get("created"),
+        heads=info.about.get("heads", {}),
+        gate=(job.result or {}).get("gate") if job else None,
+        job_id=job.id if job else None,
+    )
+
+
 def list_indexes(footnote: Footnote) -> bodies.IndexList:
     """The generations that are kept, the newest first."""
     index = footnote.open_index()

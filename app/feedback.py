@@ -104,6 +104,23 @@ class Feedback:
 
         return self._store.write(write)
 
+    def conflicts(self, opinion: Opinion) -> list[dict[str, Any]]:
+        """Earlier corrections of this text into the index that give the field another label.
+
+        The newest first; the newest of all counts.
+        """
+        with self._store.read() as connection:
+            rows = connection.execute(
+                "SELECT body FROM feedback WHERE doc_id = ? AND id != ? ORDER BY number DESC",
+                (opinion.doc_id, opinion.id),
+            ).fetchall()
+        raws = [orjson.loads(body) for (body,) in rows]
+        return [
+            {"id": one.id, "label": one.label, "created": raw["created"]}
+            for raw in raws
+            if (one := _decode(raw)).field == opinion.field and one.label != opinion.label
+        ]
+
     def export(self) -> Iterator[dict[str, Any]]:
         """Every feedback in the order it was given, a page at a time."""
         number = 0

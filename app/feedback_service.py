@@ -24,15 +24,18 @@ async def give(footnote: Footnote, request: FeedbackRequest) -> dict[str, Any]:
     text, field, before = await about(footnote, request)
     opinion = opinion_of(request, text, field, before)
     check_example(opinion)
+    conflicts = await asyncio.to_thread(footnote.feedback.conflicts, opinion)
     if request.preview:
         after = await preview(footnote, opinion)
-        return shape(None, None, footnote.store.sequence, before, after)
+        shown = shape(None, None, footnote.store.sequence, before, after)
+        return {**shown, "conflicts": conflicts}
     recorded = await asyncio.wrap_future(footnote.feedback.record(opinion))
     if opinion.doc_id is not None:
         await footnote.open_indexer().wait(recorded.sequence)
     judge_ablation(footnote, opinion, before)
     after = await now(footnote, text, field) if opinion.doc_id is not None else before
-    return shape(recorded.id, recorded.doc_id, recorded.sequence, before, after)
+    shown = shape(recorded.id, recorded.doc_id, recorded.sequence, before, after)
+    return {**shown, "conflicts": conflicts}
 
 
 async def undo(footnote: Footnote, name: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -167,6 +168,23 @@ class Registry:
         with self._lock:
             if self._read() is None:
                 self._write([self.choose().version])
+
+    def remove(self, version: str) -> None:
+        """Delete a checkpoint for good.
+
+        Raises ``not-found``, or ``job-conflict`` for the active one and the shipped one.
+        """
+        with self._lock:
+            if version not in self._versions():
+                raise Problem("not-found", "There is no checkpoint of this version.")
+            if version in (self.active, SHIPPED):
+                raise Problem("job-conflict", "The checkpoint serves, or ships with Footnote.")
+            pointer = self._read()
+            if pointer is not None and version in pointer:
+                self._write([v for v in pointer if v != version])
+            # The manifest first: a folder half removed must not look whole.
+            (self._folder(version) / MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(self._folder(version), ignore_errors=True)
 
     def new_version(self, field: str) -> str:
         """A version that no checkpoint has: time and field, sortable by age."""

@@ -134,6 +134,29 @@ async def activate_model(version: Version, footnote: State) -> Response:
 
 
 @router.get(
+    "/models/{version}/report",
+    summary="Read the report of a checkpoint",
+    dependencies=ADMIN,
+    responses=answers(bodies.ModelReport, "not-found", "validation"),
+)
+async def model_report(version: Version, footnote: State) -> Response:
+    """Metrics by view and label, confusion, calibration, curve, worst mistakes; the gate's word."""
+    return answer(await asyncio.to_thread(admin_service.model_report, footnote, version))
+
+
+@router.delete(
+    "/models/{version}",
+    summary="Delete a checkpoint",
+    dependencies=ADMIN,
+    responses=answers(bodies.ModelDeleted, "not-found", "job-conflict"),
+)
+async def delete_model(version: Version, footnote: State) -> Response:
+    """For good; never the one that serves."""
+    await asyncio.to_thread(footnote.registry.remove, version)
+    return answer(bodies.ModelDeleted(version=version))
+
+
+@router.get(
     "/indexes",
     summary="List the index generations",
     dependencies=ADMIN,

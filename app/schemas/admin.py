@@ -190,6 +190,23 @@ class ModelBody(Response):
     heads: dict[str, Any] = {}
 
 
+class ModelReport(Response):
+    """A checkpoint's reports by head, and the decision of the gate with its figures if known."""
+
+    version: str
+    active: bool
+    created: str | None
+    heads: dict[str, Any]
+    gate: dict[str, Any] | None
+    job_id: str | None
+
+
+class ModelDeleted(Response):
+    """Which checkpoint is gone."""
+
+    version: str
+
+
 class ModelList(Response):
     """All checkpoints."""
 

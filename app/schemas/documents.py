@@ -200,6 +200,14 @@ class Verdict(Response):
     confidence: float | None
 
 
+class Conflict(Response):
+    """An earlier correction of the same text to another label; ``created`` in seconds of 1970."""
+
+    id: str
+    label: str | None
+    created: float
+
+
 class FeedbackResponse(Response):
     """The answer of ``POST /feedback``."""
 
@@ -209,6 +217,9 @@ class FeedbackResponse(Response):
     before: Verdict | None
     after: Verdict | None
     changed: list[str]
+    conflicts: list[Conflict] = Field(
+        [], description="Earlier corrections that say otherwise; the newest counts."
+    )
 
 
 class UndoResponse(Response):

@@ -75,9 +75,17 @@ def test_a_trained_checkpoint_is_swapped_in_and_out(server: TestClient) -> None:
     again = server.post("/classify", json={"input": "tell plum about melon"}).json()
     assert again["model_info"]["version"] == "none"
     assert server.post(f"/admin/models/{version}/activate").json()["version"] == version
+    shown = server.get(f"/admin/models/{version}/report").json()
+    assert shown["job_id"] == job["id"]
+    assert shown["gate"]["wish"] == "always"
+    assert shown["heads"]["label"]["diagnosis"]["confusion"]
+    assert server.delete(f"/admin/models/{version}").status_code == 409  # it serves
     cancelled = server.post(f"/admin/jobs/{job['id']}/cancel")
     assert cancelled.json()["state"] == "succeeded"  # it stays what it was
     assert server.post(f"/admin/jobs/{job['id']}/resume").status_code == 409
+    assert server.post("/admin/models/rollback").json()["version"] == "none"
+    assert server.delete(f"/admin/models/{version}").json() == {"version": version}
+    assert server.get(f"/admin/models/{version}/report").status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -126,6 +134,8 @@ def test_a_single_label_is_refused_at_once(server: TestClient) -> None:
         ("GET", "/admin/jobs/job_none/events"),
         ("POST", "/admin/models/none-such/activate"),
         ("POST", "/admin/models/..%2f..%2fetc/activate"),
+        ("GET", "/admin/models/none-such/report"),
+        ("DELETE", "/admin/models/none-such"),
         ("POST", "/admin/indexes/999/activate"),
         ("DELETE", "/admin/keys/0123456789"),
     ],

@@ -87,6 +87,8 @@ def test_the_examples_of_admin_succeed_too(client: TestClient) -> None:
         "/admin/keys/none_yet": 404,
         "/admin/audit-labels/job_none_yet": 404,
         "/admin/models/none/activate": 404,
+        "/admin/models/none": 404,
+        "/admin/models/none/report": 404,
     }
     tried = 0
     for method, path, answer in tries(client, document, admin=True):

@@ -65,6 +65,11 @@ def test_of_two_corrections_one_may_be_taken_back(client: TestClient) -> None:
     first = give(client, input=TEXT, label="praise", apply="index")
     second = give(client, input=TEXT, label="returns", apply="index")
     assert first.doc_id == second.doc_id
+    assert first.conflicts == []
+    assert [(c.id, c.label) for c in second.conflicts] == [(first.id, "praise")]
+    shown = give(client, 200, input=TEXT, label="billing", apply="index", preview=True)
+    assert [c.label for c in shown.conflicts] == ["returns", "praise"]
+    assert give(client, input=TEXT, label="billing").conflicts == []  # only recorded
     assert label(client) == "returns"
     client.delete(f"/feedback/{second.id}")
     assert label(client) == "praise"
