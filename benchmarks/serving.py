@@ -45,10 +45,18 @@ from model.reader import Reader
 RUNS = Path(__file__).parent / "runs"
 CHUNK = 5_000
 LABELS = 8
+UNTRAINED = "topic"
 K = 10
 ASKED = 400
 CLIENTS = 64
+POSTED = 100
 READY_S = 120.0
+
+
+def labels_of(number: int) -> dict[str, str | list[str]]:
+    """A field that the shipped checkpoint has a head for, and one that it has not."""
+    name = f"class {number % LABELS}"
+    return {"label": name, UNTRAINED: name}
 
 
 class Vectors:
@@ -81,7 +89,7 @@ def build(texts: Sequence[str], encoder: Encoder) -> Path:
     vectors = Vectors(encoder, texts)
     store = DocumentStore(folder)
     documents = [
-        Document(id=f"p{i}", text=text, lang="en", labels={"label": f"class {i % LABELS}"})
+        Document(id=f"p{i}", text=text, lang="en", labels=labels_of(i))
         for i, text in enumerate(texts)
     ]
     for start in range(0, len(documents), 2_000):
@@ -102,7 +110,7 @@ def build(texts: Sequence[str], encoder: Encoder) -> Path:
 class Server:
     """A `footnote serve` process on a copy of a store."""
 
-    def __init__(self, store: Path, folder: Path) -> None:
+    def __init__(self, store: Path, folder: Path, threads: int = 0) -> None:
         shutil.copytree(store, folder / "store")
         self._environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("FOOTNOTE_")},
@@ -111,6 +119,7 @@ class Server:
             "FOOTNOTE_SAMPLE": "0",
             "FOOTNOTE_REINDEX_AFTER": "0",
             "FOOTNOTE_LOG_LEVEL": "warning",
+            "FOOTNOTE_THREADS": str(threads),
         }
         self._log = folder / "server.txt"
         self.port = 0
@@ -152,9 +161,9 @@ class Server:
 
 
 @contextmanager
-def running(store: Path) -> Iterator[Server]:
+def running(store: Path, threads: int = 0) -> Iterator[Server]:
     with tempfile.TemporaryDirectory(dir=RUNS) as folder:
-        server = Server(store, Path(folder))
+        server = Server(store, Path(folder), threads)
         server.start()
         try:
             yield server
@@ -162,9 +171,12 @@ def running(store: Path) -> Iterator[Server]:
             server.stop()
 
 
-def asks(texts: Sequence[str], **retrieval: Any) -> list[bytes]:
+def asks(texts: Sequence[str], field: str = "label", **retrieval: Any) -> list[bytes]:
     """Requests to `/classify`, one a text."""
-    return [post_bytes("/classify", {"input": text, "retrieval": retrieval}) for text in texts]
+    return [
+        post_bytes("/classify", {"input": text, "field": field, "retrieval": retrieval})
+        for text in texts
+    ]
 
 
 def timed(answers: Answers) -> dict[str, float]:
@@ -194,13 +206,27 @@ def bare(texts: Sequence[str], encoder: Encoder, seconds: float) -> dict[str, fl
     return found
 
 
+def found(server: Server, texts: Sequence[str]) -> int:
+    """How many of the documents that `writing` posted come first in a search by default."""
+    url = f"http://127.0.0.1:{server.port}/search"
+    answers = [httpx.post(url, json={"query": t, "k": 1}, timeout=10).json() for t in texts]
+    return sum(a["hits"][0]["doc_id"] in (f"one{i}", f"two{i}") for i, a in enumerate(answers))
+
+
 def writing(server: Server, texts: Sequence[str]) -> dict[str, float]:
     """One document until it counts, and many at once with vectors and without waiting for them."""
     single = [
         post_bytes("/documents", {"id": f"one{i}", "text": t, "label": "new"})
-        for i, t in enumerate(texts[:50])
+        for i, t in enumerate(texts[:POSTED])
     ]
     one = run_load(server.port, single, clients=1, seconds=30, most=len(single))
+    durable = [
+        post_bytes("/documents?wait=durable", {"id": f"two{i}", "text": t})
+        for i, t in enumerate(texts[:POSTED])
+    ]
+    time.sleep(1)
+    fast = run_load(server.port, durable, clients=1, seconds=30, most=len(durable))
+    time.sleep(2)
     rates = {}
     for wait, count in (("indexed", 400), ("durable", 5_000)):
         lines = [
@@ -211,7 +237,13 @@ def writing(server: Server, texts: Sequence[str]) -> dict[str, float]:
         request = post_bytes(f"/documents?wait={wait}", body, kind="application/x-ndjson")
         answer = run_load(server.port, [request], clients=1, seconds=120, most=1)
         rates[f"bulk_{wait}_documents_s"] = round(count / (answer.ms[0] / 1000), 1)
-    return {"one_p50_ms": one.percentile(50), "one_p99_ms": one.percentile(99), **rates}
+    return {
+        "one_p50_ms": one.percentile(50),
+        "one_p99_ms": one.percentile(99),
+        "one_durable_p50_ms": fast.percentile(50),
+        "found_first": found(server, texts[:POSTED]),
+        **rates,
+    }
 
 
 def measure(count: int, seconds: float) -> dict[str, Any]:
@@ -236,6 +268,7 @@ def measure(count: int, seconds: float) -> dict[str, Any]:
             ("hybrid", {"method": "hybrid", "k": K}),
             ("bm25_k1", {"method": "bm25", "k": 1}),
             ("bm25_k50", {"method": "bm25", "k": 50}),
+            ("closed_book", {"mode": "off"}),
         ):
             requests = asks(texts, **retrieval)
             one = run_load(server.port, requests, clients=1, seconds=seconds, most=ASKED)
@@ -245,8 +278,17 @@ def measure(count: int, seconds: float) -> dict[str, Any]:
             many = timed(run_load(server.port, requests, clients=CLIENTS, seconds=seconds))
             share = many["requests_s"] / figures["bare"]["texts_s_batch_32"]
             figures[f"clients_{CLIENTS}_{method}"] = {**many, "of_bare": round(share, 3)}
+        untrained = asks(texts, UNTRAINED, k=K)
+        figures["one_client_untrained"] = timed(
+            run_load(server.port, untrained, clients=1, seconds=seconds, most=ASKED)
+        )
         figures["memory_after_load_mb"] = server.memory_mb()
         figures["writing"] = writing(server, texts)
+    with running(store, threads=2) as server:
+        for name in ("bm25", "hybrid"):
+            requests = asks(texts, method=name, k=K)
+            one = run_load(server.port, requests, clients=1, seconds=seconds, most=ASKED)
+            figures[f"one_client_{name}_two_threads"] = timed(one)
     k1, k50 = figures["one_client_bm25_k1"], figures["one_client_bm25_k50"]
     figures["k50_over_k1"] = round(k50["p50_ms"] / k1["p50_ms"], 3)
     return figures
