@@ -297,5 +297,7 @@ async def read_one(footnote: Footnote, name: str) -> Document:
     """One document. Raises ``not-found``."""
     found = await asyncio.to_thread(footnote.store.get, name)
     if found is None:
+        if name in await asyncio.to_thread(footnote.store.damaged):
+            raise Problem("not-found", "The stored document is damaged: write it again.")
         raise Problem("not-found", "There is no document with this id.")
     return found

@@ -38,13 +38,14 @@ def index_folder(settings: Settings) -> Path:
 def kind(
     settings: Settings,
     index: Callable[[], Index],
-    published: Callable[[], None] = lambda: None,
+    published: Callable[[list[str]], None] = lambda damaged: None,
     change_encoder: Callable[[Path, str | None], None] | None = None,
 ) -> JobKind:
     """The reindexing job of a server; ``index`` gives its index when the build is whole.
 
-    ``published`` is called when the new generation is there; ``change_encoder`` serves a generation
-    together with the encoder that made its vectors, where that is another one than before.
+    ``published`` is called when the new generation serves, with the ids of documents that it lacks
+    since they are damaged; ``change_encoder`` serves a generation together with the encoder that
+    made its vectors, where that is another one than before.
     """
 
     def prepare(job: Job) -> dict[str, Any]:
@@ -60,13 +61,15 @@ def kind(
     def finish(job: Job, result: dict[str, Any]) -> dict[str, Any]:
         served = index()
         before = served.searcher.generation
-        if change_encoder is not None and result["encoder_sha"] != served.encoder_sha:
-            change_encoder(Path(result["folder"]), result["encoder"])
+        folder = Path(result["folder"])
+        if job.params.get("activate") is False:
+            served.keep(folder)
+        elif change_encoder is not None and result["encoder_sha"] != served.encoder_sha:
+            change_encoder(folder, result["encoder"])
+            published(result["damaged"])
         else:
-            served.publish(Path(result["folder"]))
-        if job.params.get("activate") is False and before:
-            served.activate(before)
-        published()
+            served.publish(folder)
+            published(result["damaged"])
         built = next(g for g in served.generations() if g.number == result["number"])
         return {
             "generation": built.number,
@@ -75,6 +78,7 @@ def kind(
             "sequence": built.sequence,
             "vectors": built.encoder_sha is not None,
             "encoder": result["encoder"],
+            "damaged": result["damaged"],
             "activated": built.active,
             "previous": before,
         }
@@ -95,6 +99,7 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     device = pick_device(params["_device"])
     dtype = pick_dtype(params["_dtype"], device)
     source = params.get("encoder") or params["_encoder"]
+    damaged: list[str] = []
     try:
         encoder = Encoder.load(source, device=device, dtype=dtype)
     except EncoderRefused as refused:
@@ -108,6 +113,7 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
             passage_words=params["_passage_words"],
             progress=reporter.progress,
             cancelled=reporter.cancelled,
+            damaged=damaged.extend,
         )
     except BuildCancelled:
         raise JobCancelled from None
@@ -117,6 +123,7 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         "number": number,
         "encoder": source,
         "encoder_sha": encoder.sha256,
+        "damaged": damaged,
     }
 
 

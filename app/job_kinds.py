@@ -23,7 +23,7 @@ def job_kinds(
     registry: Registry,
     activation: Activation,
     index: Callable[[], Index],
-    published: Callable[[], None] = lambda: None,
+    published: Callable[[list[str]], None] = lambda damaged: None,
     encoder: Callable[[], str | None] | None = None,
     change_encoder: Callable[[Path, str | None], None] | None = None,
     audits: Audits | None = None,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -235,10 +236,24 @@ class Footnote:
         if self.status.ready:
             self._watch.check()
 
-    def index_published(self) -> None:
-        """Told when a new generation serves: what was wrong with the old one no longer counts."""
+    def index_published(self, damaged: list[str]) -> None:
+        """Told when a new generation serves: what was wrong with the old one no longer counts.
+
+        Documents that the build found damaged are looked at, so that ``degraded`` tells of them.
+        """
         self.status.degraded.pop("index", None)
         erasure.finish(self)
+        self.store.get_many(damaged)
+
+    def degraded(self) -> list[str]:
+        """What does not serve as it should, and why."""
+        found = list(self.status.degraded.values())
+        if damaged := len(self.store.damaged()):
+            found.append(
+                f"store: {damaged} damaged and left out (`footnote doctor` names each): "
+                "import them again"
+            )
+        return found
 
     def set_busy(self, busy: bool) -> None:
         """Leave a core to a job while it runs: two busy pools on the same cores collapse."""
@@ -279,6 +294,7 @@ class Footnote:
             self.jobs.submit(indexing_job.TYPE, order | {"encoder": self.encoders.wanted})
         elif self.store.count() and (
             searcher.generation == 0
+            or "index" in self.status.degraded
             or (self.serving is not None and searcher.views[0].segment.vectors is None)
             or erasure.pending(self)
         ):
@@ -319,12 +335,14 @@ class Footnote:
             encoder_sha=None if self.serving is None else self.serving.model.encoder_sha256,
         )
         try:
-            index.open(self._progress)
+            problems: Sequence[str] = index.open(self._progress)
         except NoGeneration as reason:
-            if self.store.sequence:
-                logger.warning("start: %s; serving from memory until one is built", reason)
-                self.status.degraded["index"] = f"index: {reason}; a new one is being built"[:500]
+            logger.info("start: %s; serving from memory until one is built", reason)
+            problems = reason.problems
             index.open_without_generation(self._progress)
+        if problems:
+            told = "; ".join(problems)[:400]
+            self.status.degraded["index"] = f"index: {told}; a new generation is being built"
         self.index = index
         self.indexer = Indexer(self.store, index)
         self.indexer.encode_with(self.serving)

@@ -75,11 +75,13 @@ def build_generation(
     passage_words: int,
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
+    damaged: Callable[[list[str]], None] | None = None,
 ) -> Path:
     """Write a generation of all that the store holds, and return its folder.
 
     `encode` makes vectors [n, dim] of texts; vectors that the store or the last generation has of
     the same text and encoder are taken from there. Without `encode` there are no vectors.
+    `damaged` is told the ids of documents whose rows are, which are left out.
     Raises BuildCancelled when `cancelled` says so; whatever fails, no folder is left behind.
     """
     out_parent.mkdir(parents=True, exist_ok=True)
@@ -88,6 +90,8 @@ def build_generation(
     try:
         build = _Build(aside, store, passage_words, progress, cancelled)
         number = build.run(out_parent, encode, encoder_sha)
+        if damaged is not None:
+            damaged(store.damaged())
         target = out_parent / f"generation-{number:06d}"
         aside.chmod(0o755)
         aside.rename(target)

@@ -43,8 +43,16 @@ _ACTIVE = "index:active"
 _SHA256 = "index:sha256:"
 
 
+class NeverPublished(GenerationCorrupt):
+    """A folder that a build left behind when it was interrupted before its publication."""
+
+
 class NoGeneration(RuntimeError):
-    """No generation verifies: one must be built. The text says what was wrong with each."""
+    """No generation verifies: one must be built. `problems` says what was wrong with each."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("; ".join(problems) or "the index has not been built yet")
+        self.problems = tuple(problems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +110,11 @@ class Index:
         """The encoder whose vectors are used."""
         return self._encoder_sha
 
-    def open(self, progress: Progress | None = None) -> None:
+    def open(self, progress: Progress | None = None) -> list[str]:
         """Serve the newest generation that verifies, brought up to the store's sequence.
 
-        The one that was activated last comes first. Raises NoGeneration when there is none.
+        The one that was activated last comes first; what was wrong with those passed over is
+        returned. Raises NoGeneration when there is none.
         """
         problems = []
         active = self._store.meta_get(_ACTIVE)
@@ -114,16 +123,20 @@ class Index:
             key=lambda f: (f[1].name == active, f[0]),
             reverse=True,
         )
+        if active is not None and active not in (path.name for _, path in folders):
+            problems.append(f"{active}: is missing")
         for _, path in folders:
             try:
                 self._switch(path, self._known(path), progress, self._encoder_sha)
+            except NeverPublished as problem:
+                log.info("index: %s", problem)
             except GenerationCorrupt as problem:
                 log.warning("index: %s", problem)
                 problems.append(str(problem))
             else:
                 self._sweep(path)
-                return
-        raise NoGeneration("; ".join(problems) or "the index has not been built yet")
+                return problems
+        raise NoGeneration(problems)
 
     def open_without_generation(self, progress: Progress | None = None) -> None:
         """Serve the whole store from memory, until a generation is published."""
@@ -169,14 +182,17 @@ class Index:
         moment of the switch. Raises GenerationCorrupt when the folder is not whole; the old one
         goes on serving then.
         """
-        sha256 = manifest_sha256(path)
-        manifest = verify(path, sha256=sha256)
-        self._mark(_SHA256 + path.name, sha256)
+        manifest = self._register(path)
         before = self._number
         self._switch(path, manifest, progress, encoder_sha or self._encoder_sha, together)
-        for number, old in generation_folders(self._folder):
-            if number not in (before, manifest.number):
-                self._remove(old)
+        self._remove_all_but(before, manifest.number)
+
+    def keep(self, path: Path) -> None:
+        """Take a generation that was just built without serving it; the one that serves stays.
+
+        Raises GenerationCorrupt when the folder is not whole.
+        """
+        self._remove_all_but(self._number, self._register(path).number)
 
     def activate(self, number: int, progress: Progress | None = None) -> None:
         """Serve another generation that is kept. Raises GenerationCorrupt, or KeyError for none."""
@@ -266,11 +282,17 @@ class Index:
                 together()
         self._mark(_ACTIVE, path.name)
 
+    def _register(self, path: Path) -> Manifest:
+        sha256 = manifest_sha256(path)
+        manifest = verify(path, sha256=sha256)
+        self._mark(_SHA256 + path.name, sha256)
+        return manifest
+
     def _known(self, path: Path, *, whole: bool = True) -> Manifest:
         """The manifest of a registered generation that this version can read."""
         sha256 = self._store.meta_get(_SHA256 + path.name)
         if sha256 is None:
-            raise GenerationCorrupt(f"{path.name}: was never published")
+            raise NeverPublished(f"{path.name}: was never published")
         manifest = verify(path, sha256=sha256, files=whole)
         if manifest.analyzer != analysis.ANALYZER_VERSION:
             raise GenerationCorrupt(
@@ -336,6 +358,11 @@ class Index:
             shutil.rmtree(path, ignore_errors=True)
         for _, path in generation_folders(self._folder):
             if path != active and self._store.meta_get(_SHA256 + path.name) is None:
+                self._remove(path)
+
+    def _remove_all_but(self, *numbers: int) -> None:
+        for number, path in generation_folders(self._folder):
+            if number not in numbers:
                 self._remove(path)
 
     def _remove(self, path: Path) -> None:

@@ -162,6 +162,6 @@ class DocumentStore(ReadOnlyStore):
         if self._closed:
             return
         self._closed = True
+        super().close()  # the last to close takes the log into the file, which a reader cannot
         self._writer.close()
-        super().close()
         self._lock.release()

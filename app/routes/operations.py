@@ -31,7 +31,7 @@ async def live() -> Response:
 async def ready(footnote: State) -> Response:
     """200 when it serves; `degraded` names what did not load. Before that 503 with the stage."""
     status = footnote.status
-    degraded = list(status.degraded.values())
+    degraded = footnote.degraded()
     if status.ready:
         return json_answer({"status": "degraded" if degraded else "ready", "degraded": degraded})
     raise Problem(

@@ -243,7 +243,7 @@ def test_a_folder_that_was_never_published_is_not_opened(
     store: DocumentStore, folder: Path
 ) -> None:
     build(store, folder)
-    with pytest.raises(NoGeneration, match="never published"):
+    with pytest.raises(NoGeneration, match="not been built"):
         Index(store, folder).open()
 
 
@@ -306,3 +306,27 @@ def test_a_missing_folder_is_no_generation(store: DocumentStore, folder: Path) -
     shutil.rmtree(folder)
     with pytest.raises(NoGeneration):
         Index(store, folder).open()
+
+
+def test_a_generation_can_be_kept_without_serving(store: DocumentStore, folder: Path) -> None:
+    store.upsert(documents(10)).result()
+    index = published(store, folder)
+    store.upsert([Document(id="late", text="a zebra")]).result()
+    index.keep(build(store, folder))
+    assert index.searcher.generation == 1
+    assert [g.number for g in index.generations()] == [2, 1]
+    again = Index(store, folder, encoder_sha=ENCODER)
+    again.open()
+    assert again.searcher.generation == 1
+    again.activate(2)
+    assert again.searcher.generation == 2
+
+
+def test_a_generation_that_is_gone_is_named(store: DocumentStore, folder: Path) -> None:
+    store.upsert(documents(3)).result()
+    index = published(store, folder)
+    index.publish(build(store, folder))
+    shutil.rmtree(folder / "generation-000002")
+    again = Index(store, folder, encoder_sha=ENCODER)
+    assert again.open() == ["generation-000002: is missing"]
+    assert again.searcher.generation == 1
