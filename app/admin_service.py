@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from app.datasets import DatasetBroken
 from app.keys import Scope
 from app.problems import Problem, invalid
 from app.schemas import admin as bodies
@@ -20,16 +21,17 @@ INDEXED_WITHIN_S: Final = 60.0
 def train_params(footnote: Footnote, body: bodies.TrainRequest) -> dict[str, Any]:
     """The parameters of a training job.
 
-    Raises ``validation`` at once where the index has nothing to learn from, ``not-found`` for an
-    unknown base.
+    Raises ``validation`` at once where there is nothing to learn from, ``not-found`` for an
+    unknown base or dataset.
     """
     field = body.label_field
-    check_labels(footnote, field, at_least=2)
+    check_learnable(footnote, body)
     if body.base is not None:
         footnote.registry.find(body.base)
     return {
         "task": body.task,
         "field": field,
+        "dataset": body.dataset,
         "base": body.base,
         "optimizer": body.optimizer,
         "lr": body.lr,
@@ -42,6 +44,21 @@ def train_params(footnote: Footnote, body: bodies.TrainRequest) -> dict[str, Any
         "margin": body.margin,
         "version": footnote.registry.new_version(field),
     }
+
+
+def check_learnable(footnote: Footnote, body: bodies.TrainRequest) -> None:
+    """Refuse a field that the index has no labels for, or a dataset that is for another task."""
+    if body.dataset is None:
+        check_labels(footnote, body.label_field, at_least=2)
+        return
+    try:
+        found = footnote.datasets.find(body.dataset)
+    except DatasetBroken as broken:
+        raise invalid("#/dataset", str(broken)) from broken
+    if found.task != "classification":
+        raise invalid("#/dataset", f"its rows are for the task {found.task}")
+    if len(found.labels) < 2:
+        raise invalid("#/dataset", "all its rows have the same label: 2 are needed")
 
 
 def evaluate_params(footnote: Footnote, body: bodies.EvaluateRequest) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from app.feedback import Opinion
 from app.http import State, json_answer
 from app.keys import RequireScope, Scope, scope
 from app.problems import Problem
+from app.routes import datasets
 from app.routes.feedback import CORRECTION
 from app.schemas import base
 from app.state import Footnote
@@ -200,6 +201,7 @@ def known_ids(footnote: Footnote) -> dict[str, str | int]:
         "generation": 1,
         "job_id": "job_none_yet",
         "key_id": "none_yet",
+        "dataset_id": datasets.EXAMPLE,
         "slug": "validation",
     }
     if not footnote.keys.open:

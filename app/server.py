@@ -21,6 +21,7 @@ from app.problems import FieldError, Problem, Slug
 from app.routes import (
     admin,
     audit,
+    datasets,
     documents,
     feedback,
     jobs,
@@ -42,6 +43,7 @@ ROUTERS = (
     documents.router,
     feedback.router,
     admin.router,
+    datasets.router,
     audit.router,
     jobs.router,
     operations.router,

@@ -18,6 +18,7 @@ from app import erasure, indexing_job, training_job
 from app.ablation import Ablations
 from app.activation import Activation
 from app.audits import Audits
+from app.datasets import Datasets
 from app.encoders import EncoderChoice
 from app.feedback import Feedback
 from app.indexer import Indexer
@@ -87,6 +88,7 @@ class Footnote:
         self.settings = settings = replace(settings, encoder=self.encoders.source)
         self.registry = Registry(settings.checkpoint_dir)
         self.feedback = Feedback(self.store)
+        self.datasets = Datasets(settings.store_dir)
         self.audits = Audits(self.store)
         self.predictions = Predictions(self.store if settings.store_predictions else None)
         self.pins = Pins(

@@ -14,11 +14,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from app.datasets import FOLDER, DatasetBroken, load_rows
 from app.indexing_job import index_folder, pick_device
 from app.jobs import RESUMABLE, Job, JobKind
 from app.registry import NO_CHECKPOINT, Registry
 from app.settings import Settings
 from app.worker import JobCancelled, JobRefused, Reporter
+from index_data.documents import Document, content_id
 
 if TYPE_CHECKING:
     from index_data.searcher import Searcher
@@ -48,6 +50,7 @@ def kind(settings: Settings, registry: Registry, activate: Callable[[str], None]
             "_out": str(settings.checkpoint_dir / str(job.params["version"])),
             "_base": None if base == NO_CHECKPOINT else str(registry.find(base)),
             "_work": str(work_folder(settings, job.id)),
+            "_dataset": dataset_folder(settings, job.params.get("dataset")),
         }
 
     def finish(job: Job, result: dict[str, Any]) -> dict[str, Any]:
@@ -73,6 +76,36 @@ def reading(settings: Settings) -> dict[str, Any]:
         "_device": settings.device,
         "_passage_words": settings.passage_words,
     }
+
+
+def dataset_folder(settings: Settings, name: str | None) -> str | None:
+    """Where an uploaded set lies."""
+    return None if name is None else str(settings.store_dir / FOLDER / name)
+
+
+def dataset_documents(params: dict[str, Any]) -> Iterator[Document] | None:
+    """The rows of the uploaded set that is to be learned, as documents; ``None``: the index's.
+
+    A set that says only ``label`` is one of whatever field is asked for. Raises
+    :class:`JobRefused` when it is gone or is not what was uploaded.
+    """
+    if params.get("_dataset") is None:
+        return None
+    try:
+        _, rows = load_rows(Path(params["_dataset"]))
+    except DatasetBroken as broken:
+        raise JobRefused(str(broken)) from broken
+    field = params["field"]
+    return (
+        Document(
+            id=row.get("id") or content_id(row["text"]),
+            text=row["text"],
+            labels={field: row["labels"]["label"]}
+            if [*row["labels"]] == ["label"]
+            else row["labels"],
+        )
+        for row in rows
+    )
 
 
 def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
@@ -103,6 +136,7 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
                 encode=encoder.encode,
                 fits=searcher.has_vectors,
                 reporter=reporter,
+                learned=dataset_documents(params),
             )
     info, rows = training_set.load(work)
     try:

@@ -82,13 +82,15 @@ def freeze(
     encode: Encode,
     fits: bool,
     reporter: Reporter,
+    learned: Iterator[Document] | None = None,
 ) -> SetInfo:
     """Retrieve once for each labelled document and write the set.
 
+    ``learned``: what is learned from; ``None``: the documents of the index themselves.
     A row never finds itself or a near-duplicate. ``fits``: the index's vectors are of this
     encoder. Raises :class:`JobRefused` on fewer than two labels.
     """
-    documents, lists = labelled(searcher.documents(), field)
+    documents, lists = labelled(learned or searcher.documents(), field)
     counts = Counter(str(document.labels[field]) for document in documents)
     check_labels(field, counts)
     method = searcher.default_method if fits else "bm25"

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from app.cli.output import emit_json, json_option, note, table, warn
 
+if TYPE_CHECKING:
+    import httpx
+
+SHOWN: Final = 10  # bad rows that are named
+
 
 @click.command()
 @click.option("--field", default="label", show_default=True, help="Label field to learn.")
 @click.option("--task", default="classification", show_default=True, help="Task of the head.")
+@click.option("--dataset", help="Uploaded set, or a file to upload (NDJSON, SQuAD; .gz too).")
 @click.option(
     "--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", show_default=True
 )
@@ -32,6 +42,7 @@ from app.cli.output import emit_json, json_option, note, table, warn
 def train(
     field: str,
     task: str,
+    dataset: str | None,
     optimizer: str,
     lr: float | None,
     epochs: int | None,
@@ -63,6 +74,8 @@ def train(
     if k is not None:
         body["retrieval"] = {"k": k}
     with connect() as client:
+        if dataset is not None:
+            body["dataset"] = known_dataset(client, dataset)
         job = checked(client.post("/admin/train", json=body)).json()
         note(f"job {job['id']}")
         job = follow(client, job, label="train")
@@ -70,6 +83,41 @@ def train(
         emit_json(job)
     else:
         show(job["result"])
+
+
+def known_dataset(client: httpx.Client, given: str) -> str:
+    """The id of a set; a file is uploaded first, and its bad rows are named."""
+    from app.cli.client import checked
+
+    path = Path(given)
+    if not path.exists():
+        return given
+    answer = client.post(
+        "/admin/datasets",
+        params={"name": path.name},
+        content=dataset_lines(path),
+        headers={"Content-Type": "application/x-ndjson"},
+    )
+    made = checked(answer).json()
+    note(f"dataset {made['id']}: {made['rows']} rows of shape {made['kind']}")
+    for row in made["rejected"][:SHOWN]:
+        warn(f"line {row['line']} {row['pointer']}: {row['detail']}")
+    if made["rejected_count"] > SHOWN:
+        warn(f"{made['rejected_count']} rows were not taken")
+    return str(made["id"])
+
+
+def dataset_lines(path: Path) -> Iterator[bytes]:
+    """A file's lines as they are; the SQuAD file, which is one object, an article a line."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rb") as file:
+        if not {".json"} & {*path.suffixes}:
+            yield from file
+            return
+        whole = json.load(file)
+    rows = whole.get("data", [whole]) if isinstance(whole, dict) else whole
+    for row in rows:
+        yield json.dumps(row, ensure_ascii=False).encode() + b"\n"
 
 
 def show(result: dict[str, Any]) -> None:

@@ -23,7 +23,9 @@ class TrainRequest(Request):
 
     task: Literal["classification", "sentiment"] = "classification"
     field: Name | None = None
-    dataset: None = None
+    dataset: Annotated[str, Field(pattern=r"^ds_[0-9a-f]{24}$")] | None = Field(
+        None, description="An uploaded set to learn from; null: the labelled documents."
+    )
     base: Version | None = None
     optimizer: Literal["sgd", "adamw"] = "adamw"
     lr: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] | None = None
