@@ -146,21 +146,18 @@ def draw_rows(rows: Sequence[Example], each: int, seed: int) -> list[int]:
     return sorted(picked)
 
 
-def new_intents(seed: int, encoder: Encoder, *, new: int = 20, each: int = 10) -> Figures:
+def new_intents(
+    seed: int, encoder: Encoder, *, new: int = 20, shown: Sequence[int] = (1, 3, 10)
+) -> Figures:
     """Intents that no head was trained on, then indexed with a few examples each."""
     train, test = load("banking77", encoder)
     names = sorted({row.label for row in train.rows})
     fresh = set(random.Random(seed).sample(names, new))
     old = train.take([i for i, row in enumerate(train.rows) if row.label not in fresh])
-    shown = draw_rows(train.rows, each, seed)
-    extra = train.take([i for i in shown if train.rows[i].label in fresh])
-    grown = Split(old.rows + extra.rows, np.concatenate([old.vectors, extra.vectors]))
     own, _ = neighbours(old, old, K)
     reader, kept = fit(f"banking77-new-{seed}", old, own, encoder, seed=seed)
     before_hits, _ = neighbours(test, old, K)
-    after_hits, _ = neighbours(test, grown, K)
     before = answer(reader, test, before_hits, [])
-    after = answer(reader, test, after_hits, sorted(fresh))
     is_new = [row.label in fresh for row in test.rows]
 
     def share(said: Sequence[Prediction], which: bool) -> float:
@@ -172,10 +169,16 @@ def new_intents(seed: int, encoder: Encoder, *, new: int = 20, each: int = 10) -
         inside = [score(p) for p, n in zip(before, is_new, strict=True) if not n]
         return auroc(inside, [score(p) for p, n in zip(before, is_new, strict=True) if n])
 
+    after: Figures = {}
+    for each in shown:
+        drawn = draw_rows(train.rows, each, seed)
+        extra = train.take([i for i in drawn if train.rows[i].label in fresh])
+        grown = Split(old.rows + extra.rows, np.concatenate([old.vectors, extra.vectors]))
+        said = answer(reader, test, neighbours(test, grown, K)[0], sorted(fresh))
+        after[str(each)] = {"recall_new": share(said, True), "others": share(said, False)}
     return {
-        "recall_new": share(after, True),
         "others_before": share(before, False),
-        "others_after": share(after, False),
+        "after": after,
         "auroc_support": apart(lambda p: p.support),
         "auroc_confidence": apart(lambda p: p.confidence),
         "auroc_product": apart(lambda p: p.support * p.confidence),

@@ -2,7 +2,8 @@
 
 On its own training rows a head is overconfident, and the gate would close. So: held-out or
 out-of-fold logits in, gate weights and temperatures out. That a label may be new to the head is
-simulated: in copies of the rows some labels are taken away from the head and left to the hits.
+simulated: in copies of the rows some labels are taken away from the head and left to the hits, of
+which a few stay, as of a label that has few examples yet.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.network import (
+    ABSENT,
     SMALL,
     UNLABELLED,
     Gate,
@@ -25,8 +27,14 @@ from model.network import (
 )
 
 K_CHOICES = (8, 16, 32, 48, 64)
+K_TOLERANCE = 0.01
+"""By how much in likelihood more hits may be worse: a new label needs to be among them."""
 SIMULATED_SHARE = 0.2
 SIMULATED_COPIES = 2
+SIMULATED_KEPT = (0.02, 0.06, 0.2)
+"""Shares of a new label's hits that are there: one, a few, and ten examples beside a hundred."""
+MAX_LOST = 0.0075
+"""Right answers on known labels that new labels may cost, as a share, in simulation."""
 RIDGE = 0.003
 
 
@@ -93,8 +101,8 @@ def _columns(parts: Sequence[Evidence]) -> list[list[Tensor]]:
     return [[part.memory[i] for part in parts] for i in range(len(Memory._fields))]
 
 
-def take_labels_away(evidence: Evidence, generator: torch.Generator) -> Evidence:
-    """A copy in which a fifth of the labels are unknown to the head.
+def take_labels_away(evidence: Evidence, generator: torch.Generator, kept: float) -> Evidence:
+    """A copy in which a fifth of the labels are unknown to the head, with `kept` of their hits.
 
     The labels keep their places, so that logits, memory and truth need no renumbering: a label
     that is taken away gets the logit -inf and its hits count as hits of an unknown label (places
@@ -111,7 +119,11 @@ def take_labels_away(evidence: Evidence, generator: torch.Generator) -> Evidence
         moved = gone[labels.clamp(min=0)] & (labels != UNLABELLED)
         return torch.where(moved, labels + n, labels)
 
-    memory = evidence.memory._replace(labels=move(evidence.memory.labels))
+    labels = move(evidence.memory.labels)
+    stay = (labels < n) | (torch.rand(labels.shape, generator=generator) < kept)
+    memory = evidence.memory._replace(
+        labels=labels.masked_fill(~stay, UNLABELLED), mask=evidence.memory.mask & stay
+    )
     return Evidence(
         logits, evidence.match, evidence.similarity, memory, move(evidence.truth), evidence.kernel
     )
@@ -128,21 +140,15 @@ def fit_gate(gate: Gate, evidence: Evidence, *, seed: int = 0) -> None:
         return head_loss(evidence.logits / gate.log_head_temperature.exp(), evidence.truth)
 
     _minimise([gate.log_head_temperature], head)
-    generator = torch.Generator().manual_seed(seed)
-    sets = [(evidence, evidence.neighbours(2 * n), 1.0)]
-    if n > 2:
-        for _ in range(SIMULATED_COPIES):
-            copy = take_labels_away(evidence, generator)
-            sets.append((copy, copy.neighbours(2 * n), 1.0 / SIMULATED_COPIES))
+    neighbours = evidence.neighbours(n)
     start = gate.weights.detach().clone()
 
     def mixed() -> Tensor:
-        loss = RIDGE * ((gate.weights - start) ** 2).sum()
-        for rows, neighbours, weight in sets:
-            loss = loss + weight * _likelihood(gate, rows, neighbours)
-        return loss
+        return RIDGE * ((gate.weights - start) ** 2).sum() + _likelihood(gate, evidence, neighbours)
 
     _minimise([gate.weights], mixed)
+    if n > 2 and evidence.match.shape[1]:
+        _fit_novel(gate, evidence, seed)
     with torch.no_grad():
         probs = gate(evidence.logits, evidence.neighbours(n)).probs
 
@@ -151,6 +157,39 @@ def fit_gate(gate: Gate, evidence: Evidence, *, seed: int = 0) -> None:
         return -sharp.gather(1, evidence.truth[:, None]).clamp(min=SMALL).log().mean()
 
     _minimise([gate.log_temperature], last)
+
+
+def _fit_novel(gate: Gate, evidence: Evidence, seed: int) -> None:
+    """Fit what new labels are given, then lower it until known ones lose no more than MAX_LOST."""
+    n = evidence.logits.shape[1]
+    generator = torch.Generator().manual_seed(seed)
+    shares = SIMULATED_KEPT * SIMULATED_COPIES
+    copies = join([take_labels_away(evidence, generator, kept) for kept in shares])
+    # Only rows to which a new label came near say anything; the others are counted below.
+    there = ((copies.memory.labels >= n) & copies.memory.mask).any(-1)
+    most = torch.tensor(shares).repeat_interleave(len(evidence.truth)) == max(shares)
+    known = most & (copies.truth < n)
+    most_lost = MAX_LOST * int(known.sum())
+    rows = copies.rows(there)
+    if not len(rows.truth):
+        return
+    neighbours = rows.neighbours(2 * n)
+    start = gate.novel.detach().clone()
+
+    def mixed() -> Tensor:
+        ridge = RIDGE * ((gate.novel - start) ** 2).sum()
+        return ridge + _likelihood(gate, rows, neighbours)
+
+    _minimise([gate.novel], mixed)
+    with torch.no_grad():
+        absent = torch.full_like(neighbours.match, ABSENT)
+        alone = gate(rows.logits, neighbours._replace(match=absent))
+        right = (alone.probs.argmax(-1) == rows.truth) & known[there]
+        for _ in range(40):
+            said = gate(rows.logits, neighbours).probs.argmax(-1)
+            if int((right & (said != rows.truth)).sum()) <= most_lost:
+                break
+            gate.novel[0] -= 0.1
 
 
 def _likelihood(gate: Gate, rows: Evidence, neighbours: Neighbours) -> Tensor:
@@ -175,15 +214,16 @@ def _minimise(parameters: list[torch.nn.Parameter], loss: Callable[[], Tensor]) 
 
 
 def choose_k(gate: Gate, evidence: Evidence, *, limit: int, seed: int = 0) -> int:
-    """The number of hits whose mixture is likeliest; leaves the gate fitted to it."""
-    best: tuple[float, int] | None = None
+    """The most hits with which the mixture is about as likely as at its best; fits the gate."""
+    trials: list[tuple[float, int, Gate]] = []
     for k in sorted({*(c for c in K_CHOICES if c < limit), limit}):
         rows = evidence.first(k)
         trial = Gate()
         fit_gate(trial, rows, seed=seed)
         with torch.no_grad():
             loss = float(_likelihood(trial, rows, rows.neighbours(rows.logits.shape[1])))
-        if best is None or loss < best[0] - 1e-4:
-            best = (loss, k)
-            gate.load_state_dict(trial.state_dict())
-    return best[1] if best else limit
+        trials.append((loss, k, trial))
+    least = min(loss for loss, _, _ in trials)
+    _, best, trial = max((t for t in trials if t[0] <= least + K_TOLERANCE), key=lambda t: t[1])
+    gate.load_state_dict(trial.state_dict())
+    return best

@@ -33,7 +33,7 @@ from model.encoder import Encoder
 from model.heads import kind_of
 from model.provenance import DOCUMENTS
 
-FORMAT = 1
+FORMAT = 2  # 2: a gate of its own for labels that the head does not know
 MANIFEST = "manifest.json"
 
 

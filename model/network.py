@@ -6,6 +6,9 @@ own labels are mixed in (a nearest-neighbour mixture after Khandelwal et al. 202
 
     p(y | x, D) = (1 - g) p_head(y | x, D) + g * sum_i a_i [y_i = y]
 
+over the labels that the head knows. Labels that only hits carry share a mass `u`, which a second
+gate gives them: p = (1 - u) * (the above) + u * (by nearest hit, among the new labels).
+
 The weights a_i are those of kernel ridge regression on the hits, a = (K + rI)^-1 k(x), with a
 learned match in k(x): unlike a softmax of similarities they discount hits that repeat each other.
 The hits are given: nothing here retrieves. Finding none is a normal input (a learned null entry,
@@ -36,7 +39,14 @@ KERNEL_SCALE = 4.0
 KERNEL_RIDGE = 0.3
 NO_VECTOR = 0.5
 """Stand-in cosine of the best hit that has no vector yet."""
-GATE_FEATURES = 9
+GATE_FEATURES = 8
+NOVEL_FEATURES = 5
+NOVEL_SHARPNESS = 20.0
+"""Of the softmax of matches that picks among new labels."""
+ABSENT = -2.0
+"""The match of a label that no hit carries: below any cosine."""
+UNSEEN = 0.3
+"""With none but new labels among the hits, how much farther the next known one is taken to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +93,8 @@ class Neighbours(NamedTuple):
     probs: Tensor  # [b, U]
     similarity: Tensor  # [b, k] cosine of base vectors; of hits without one, their score
     found: Tensor  # [b] true where a labelled hit is there
+    match: Tensor  # [b, U] the best match of each label's hits, or ABSENT
+    cosine: Tensor  # [b, U] the same by the base vectors' cosine
 
 
 class Reading(NamedTuple):
@@ -306,7 +318,8 @@ def vote(
     b, k = labelled.shape
     if k == 0:
         nothing = match.new_zeros(b, n_labels)
-        return Neighbours(match, nothing, similarity, labelled.any(-1))
+        absent = nothing + ABSENT
+        return Neighbours(match, nothing, similarity, labelled.any(-1), absent, absent)
     # In full precision: a system of k equations is no place for bf16.
     with torch.autocast(match.device.type, enabled=False):
         vectors = memory.vectors.float()
@@ -324,18 +337,24 @@ def vote(
     weights = solved.relu()
     weights = weights / weights.sum(-1, keepdim=True).clamp(min=SMALL)
     found = labelled.any(-1) & (votes.sum(-1) > SMALL)
-    return Neighbours(weights, probs, similarity * memory.mask, found)
+    nearest = [best_of_label(x, memory.labels, labelled, n_labels) for x in (match, similarity)]
+    return Neighbours(weights, probs, similarity * memory.mask, found, *nearest)
+
+
+def best_of_label(values: Tensor, labels: Tensor, labelled: Tensor, n_labels: int) -> Tensor:
+    """Values of hits [b, k] -> the greatest of each label [b, U], ABSENT where it has no hit."""
+    values = values.detach().float().masked_fill(~labelled, ABSENT)
+    start = values.new_full((len(values), n_labels), ABSENT)
+    return start.scatter_reduce(1, labels.clamp(min=0), values, "amax")
 
 
 def gate_features(head: Tensor, neighbours: Neighbours) -> Tensor:
     """Head probabilities [b, L] and neighbours over [b, U] -> [b, GATE_FEATURES].
 
-    Entropies of both sides, top similarity, agreement, and how much of the neighbours' weight is
-    on labels that the head does not know.
+    Entropies of both sides, top similarity and agreement, over the labels that the head knows.
     """
     n = head.shape[1]
-    known = neighbours.probs[:, :n]
-    unknown = neighbours.probs[:, n:].sum(-1)
+    known = known_part(neighbours, n)[0]
     if neighbours.similarity.shape[1]:
         top = neighbours.similarity.amax(-1)
     else:
@@ -346,15 +365,38 @@ def gate_features(head: Tensor, neighbours: Neighbours) -> Tensor:
             torch.ones_like(top),
             _entropy(head) / math.log(max(n, 2)),
             confident,
-            _entropy(neighbours.probs) / math.log(max(n, 2)),
-            neighbours.probs.amax(-1) if neighbours.probs.shape[1] else top,
+            _entropy(known) / math.log(max(n, 2)),
+            known.amax(-1),
             top,
             (head * known).sum(-1),
             known.gather(1, says[:, None]).squeeze(1),
-            unknown,
         ],
         dim=-1,
     )
+
+
+def known_part(neighbours: Neighbours, n: int) -> tuple[Tensor, Tensor]:
+    """The vote over the head's n labels [b, n], normalised; and where there is one [b]."""
+    known = neighbours.probs[:, :n]
+    total = known.sum(-1)
+    return known / total.clamp(min=SMALL)[:, None], neighbours.found & (total > SMALL)
+
+
+def novel_features(head: Tensor, neighbours: Neighbours) -> Tensor:
+    """Head probabilities [b, L] and neighbours over [b, U] -> [b, NOVEL_FEATURES].
+
+    How much nearer the best hit of a new label is than the best of a known one, by the learned
+    match and by the base vectors; and how sure the head is.
+    """
+    n = head.shape[1]
+
+    def margin(nearest: Tensor) -> Tensor:
+        new, known = nearest[:, n:].amax(-1), nearest[:, :n].amax(-1)
+        return 10 * (new - torch.where(known > ABSENT, known, new - UNSEEN))
+
+    matches = margin(neighbours.match), margin(neighbours.cosine)
+    sure = head.amax(-1), _entropy(head) / math.log(max(n, 2))
+    return torch.stack([torch.ones_like(sure[0]), *matches, *sure], dim=-1)
 
 
 def _entropy(p: Tensor) -> Tensor:
@@ -366,27 +408,57 @@ class Mixture(NamedTuple):
 
     probs: Tensor  # [b, U]
     gate: Tensor  # [b]
+    novelty: Tensor  # [b] the mass of labels that the head does not know
 
 
 class Gate(nn.Module):
-    """`g`, and the temperatures; fitted on rows that the head was not trained on."""
+    """`g`, `u` and the temperatures; fitted on rows that the head was not trained on.
+
+    Where no hit carries a new label, `u` is 0 and nothing of it touches the answer.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         start = torch.zeros(GATE_FEATURES)
-        start[0], start[-1] = -1.0, 3.0
+        start[0] = -1.0
         self.weights = nn.Parameter(start)
+        self.novel = nn.Parameter(torch.tensor([-0.5, 0.5, 2.0, -1.0, 0.5]))
         self.log_head_temperature = nn.Parameter(torch.tensor(0.0))
         self.log_temperature = nn.Parameter(torch.tensor(0.0))
 
     def forward(self, logits: Tensor, neighbours: Neighbours) -> Mixture:
         """Head logits [b, L], neighbours over [b, U] -> probabilities [b, U], gate [b]."""
         head = (logits / self.log_head_temperature.exp()).softmax(-1)
+        n = head.shape[1]
+        known, found = known_part(neighbours, n)
         gate = torch.sigmoid(gate_features(head, neighbours) @ self.weights)
-        gate = torch.where(neighbours.found, gate, torch.zeros_like(gate))
-        full = F.pad(head, (0, neighbours.probs.shape[1] - head.shape[1]))
-        probs = (1 - gate)[:, None] * full + gate[:, None] * neighbours.probs
-        return Mixture(sharpen(probs, self.log_temperature.exp()), gate)
+        gate = torch.where(found, gate, torch.zeros_like(gate))
+        probs = (1 - gate)[:, None] * head + gate[:, None] * known
+        if neighbours.probs.shape[1] == n:
+            return Mixture(sharpen(probs, self.log_temperature.exp()), gate, torch.zeros_like(gate))
+        new = neighbours.match[:, n:]
+        there = new > ABSENT
+        novelty = torch.sigmoid(novel_features(head, neighbours) @ self.novel)
+        novelty = torch.where(there.any(-1), novelty, torch.zeros_like(novelty))
+        among = (NOVEL_SHARPNESS * new).softmax(-1) * there
+        probs = torch.cat([(1 - novelty)[:, None] * probs, novelty[:, None] * among], dim=-1)
+        return Mixture(
+            sharpen(probs, self.log_temperature.exp()), novelty + (1 - novelty) * gate, novelty
+        )
+
+
+def credit(mixture: Mixture, neighbours: Neighbours, memory: Memory, n: int) -> Tensor:
+    """Each hit's share [b, k] of the neighbours' part of the answer, which sums to the gate."""
+    there = memory.mask & (memory.labels != UNLABELLED)
+    near = neighbours.weights + 1e-3 * neighbours.similarity.clamp(min=0.0)
+
+    def part(hits: Tensor, mass: Tensor) -> Tensor:
+        weights = near * hits
+        return mass[:, None] * weights / weights.sum(-1, keepdim=True).clamp(min=SMALL)
+
+    new = there & (memory.labels >= n)
+    old = part(there & ~new, mixture.gate - mixture.novelty)
+    return old + part(new, mixture.novelty)
 
 
 def sharpen(probs: Tensor, temperature: Tensor) -> Tensor:

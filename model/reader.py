@@ -27,6 +27,7 @@ from model.network import (
     Reading,
     RetrievalAugmentedModel,
     Retrieved,
+    credit,
     make_memory,
     plain_vote,
 )
@@ -225,14 +226,15 @@ class Reader:
         base = torch.from_numpy(np.stack([state.vector for state in states]))
         if network is None:
             neighbours = plain_vote(base, memory, len(labels))
-            mixture = Mixture(neighbours.probs, neighbours.found.float())
-            attention = torch.zeros_like(neighbours.weights)
+            found = neighbours.found.float()
+            mixture = Mixture(neighbours.probs, found, torch.zeros_like(found))
+            weights = found[:, None] * neighbours.weights
         else:
             reading = self._read_hits(network, states, base, memory, len(labels))
-            neighbours, attention = reading.neighbours, reading.attention
+            neighbours = reading.neighbours
             mixture = network.gate(reading.logits, neighbours)
-        weights = mixture.gate[:, None] * neighbours.weights
-        weights = weights + (1 - mixture.gate[:, None]) * attention
+            weights = credit(mixture, neighbours, memory, len(own))
+            weights = weights + (1 - mixture.gate[:, None]) * reading.attention
         return [
             _prediction(
                 labels,
@@ -280,6 +282,8 @@ class Reader:
             reading.neighbours.probs.float().cpu(),
             reading.neighbours.similarity.float().cpu(),
             reading.neighbours.found.cpu(),
+            reading.neighbours.match.float().cpu(),
+            reading.neighbours.cosine.float().cpu(),
         )
         attention = reading.attention.float().cpu()
         return Reading(reading.logits.float().cpu(), neighbours, attention, reading.pooled)

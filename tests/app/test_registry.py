@@ -82,7 +82,7 @@ def test_what_does_not_verify_is_passed_over_and_named(
     elif damage == "remove":
         manifest.unlink()
     elif damage == "flip":
-        manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 9'))
+        manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 9'))
     else:
         (registry.folder / "b" / "bomb.pkl").write_bytes(b"cos\nsystem\n")
     choice = registry.choose()

@@ -45,13 +45,34 @@ def test_the_fit_calibrates() -> None:
 
 def test_a_label_taken_away_is_left_to_the_hits() -> None:
     rows = evidence()
-    copy = take_labels_away(rows, torch.Generator().manual_seed(0))
+    copy = take_labels_away(rows, torch.Generator().manual_seed(0), 0.5)
     gone = (copy.logits <= -29).all(0)
     assert 0 < int(gone.sum()) < 4
     moved = copy.truth >= 4
     assert torch.equal(moved, gone[rows.truth])
     assert torch.equal(copy.truth % 4, rows.truth)
-    assert torch.equal(copy.memory.labels % 4, rows.memory.labels)
+    there = copy.memory.mask
+    assert torch.equal(copy.memory.labels[there] % 4, rows.memory.labels[there])
+    assert bool(there[~gone[rows.memory.labels]].all())
+    assert 0.3 < float(there[gone[rows.memory.labels]].float().mean()) < 0.7
+
+
+def test_new_labels_are_believed_and_cost_known_ones_little() -> None:
+    """Fitted where hits that match say the truth: a label that the head never saw is answered."""
+    rows, gate = evidence(n=600, good=0.95), Gate()
+    near = rows.memory.labels == rows.truth[:, None]
+    match = torch.where(near, 0.9, 0.4)
+    rows = Evidence(rows.logits, match, match, rows.memory, rows.truth, rows.kernel)
+    fit_gate(gate, rows)
+    copy = take_labels_away(rows, torch.Generator().manual_seed(9), 0.5)
+    with torch.no_grad():
+        said = gate(copy.logits, copy.neighbours(8)).probs.argmax(-1)
+        before = gate(rows.logits, rows.neighbours(4)).probs.argmax(-1)
+    new = copy.truth >= 4
+    seen = (copy.memory.labels == copy.truth[:, None]).any(-1)
+    assert float((said == copy.truth)[new & seen].float().mean()) > 0.8
+    lost = (before == rows.truth) & (said != copy.truth) & ~new
+    assert float(lost.float().mean()) < 0.05
 
 
 def test_joining_keeps_rows_in_order() -> None:

@@ -60,14 +60,14 @@ def test_any_changed_byte_is_found(saved: Path, tmp_path: Path) -> None:
 
 def test_damaged_manifests_are_refused(saved: Path) -> None:
     good = (saved / "manifest.json").read_bytes()
-    for bad in (b"", good[:40], b"[]", b"null", b"\xff\xfe", b'{"format": 1}'):
+    for bad in (b"", good[:40], b"[]", b"null", b"\xff\xfe", b'{"format": 2}'):
         (saved / "manifest.json").write_bytes(bad)
         with pytest.raises(CheckpointRefused):
             verify(saved)
     raw = json.loads(good)
     raw["format"] = 99
     (saved / "manifest.json").write_text(json.dumps(raw))
-    with pytest.raises(CheckpointRefused, match=r"99.* 1"):
+    with pytest.raises(CheckpointRefused, match=r"99.* 2"):
         verify(saved)
 
 

@@ -7,11 +7,13 @@ from hypothesis import strategies as st
 from model.config import HeadConfig
 from model.encoder import Encoder, mean_pool
 from model.network import (
+    ABSENT,
     GATE_FEATURES,
     Gate,
     Neighbours,
     RetrievalAugmentedModel,
     Retrieved,
+    credit,
     gate_features,
     make_memory,
     plain_vote,
@@ -86,7 +88,7 @@ def test_gradients_reach_every_part_but_the_encoder(encoder: Encoder, rows: list
     model = network(encoder)
     model([row.text for row in rows[:6]], [row.hits for row in rows[:6]]).mean().backward()
     without = [name for name, p in model.named_parameters() if p.grad is None]
-    assert without == []
+    assert without == ["gate.novel"]  # no hit carries a label that is new to the head
 
 
 def test_a_hit_without_a_vector_counts(encoder: Encoder, rows: list[Row]) -> None:
@@ -120,7 +122,8 @@ def test_the_mixture_is_a_distribution(k: int, labels: int, seed: int) -> None:
     probs = torch.rand(3, labels, generator=generator)
     probs = probs / probs.sum(-1, keepdim=True) * (k > 0)
     found = torch.full((3,), k > 0)
-    mixed = Gate()(logits, Neighbours(weights, probs, weights, found))
+    match = torch.where(probs > 0, probs, torch.tensor(ABSENT))
+    mixed = Gate()(logits, Neighbours(weights, probs, weights, found, match, match))
     assert torch.allclose(mixed.probs.sum(-1), torch.ones(3), atol=1e-5)
     assert bool(((mixed.gate == 0) | found).all())
 
@@ -128,8 +131,27 @@ def test_the_mixture_is_a_distribution(k: int, labels: int, seed: int) -> None:
 def test_a_label_that_the_head_does_not_know_gets_mass() -> None:
     probs = torch.tensor([[0.0, 0.0, 1.0]])
     one = torch.ones(1, 1)
-    mixed = Gate()(torch.tensor([[2.0, 0.0]]), Neighbours(one, probs, one, torch.tensor([True])))
+    match = torch.tensor([[ABSENT, ABSENT, 0.9]])
+    hits = Neighbours(one, probs, one, torch.tensor([True]), match, match)
+    logits = torch.tensor([[2.0, 0.0]])
+    mixed = Gate()(logits, hits)
     assert int(mixed.probs.argmax()) == 2
+    far = hits._replace(
+        match=torch.tensor([[0.9, 0.2, 0.3]]), cosine=torch.tensor([[0.9, 0.2, 0.3]])
+    )
+    assert int(Gate()(logits, far).probs.argmax()) == 0
+
+
+def test_credit_goes_to_the_hits_that_carry_the_answer(encoder: Encoder) -> None:
+    vectors = encoder.encode(["crow", "apple", "stone"])
+    labels = ("birds", "fruit", "minerals")
+    hits = [Retrieved(None, n, n, 1.0, v) for n, v in zip(labels, vectors, strict=True)]
+    memory = make_memory([hits], labels, encoder.dim, 3)
+    vote = plain_vote(torch.from_numpy(vectors[2:]), memory, 3)
+    mixed = Gate()(torch.tensor([[0.5, 0.0]]), vote)
+    shares = credit(mixed, vote, memory, 2)
+    assert torch.allclose(shares.sum(-1), mixed.gate, atol=1e-4)
+    assert torch.allclose(shares[:, 2], mixed.novelty, atol=1e-4)
 
 
 def test_temperature_keeps_the_order() -> None:
@@ -143,7 +165,8 @@ def test_temperature_keeps_the_order() -> None:
 
 def test_gate_features_have_their_number() -> None:
     none = torch.zeros(2, 0)
-    hits = Neighbours(none, torch.zeros(2, 3), none, torch.tensor([False, False]))
+    probs, found = torch.zeros(2, 3), torch.tensor([False, False])
+    hits = Neighbours(none, probs, none, found, probs + ABSENT, probs + ABSENT)
     assert gate_features(torch.full((2, 3), 1 / 3), hits).shape == (2, GATE_FEATURES)
 
 
