@@ -112,7 +112,7 @@ def new_id() -> str:
 def check_task(request: PredictRequest) -> None:
     """Raise ``capability-missing`` for what this version cannot do."""
     if request.task not in TASKS:
-        can = ", ".join(TASKS)
+        can = ", ".join([*TASKS, "qa"])
         raise Problem("capability-missing", f"The loaded checkpoint can do: {can}.")
     if request.stream:
         raise Problem("capability-missing", "A classification is not streamed: it comes at once.")
@@ -140,12 +140,7 @@ def ask_of(request: PredictRequest | ClassifyRequest, settings: Settings) -> Ask
         field, labels = request.field, request.labels
     retrieval, explain = request.retrieval, request.explain
     confidence, support = request.abstain.min_confidence, request.abstain.min_support
-    if retrieval.mode == "provided" and not retrieval.documents:
-        raise invalid("#/retrieval/documents", "mode 'provided' needs documents")
-    if retrieval.mode != "provided" and retrieval.documents:
-        raise invalid("#/retrieval/documents", "only mode 'provided' takes documents")
-    if retrieval.mode == "provided" and retrieval.filter is not None:
-        raise invalid("#/retrieval/filter", "only mode 'index' takes a filter")
+    check_retrieval(retrieval)
     return Ask(
         field=field,
         mode=retrieval.mode,
@@ -161,6 +156,16 @@ def ask_of(request: PredictRequest | ClassifyRequest, settings: Settings) -> Ask
         influence="influence" in explain,
         ablation="ablation" in explain,
     )
+
+
+def check_retrieval(retrieval: Retrieval) -> None:
+    """Raise ``validation`` where the mode and what came with it do not go together."""
+    if retrieval.mode == "provided" and not retrieval.documents:
+        raise invalid("#/retrieval/documents", "mode 'provided' needs documents")
+    if retrieval.mode != "provided" and retrieval.documents:
+        raise invalid("#/retrieval/documents", "only mode 'provided' takes documents")
+    if retrieval.mode == "provided" and retrieval.filter is not None:
+        raise invalid("#/retrieval/filter", "only mode 'index' takes a filter")
 
 
 async def captured(footnote: Footnote, retrieval: Retrieval) -> Snapshot:
@@ -305,11 +310,11 @@ def timing(answers: Sequence[Answer | Problem], began: float) -> dict[str, float
     }
 
 
-def unused(params: Params) -> list[str]:
+def unused(params: Params, task: str = "classification") -> list[str]:
     """Warnings about parameters that were given and have no effect here."""
     concerns_text = {"max_new_tokens", "temperature", "seed", "stop"}
     return [
-        f"params.{name} has no effect on classification"
+        f"params.{name} has no effect on {task}"
         for name in sorted(params.model_fields_set & concerns_text)
     ]
 

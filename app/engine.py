@@ -1,7 +1,8 @@
 """The model's own thread: everything that runs the network runs here, in batches.
 
-Three queues, the most urgent first: the prediction step of requests whose documents are found, the
-reading of new requests, and the encoding of documents. A batch takes what is waiting up to a token
+Four queues, the most urgent first: the prediction step of requests whose documents are found; the
+reading of new requests and, in turns with it, of the passages of questions; and the encoding of
+documents. A batch takes what is waiting up to a token
 budget (greedy); it waits a few milliseconds for company only when the last batch had company too.
 Entries whose client has left (their future was cancelled) are dropped before any work.
 
@@ -26,7 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from model.answers import Asked, PassageText, SpanAnswer
     from model.network import Retrieved
+    from model.pairs import Pair
     from model.reader import Prediction, QueryState, Reader
 
 logger = logging.getLogger(__name__)
@@ -35,6 +38,7 @@ T = TypeVar("T")
 ENCODE_TEXTS = 16  # documents encoded between two looks at the urgent queues,
 ENCODE_CHARS = 2_000  # and their characters: about a tenth of a second on one slow core
 PREDICT_ITEMS = 64
+ANSWER_TOKENS = 2_048  # of passages that are read between two looks at the other queues
 
 
 class EngineClosed(RuntimeError):
@@ -76,6 +80,15 @@ class _Predict:
     future: Future[Prediction]
 
 
+@dataclass(slots=True, eq=False)
+class _Question:
+    text: str
+    passages: Sequence[PassageText]
+    head: str
+    future: Future[SpanAnswer]
+    asked: Asked | None = None
+
+
 @dataclass(slots=True)
 class _Encode:
     texts: Sequence[str]
@@ -111,6 +124,8 @@ class Engine:
         self._wake = threading.Condition()
         self._reads: deque[_Read] = deque()
         self._predicts: deque[_Predict] = deque()
+        self._questions: deque[_Question] = deque()
+        self._questions_turn = False
         self._encodes: deque[_Encode] = deque()
         self._calls: deque[tuple[Callable[[Reader], Any], Future[Any]]] = deque()
         self._users = 0
@@ -144,6 +159,14 @@ class Engine:
         """The fusion and neighbour step of one input over its hits."""
         future: Future[Prediction] = Future()
         self._put(self._predicts, _Predict(state, hits, field, index_labels, future))
+        return future
+
+    def answer(
+        self, question: str, passages: Sequence[PassageText], head: str
+    ) -> Future[SpanAnswer]:
+        """Read passages for a question, in batches with those of others, and answer."""
+        future: Future[SpanAnswer] = Future()
+        self._put(self._questions, _Question(question, passages, head, future))
         return future
 
     def encode(self, texts: Sequence[str]) -> Future[NDArray[np.float32]]:
@@ -184,7 +207,7 @@ class Engine:
 
     def waiting(self) -> int:
         """Inputs in the queues of requests."""
-        return len(self._reads) + len(self._predicts)
+        return len(self._reads) + len(self._predicts) + len(self._questions)
 
     def _put(self, queue: deque[Any], entry: Any) -> None:
         with self._wake:
@@ -210,6 +233,7 @@ class Engine:
             futures: list[Future[Any]] = [
                 *(entry.future for entry in self._reads),
                 *(entry.future for entry in self._predicts),
+                *(entry.future for entry in self._questions),
                 *(entry.future for entry in self._encodes),
                 *(future for _, future in self._calls),
             ]
@@ -226,7 +250,11 @@ class Engine:
                     return partial(_settle, function, future)
                 if self._predicts:
                     return self._predict_batch
+                if self._questions and (self._questions_turn or not self._reads):
+                    self._questions_turn = False
+                    return self._question_batch
                 if self._reads:
+                    self._questions_turn = True
                     return self._read_batch
                 if self._encodes:
                     return self._encode_some
@@ -274,6 +302,63 @@ class Engine:
                 left = deadline - time.monotonic()
                 if left <= 0 or not self._wake.wait(left):
                     return
+
+    def _question_batch(self, reader: Reader) -> None:
+        """One forward pass over passages of the questions that wait, the oldest first."""
+        began = time.perf_counter()
+        try:
+            batch, entries = self._next_pairs(reader)
+            for run in similar_lengths([len(pair.ids) for _, pair in batch]):
+                group = [batch[i] for i in run]
+                spans = reader.spans(group[0][0].head)
+                logits = spans.read([pair for _, pair in group])
+                for (entry, pair), found in zip(group, logits, strict=True):
+                    if entry.asked is not None:
+                        entry.asked.put(pair, found)
+            done = [entry for entry in entries if entry.asked is not None and entry.asked.whole]
+            results = [reader.spans(e.head).answer(e.asked) for e in done if e.asked is not None]
+        except Exception as error:  # told to each of those that wait; the thread lives on
+            logger.exception("reading passages failed")
+            with self._wake:
+                waiting = list(self._questions)
+                self._questions.clear()
+            for entry in waiting:
+                if entry.future.set_running_or_notify_cancel():
+                    entry.future.set_exception(error)
+            return
+        if batch:
+            self._observe(BatchStats("answer", len(batch), time.perf_counter() - began))
+        for entry, result in zip(done, results, strict=True):
+            self._drop(entry)
+            if entry.future.set_running_or_notify_cancel():
+                entry.future.set_result(result)
+
+    def _drop(self, entry: _Question) -> None:
+        with self._wake:
+            self._questions.remove(entry)
+
+    def _next_pairs(self, reader: Reader) -> tuple[list[tuple[_Question, Pair]], list[_Question]]:
+        """Pairs within the budget, all of one head, and the questions that were looked at."""
+        entries: list[_Question] = []
+        batch: list[tuple[_Question, Pair]] = []
+        longest = 0
+        with self._wake:
+            waiting = list(self._questions)
+        for entry in waiting:
+            if entry.future.cancelled():
+                self._drop(entry)
+                continue
+            if entries and entry.head != entries[0].head:
+                continue
+            if entry.asked is None:
+                entry.asked = reader.spans(entry.head).ask(entry.text, entry.passages)
+            entries.append(entry)
+            for pair in entry.asked.unread():
+                longest = max(longest, len(pair.ids))
+                if batch and longest * (len(batch) + 1) > min(self._batch_tokens, ANSWER_TOKENS):
+                    return batch, entries
+                batch.append((entry, pair))
+        return batch, entries
 
     def _encode_some(self, reader: Reader) -> None:
         entry = self._encodes[0]

@@ -93,3 +93,9 @@ def warm_up(serving: Serving) -> None:
             for read in reads:
                 state = read.result().state
                 serving.engine.predict(state, [], field, index_labels=("a", "b")).result()
+    if serving.model.span_heads:
+        from model.answers import PassageText
+
+        passages = [PassageText(f"{WARM_UP}. " * 16)] * 8
+        for head in serving.model.span_heads:
+            serving.engine.answer(WARM_UP, passages, head).result()

@@ -31,6 +31,7 @@ class Wanted:
     lang: str | None = None
     filter: Filter | None = None
     exclude_ids: Sequence[str] = ()
+    passages: bool = False  # the best passages, of whatever documents
 
 
 def filter_of(raw: Mapping[str, Any] | None, pointer: str) -> Filter | None:
@@ -73,6 +74,7 @@ async def find(
         filter=wanted.filter,
         query_vector=None if wanted.method == "bm25" else vector,
         exclude_ids=wanted.exclude_ids,
+        passages=wanted.passages,
     )
     return await asyncio.get_running_loop().run_in_executor(pool, search)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from app.engine import Engine
@@ -32,13 +32,22 @@ class ModelInfo:
     encoder_sha256: str
     dim: int
     neighbours: int  # hits that a field without a head counts
+    span_heads: Mapping[str, int] = field(default_factory=dict)  # of questions: passages read
 
     @classmethod
     def of(cls, reader: Reader, version: str) -> ModelInfo:
         """What a reader is, under the version by which its checkpoint is known."""
         encoder = reader.encoder
         heads, neighbours = dict(reader.heads), reader.wanted("")
-        return cls(version, reader.sha256, heads, encoder.sha256, encoder.dim, neighbours)
+        return cls(
+            version,
+            reader.sha256,
+            heads,
+            encoder.sha256,
+            encoder.dim,
+            neighbours,
+            reader.span_heads,
+        )
 
     def wanted(self, field: str) -> int:
         """How many documents an answer to ``field`` counts when the request does not say."""

@@ -104,8 +104,9 @@ class Searcher:
         query_vector: NDArray[np.float32] | None = None,
         exclude_ids: Collection[str] = (),
         exclude: Callable[[Document], bool] | None = None,
+        passages: bool = False,
     ) -> list[Hit]:
-        """The k best documents for a query.
+        """The k best documents for a query; with `passages` the k best passages, of whatever.
 
         `method` None is the default method, or bm25 for a query without a vector. `exclude` and
         `exclude_ids` leave documents out as if they were not in the index (but for N and df).
@@ -113,10 +114,11 @@ class Searcher:
         """
         rank = self._ranker(method, query, lang, filter, query_vector)
         skip = self._skipper(exclude_ids, exclude)
-        ask = k if self._one_each else 2 * k
+        ask = k if self._one_each or passages else 2 * k
         while True:
             ranking = rank(ask, skip)
-            places = self._documents(ranking.passages, k)
+            found = ranking.passages
+            places = list(range(min(k, len(found)))) if passages else self._documents(found, k)
             if len(places) == k or ranking.exhausted:
                 return self._hits(ranking, places)
             ask *= 2

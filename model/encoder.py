@@ -117,6 +117,19 @@ class Encoder:
         found = [[e.ids, *(more.ids for more in e.overflowing)] for e in encodings]
         return [[i for w in spread(len(row), windows) for i in row[w]] for row in found]
 
+    def spans(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """Token ids of each text, whole and without marks, and the code points of each token."""
+        self._tokenizer.no_truncation()
+        clean = [text.encode("utf-8", "replace").decode() for text in texts]
+        found = self._tokenizer.encode_batch(clean, add_special_tokens=False)
+        return [(encoding.ids, encoding.offsets) for encoding in found]
+
+    def pair(self, first: str, second: str) -> tuple[list[int], list[int | None]]:
+        """Ids of two texts in one input; and for each token which text it is of (None: a mark)."""
+        self._tokenizer.no_truncation()
+        encoding = self._tokenizer.encode(first, second)
+        return encoding.ids, encoding.sequence_ids
+
     def pad(self, token_ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Lists of ids -> ids [b, t] and mask [b, t] (true on tokens)."""
         lengths = torch.tensor([len(row) for row in token_ids])

@@ -11,6 +11,7 @@ from torch import nn
 from model.config import HeadConfig, HeadSettings
 from model.encoder import Encoder
 from model.network import RetrievalAugmentedModel
+from model.span import SpanConfig, SpanNetwork
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,8 @@ class Kind:
 
 
 LABELS: Final = Kind(HeadConfig.from_json, RetrievalAugmentedModel)
-KINDS: Final[Mapping[str, Kind]] = {"classification": LABELS, "sentiment": LABELS}
+SPANS: Final = Kind(SpanConfig.from_json, SpanNetwork)
+KINDS: Final[Mapping[str, Kind]] = {"classification": LABELS, "sentiment": LABELS, "qa": SPANS}
 
 
 def kind_of(task: object) -> Kind:

@@ -7,7 +7,7 @@ has no head is answered by its neighbours alone; with neither, the answer abstai
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from model.answers import SpanReader
 from model.checkpoint import build, load_heads
 from model.config import MAX_TOKENS
 from model.encoder import Encoder
@@ -31,6 +32,7 @@ from model.network import (
     make_memory,
     plain_vote,
 )
+from model.span import SpanNetwork
 from model.windows import join_windows, split_windows
 
 NEIGHBOURS = 48
@@ -94,12 +96,19 @@ class Reader:
         *,
         version: str,
         sha256: str,
+        others: Mapping[str, nn.Module] | None = None,
     ) -> None:
+        """`others`: the networks of heads of other kinds than labels, by name."""
         self.encoder = encoder
         self.heads = infos
         self.version = version
         self.sha256 = sha256
         self._networks = networks
+        self._spans = {
+            name: SpanReader(network)
+            for name, network in (others or {}).items()
+            if isinstance(network, SpanNetwork)
+        }
 
     @classmethod
     def load(
@@ -120,10 +129,12 @@ class Reader:
         manifest, heads = load_heads(checkpoint)
         networks: dict[str, RetrievalAugmentedModel] = {}
         infos: dict[str, HeadInfo] = {}
+        others: dict[str, nn.Module] = {}
         for field, head in heads.items():
             network = build(head, encoder).requires_grad_(False)
             network.to(device=device or encoder.device, dtype=dtype or encoder.dtype)
             if not isinstance(network, RetrievalAugmentedModel):
+                others[field] = network
                 continue
             network.gate.float().cpu()
             networks[field] = network
@@ -135,7 +146,17 @@ class Reader:
                 metrics=head.report.get("metrics", {}),
                 report=head.report,
             )
-        return cls(encoder, networks, infos, version=manifest.version, sha256=manifest.sha256)
+        version, sha256 = manifest.version, manifest.sha256
+        return cls(encoder, networks, infos, version=version, sha256=sha256, others=others)
+
+    @property
+    def span_heads(self) -> dict[str, int]:
+        """The question-answering heads, by name: how many passages each reads."""
+        return {name: spans.config.k for name, spans in self._spans.items()}
+
+    def spans(self, name: str) -> SpanReader:
+        """A question-answering head. Raises `KeyError` where there is none of this name."""
+        return self._spans[name]
 
     def tokenize(self, text: str, *, max_tokens: int = MAX_TOKENS, windows: int = 1) -> list[int]:
         """Token ids of a text; total over any string. For `windows` see `Encoder.tokenize`."""

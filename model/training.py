@@ -139,7 +139,7 @@ def train_head(
     )
     digest = _fingerprint(usable, config, encoder)
     work = out.with_name(f".{out.name}.training")
-    _open_workspace(work, digest)
+    open_workspace(work, digest)
     head = HeadConfig(
         field=config.field,
         labels=tuple(labels),
@@ -292,7 +292,7 @@ def _fingerprint(rows: Sequence[Row], config: TrainConfig, encoder: Encoder) -> 
     return digest.hexdigest()
 
 
-def _open_workspace(work: Path, digest: str) -> None:
+def open_workspace(work: Path, digest: str) -> None:
     """Keep the state of a run on the same data with the same settings; drop any other."""
     mark = work / "run.sha256"
     if not mark.exists() or mark.read_text() != digest:

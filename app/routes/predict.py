@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from app import classify_service, replay_service
+from app import classify_service, qa_service, replay_service
 from app.body import checked, read_json
 from app.http import State, answers, body_of, json_answer, room, unless_gone
 from app.keys import scope
@@ -52,6 +52,14 @@ PREDICT = {
         "abstain": {"min_support": 0.3},
     },
     "sentiment": {"task": "sentiment", "input": "Fast delivery, thank you!"},
+    "question": {"task": "qa", "input": {"question": "How long do I have to return an item?"}},
+    "question with its text": {
+        "task": "qa",
+        "input": {
+            "question": "When does the shop open?",
+            "context": "The shop in Mill Lane opens at nine. On Sundays it is closed.",
+        },
+    },
     "provided documents": {
         "task": "classification",
         "input": CHARGED,
@@ -76,7 +84,8 @@ PREDICT = {
 async def predict(request: Request, footnote: State) -> Response:
     """Retrieval, then the Transformer: the answer names the documents that it rests on."""
     wanted = checked(PredictRequest, await read_json(request))
-    return json_answer(await unless_gone(request, classify_service.predict(footnote, wanted)))
+    service = qa_service if wanted.task == "qa" else classify_service
+    return json_answer(await unless_gone(request, service.predict(footnote, wanted)))
 
 
 async def classify(request: Request, footnote: State) -> Response:

@@ -13,6 +13,22 @@ Task = Literal["classification", "sentiment", "ner", "qa", "dialogue", "generati
 Explain = Literal["citations", "influence", "ablation"]
 # An item that is bad alone is told so in its place, so items are looked at one by one later.
 Inputs = str | Annotated[list[Any], Field(min_length=1, max_length=32)]
+MAX_QUESTION = 2_000
+
+
+TextsOrQuestions: JsonDict = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 32},
+        {
+            "type": "object",
+            "properties": {"question": {"type": "string"}, "context": {"type": "string"}},
+            "required": ["question"],
+            "additionalProperties": False,
+            "description": "For `qa`: with `context` this text is read instead of the index.",
+        },
+    ]
+}
 OneText: JsonDict = {
     "anyOf": [
         {"type": "string"},
@@ -53,6 +69,9 @@ class Abstain(Request):
     min_support: Probability | None = None
 
 
+NoAnswer = Literal[
+    "closed_book", "no_words", "nothing_found", "not_in_passages", "low_confidence", "low_support"
+]
 Because = Literal["no_evidence", "low_support", "low_confidence"]
 
 
@@ -81,7 +100,7 @@ class PredictRequest(Request):
     """A request to ``POST /predict``."""
 
     task: Task
-    input: Inputs | dict[str, Any] = Field(json_schema_extra=OneText)
+    input: Inputs | dict[str, Any] = Field(json_schema_extra=TextsOrQuestions)
     field: Name | None = Field(
         None, description="The label field to predict. Default: `label`; for sentiment `sentiment`."
     )
@@ -194,6 +213,34 @@ class LabelOutput(Response):
     labels: list[str] | None = None
 
 
+class PossibleAnswer(Response):
+    """Another answer to a question; where it stands, and its share of the probability."""
+
+    answer: str
+    doc_id: str | None
+    start: int
+    end: int
+    score: float
+
+
+class AnswerOutput(Response):
+    """The output of question answering.
+
+    ``start`` and ``end`` count code points of the text of the document ``doc_id``, or of the
+    ``context`` that came with the question (``doc_id`` null). ``reason`` says why nothing is
+    answered: what would have been said stands in ``alternatives``.
+    """
+
+    answer: str | None
+    answerable: bool
+    doc_id: str | None = None
+    start: int | None = None
+    end: int | None = None
+    score: float | None = None
+    alternatives: list[PossibleAnswer]
+    reason: NoAnswer | None = None
+
+
 class Ablation(Response):
     """The same model's answer with retrieval off, under no threshold."""
 
@@ -206,7 +253,7 @@ class PredictItem(Response):
     """The answer to one input; with ``error`` instead where that input alone was bad."""
 
     index: int
-    output: LabelOutput | None = None
+    output: LabelOutput | AnswerOutput | None = None
     confidence: float | None = None
     calibrated: bool | None = None
     support: float | None = None

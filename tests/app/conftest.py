@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -109,12 +110,24 @@ def checkpoint(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return out
 
 
+@pytest.fixture(scope="session")
+def qa_head(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with a head for questions, see `tests.app.tiny_qa`."""
+    from tests.app.tiny_qa import train_qa
+
+    return train_qa(encoder, tmp_path_factory.mktemp("qa") / "v1")
+
+
 @contextmanager
-def serving(settings: Settings, *, ready: bool = True) -> Iterator[TestClient]:
+def serving(
+    settings: Settings, *, ready: bool = True, checkpoint: Path | None = None
+) -> Iterator[TestClient]:
     """The application with its lifespan, and what it answers."""
+    if checkpoint is not None:
+        shutil.copytree(checkpoint, settings.checkpoint_dir / "v1")
     footnote = Footnote(settings)
     # No checkpoint of another encoder: the neighbours answer alone.
-    footnote.registry.set_active("none")
+    footnote.registry.set_active("none" if checkpoint is None else "v1")
     with TestClient(create_app(footnote), raise_server_exceptions=False) as client:
         if ready:
             wait_ready(client)

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from app.http import PROBLEM_TYPE as PROBLEM
 from app.problems import KINDS
-from tests.app.conftest import serving
+from tests.app.conftest import corpus, serving
 
 ADMIN = "/admin"
 
@@ -63,10 +63,14 @@ def tries(
             yield method, path, client.post(path, content=lines, headers=headers)
 
 
-def test_the_examples_succeed_on_a_fresh_server(client: TestClient) -> None:
-    client.post("/classify", json={"input": "so that there is a prediction"})
-    document = client.get("/openapi.json").json()
-    answers = list(tries(client, document, admin=False))
+def test_the_examples_succeed_on_a_fresh_server(
+    tmp_path: Path, settings_for: Any, qa_head: Path
+) -> None:
+    with serving(settings_for(tmp_path), checkpoint=qa_head) as client:
+        client.post("/documents", json={"documents": corpus()})
+        client.post("/classify", json={"input": "so that there is a prediction"})
+        document = client.get("/openapi.json").json()
+        answers = list(tries(client, document, admin=False))
     for method, path, answer in answers:
         assert answer.is_success, (method, path, answer.text)
     assert len(answers) > 20

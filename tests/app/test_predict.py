@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from app.schemas.predict import ClassifyResponse, PredictResponse
+from app.schemas.predict import ClassifyResponse, LabelOutput, PredictResponse
 from tests.app.conftest import corpus, serving, state
 
 CHARGED = "I was charged twice for one order"
@@ -40,7 +40,7 @@ def test_predict_sentiment_uses_its_field(filled: TestClient) -> None:
     )
     assert answer.status_code == 200, answer.text
     body = PredictResponse.model_validate(answer.json())
-    assert body.data[0].output is not None
+    assert isinstance(body.data[0].output, LabelOutput)
     assert body.data[0].output.label == "positive"
 
 

@@ -1,0 +1,351 @@
+"""Question answering behind ``POST /predict``: retrieve passages, read them, answer with the place.
+
+Passages come from the index, with the request, or from the context given with the question. A long
+context is cut on sentence borders; of more passages than can be read in a request's time, those
+nearest to the question by BM25 are read, and a warning says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from app import classify_service as service
+from app.pipeline import Cited, together
+from app.problems import FieldError, Problem, invalid
+from app.retrieval import Wanted, filter_of, find, method_for
+from app.schemas.predict import MAX_QUESTION, PredictRequest
+from app.snapshot import Snapshot
+from app.state import Footnote
+from index_data.documents import Document
+from index_data.passages import passages
+from index_data.searcher import Hit, Searcher
+from index_data.segment import segment_of
+from index_data.view import compiled, whole
+
+if TYPE_CHECKING:
+    from model.answers import Span, SpanAnswer
+
+HEAD = "qa"
+MOST_PASSAGES = 32  # read for one question
+CONTEXT_WORDS = 100  # of a passage of a given context
+CONTEXT = "#/input/context"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One checked input and where it stands in the request."""
+
+    text: str
+    context: str | None
+    pointer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What came of one question. ``hits``: the passages that were read, best first."""
+
+    answer: SpanAnswer
+    hits: list[Hit]
+    warnings: list[str]
+    reason: str | None
+    retrieve_ms: float
+    predict_ms: float
+
+
+async def predict(footnote: Footnote, request: PredictRequest) -> bytes:
+    """The answer to ``POST /predict`` with the task ``qa``, as JSON. Raises :class:`Problem`."""
+    began = time.perf_counter()
+    check(request)
+    given = questions(request.input, footnote.settings.max_input_chars)
+    with footnote.permits.take(len(given)):
+        snapshot = await service.captured(footnote, request.retrieval)
+        pin = request.pin
+        snapshot = await footnote.pins.snapshot(snapshot, pin.model_sha256, pin.index_sequence)
+        footnote.pins.note(snapshot.searcher)
+        serving = snapshot.model()
+        if HEAD not in serving.model.span_heads:
+            can = ", ".join(service.TASKS)
+            raise Problem("capability-missing", f"The loaded checkpoint can do: {can}.")
+        degraded = method_note(snapshot, request, given)
+        with serving.engine.use():
+            good = [q for q in given if isinstance(q, Question)]
+            work = [answer(footnote, snapshot, q, request) for q in good]
+            answered = iter(await together(work))
+        done = [next(answered) if isinstance(q, Question) else q for q in given]
+    name = service.new_id()
+    body = {
+        "id": name,
+        "object": "prediction",
+        "created": int(time.time()),
+        "task": request.task,
+        "model": serving.model.to_json(),
+        "index": snapshot.index_json(),
+        "data": [item(i, one, request) for i, one in enumerate(done)],
+        "usage": usage(done),
+        "timing_ms": timing(done, began),
+        "degraded": [*snapshot.degraded, *degraded],
+        "warnings": warnings(done, request),
+    }
+    raw = orjson.dumps(body)
+    footnote.predictions.keep(name, field=HEAD, said=[None] * len(done), body=raw)
+    return raw
+
+
+def check(request: PredictRequest) -> None:
+    """Raise ``capability-missing`` or ``validation`` for what does not go with questions."""
+    if request.stream:
+        raise Problem("capability-missing", "An answer is not streamed: it comes at once.")
+    if any(part != "citations" for part in request.explain):
+        raise Problem("capability-missing", "explain: question answering can do: citations.")
+    if request.field is not None:
+        raise invalid("#/field", "question answering reads texts, not a label field")
+    if request.params.labels is not None:
+        raise invalid("#/params/labels", "question answering has no labels")
+    service.check_retrieval(request.retrieval)
+
+
+def questions(given: object, max_chars: int) -> list[Question | Problem]:
+    """The questions of a request, or what is wrong with each. Raises when all are bad."""
+    single = not isinstance(given, list)
+    checked = [
+        question(one, "#/input" if single else f"#/input/{i}", max_chars)
+        for i, one in enumerate([given] if not isinstance(given, list) else given)
+    ]
+    bad = [one for one in checked if isinstance(one, Problem)]
+    if len(bad) == len(checked):
+        errors = [error for problem in bad for error in problem.errors]
+        raise Problem("validation", "The request is not valid.", errors=errors)
+    return checked
+
+
+def question(given: object, pointer: str, max_chars: int) -> Question | Problem:
+    """One input: a text, or an object with ``question`` and perhaps ``context``."""
+    text, context = given, None
+    where = pointer
+    if isinstance(given, dict):
+        unknown = sorted(str(key) for key in given.keys() - {"question", "context"})
+        if unknown:
+            return wrong(pointer, "an object with question and context, nothing else")
+        text, context = given.get("question"), given.get("context")
+        where = f"{pointer}/question"
+    if not isinstance(text, str):
+        return wrong(where, "a question is needed, as a string")
+    if not text.strip():
+        return wrong(where, "the question is empty")
+    if len(text) > MAX_QUESTION:
+        return wrong(where, f"{len(text)} characters; a question has at most {MAX_QUESTION}")
+    if context is None:
+        return Question(text, None, pointer)
+    place = f"{pointer}/context"
+    if not isinstance(context, str):
+        return wrong(place, "must be a string")
+    if not context.strip():
+        return wrong(place, "the context is empty; leave it out to ask the index")
+    if len(context) > max_chars:
+        return wrong(place, f"{len(context)} characters; at most {max_chars}")
+    return Question(text, context, pointer)
+
+
+def wrong(pointer: str, why: str) -> Problem:
+    """A bad input."""
+    error = FieldError(pointer, why)
+    return Problem("validation", "The request is not valid.", errors=[error])
+
+
+def method_note(
+    snapshot: Snapshot, request: PredictRequest, given: Sequence[Question | Problem]
+) -> list[str]:
+    """In what retrieval falls short, where the index is asked at all."""
+    asks_index = any(isinstance(q, Question) and q.context is None for q in given)
+    if request.retrieval.mode != "index" or not asks_index:
+        return []
+    return method_for(snapshot, request.retrieval.method, "retrieval.method")[1]
+
+
+async def answer(
+    footnote: Footnote, snapshot: Snapshot, asked: Question, request: PredictRequest
+) -> Answered:
+    """Find the passages of one question, read them, answer."""
+    from model.answers import PassageText  # torch takes seconds, and the port opens before it
+
+    began = time.perf_counter()
+    engine = snapshot.model().engine
+    words = any(map(str.isalnum, asked.text))
+    # Without a word there is nothing to look for; emoji and marks alone find chance neighbours.
+    hits, notes, ranked = (
+        await evidence(footnote, snapshot, asked, request) if words else ([], [], False)
+    )
+    found = time.perf_counter()
+    texts = [PassageText(hit.text, hit.rank if ranked else 1) for hit in hits]
+    said = await asyncio.wrap_future(engine.answer(asked.text, texts, HEAD))
+    reason = why_not(said, asked, request)
+    now = time.perf_counter()
+    return Answered(said, hits, notes, reason, 1000 * (found - began), 1000 * (now - found))
+
+
+def why_not(said: SpanAnswer, asked: Question, request: PredictRequest) -> str | None:
+    """Why nothing is answered; ``None`` where something is."""
+    wanted = request.abstain
+    if not any(map(str.isalnum, asked.text)):
+        return "no_words"
+    if not said.mass:
+        closed = request.retrieval.mode == "off" and asked.context is None
+        return "closed_book" if closed else "nothing_found"
+    if not said.spans:
+        return "no_words"
+    if not said.answerable:
+        return "not_in_passages"
+    if wanted.min_support is not None and said.support < wanted.min_support:
+        return "low_support"
+    if wanted.min_confidence is not None and said.confidence < wanted.min_confidence:
+        return "low_confidence"
+    return None
+
+
+async def evidence(
+    footnote: Footnote, snapshot: Snapshot, asked: Question, request: PredictRequest
+) -> tuple[list[Hit], list[str], bool]:
+    """The passages to read, warnings, and whether their order is a retriever's."""
+    wanted = request.retrieval
+    pool, loop = footnote.pipeline.pool, asyncio.get_running_loop()
+    if asked.context is not None:
+        given = [Document("", asked.context)]
+        hits, notes = await loop.run_in_executor(pool, nearest, given, asked.text, MOST_PASSAGES)
+        return hits, notes, False
+    if wanted.mode == "off":
+        return [], [], False
+    if wanted.mode == "provided":
+        left = [d for d in wanted.documents or () if d.id not in set(wanted.exclude_ids)]
+        given = [Document(d.id, d.text, d.title) for d in left]
+        hits, notes = await loop.run_in_executor(pool, nearest, given, asked.text, MOST_PASSAGES)
+        return hits, notes, False
+    serving = snapshot.model()
+    k = wanted.k or serving.model.span_heads[HEAD]
+    notes = [f"retrieval.k: the best {MOST_PASSAGES} were read"] if k > MOST_PASSAGES else []
+    method, _ = method_for(snapshot, wanted.method, "retrieval.method")
+    vector = None
+    if method != "bm25":
+        read = await asyncio.wrap_future(serving.engine.read(asked.text, None))
+        vector = read.state.vector
+    search = Wanted(
+        k=min(k, MOST_PASSAGES),
+        method=method,
+        filter=filter_of(wanted.filter, "#/retrieval/filter"),
+        exclude_ids=tuple(wanted.exclude_ids),
+        passages=True,
+    )
+    return await find(pool, snapshot, asked.text, vector, search), notes, True
+
+
+def nearest(documents: Sequence[Document], text: str, most: int) -> tuple[list[Hit], list[str]]:
+    """The passages of some documents: all of them, or the ``most`` nearest to a text by BM25."""
+    pieces = [
+        (document, start, end)
+        for document in documents
+        for start, end in passages(document.text, words=CONTEXT_WORDS)
+    ]
+    notes = []
+    if len(pieces) > most:
+        notes.append(f"of {len(pieces)} passages the {most} nearest to the question were read")
+        texts = [Document(str(i), d.text[start:end]) for i, (d, start, end) in enumerate(pieces)]
+        segment = segment_of(texts, passage_words=0, average_length=float(CONTEXT_WORDS))
+        view = whole(segment, compiled(segment, float(CONTEXT_WORDS)))
+        searcher = Searcher([view], generation=0, sequence=0)
+        best = [int(hit.doc_id) for hit in searcher.search(text, k=most, method="bm25")]
+        rest = [i for i in range(len(pieces)) if i not in set(best)]
+        pieces = [pieces[i] for i in sorted([*best, *rest[: most - len(best)]])]
+    hits = [
+        Hit(document.id, rank, 0.0, {}, document, start, end, None)
+        for rank, (document, start, end) in enumerate(pieces, 1)
+    ]
+    return hits, notes
+
+
+def item(index: int, done: Answered | Problem, request: PredictRequest) -> dict[str, Any]:
+    """One element of ``data``."""
+    if isinstance(done, Problem):
+        return {"index": index, "error": done.to_json()}
+    said, top = done.answer, request.params.top_n
+    spans = said.spans[:top]
+    output: dict[str, Any] = {
+        "answer": None,
+        "answerable": done.reason is None,
+        "doc_id": None,
+        "start": None,
+        "end": None,
+        "score": None,
+        "alternatives": [possible(span, done.hits) for span in spans],
+        "reason": done.reason,
+    }
+    if done.reason is None:
+        output |= possible(said.spans[0], done.hits)
+        output["alternatives"] = output["alternatives"][1:]
+    answered = {
+        "index": index,
+        "output": output,
+        "confidence": said.confidence,
+        "calibrated": said.calibrated,
+        "support": said.support,
+        "abstained": done.reason is not None,
+        "abstained_because": because(done.reason),
+    }
+    if "citations" in request.explain:
+        weights = zip(done.hits, said.mass, strict=True)
+        cited = [Cited(hit, weight) for hit, weight in weights if hit.doc_id]
+        answered["citations"] = [service.citation(one, "label") for one in cited]
+    return answered
+
+
+def possible(span: Span, hits: Sequence[Hit]) -> dict[str, Any]:
+    """A span with its place in its document."""
+    hit = hits[span.passage]
+    return {
+        "answer": span.text,
+        "doc_id": hit.doc_id or None,
+        "start": hit.start + span.start,
+        "end": hit.start + span.end,
+        "score": round(span.prob, 6),
+    }
+
+
+def because(reason: str | None) -> str | None:
+    """The reason in the words that all tasks share."""
+    if reason in (None, "low_support", "low_confidence"):
+        return reason
+    return "low_support" if reason == "not_in_passages" else "no_evidence"
+
+
+def usage(done: Sequence[Answered | Problem]) -> dict[str, int]:
+    """What was read for a request."""
+    good = [one for one in done if isinstance(one, Answered)]
+    tokens = sum(one.answer.tokens for one in good)
+    return {
+        "prompt_tokens": tokens,
+        "completion_tokens": 0,
+        "total_tokens": tokens,
+        "retrieved": sum(len(one.hits) for one in good),
+        "used": sum(weight > 0 for one in good for weight in one.answer.mass),
+    }
+
+
+def timing(done: Sequence[Answered | Problem], began: float) -> dict[str, float]:
+    """Milliseconds, of the slowest question for each part. Waiting is part of ``predict``."""
+    good = [one for one in done if isinstance(one, Answered)]
+    return {
+        "queue": 0.0,
+        "retrieve": round(max(one.retrieve_ms for one in good), 3),
+        "predict": round(max(one.predict_ms for one in good), 3),
+        "total": round(1000 * (time.perf_counter() - began), 3),
+    }
+
+
+def warnings(done: Sequence[Answered | Problem], request: PredictRequest) -> list[str]:
+    """What was read only in part, and parameters that have no effect."""
+    notes = [note for one in done if isinstance(one, Answered) for note in one.warnings]
+    return [*dict.fromkeys(notes), *service.unused(request.params, "question answering")]

@@ -1,0 +1,149 @@
+"""Fitting what a question-answering head is mixed and judged by, on rows it was not trained on.
+
+Every row is asked twice over what was retrieved for it: as it is, and with its own text taken out,
+when there is nothing to find. The retriever's weight is that with the best F1; the two judges (is
+there an answer, is it right) are logistic regressions over both kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from model.answers import Asked, PassageText, SpanAnswer, SpanReader, weigh
+from model.encoder import batches_by_length
+from model.pairs import Pair
+from model.span import FEATURES, SpanNetwork
+from model.span_metrics import exact_match, f1
+from model.span_rows import SpanRow
+
+MIXES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
+RIGHT = 0.5
+"""F1 from which on an answer counts as right."""
+READ_TOKENS = 4096
+RIDGE = 1e-3
+
+
+@dataclass(slots=True)
+class Case:
+    """A row that was read: what of it is there to find."""
+
+    row: SpanRow
+    asked: Asked
+    present: bool
+
+
+def retrieved_for(row: SpanRow, k: int, *, own: bool) -> list[PassageText]:
+    """What a row is asked over: its hits, with or without those of its own text.
+
+    Where the retriever did not find the row's text, the text comes first.
+    """
+    mine = [hit.text in row.context for hit in row.hits]
+    if not own:
+        texts = [hit.text for hit, is_mine in zip(row.hits, mine, strict=True) if not is_mine]
+    elif any(mine):
+        texts = [hit.text for hit in row.hits]
+    else:
+        texts = [row.context, *(hit.text for hit in row.hits)]
+    return [PassageText(text, rank) for rank, text in enumerate(texts[:k], 1)]
+
+
+def read_all(reader: SpanReader, asked: Sequence[Asked]) -> None:
+    """Read every pair of some questions, batched by length; equal ones once."""
+    wanted: dict[tuple[int, ...], list[tuple[Asked, Pair]]] = {}
+    for one in asked:
+        for pair in one.unread():
+            wanted.setdefault((pair.begin, *pair.ids), []).append((one, pair))
+    groups = list(wanted.values())
+    for batch in batches_by_length([len(g[0][1].ids) for g in groups], budget=READ_TOKENS):
+        logits = reader.read([groups[j][0][1] for j in batch])
+        for j, found in zip(batch, logits, strict=True):
+            for one, pair in groups[j]:
+                one.put(pair, found)
+
+
+def ask_all(reader: SpanReader, asked: Sequence[Asked]) -> list[SpanAnswer]:
+    """Read and answer."""
+    read_all(reader, asked)
+    return [reader.answer(one) for one in asked]
+
+
+def scores(rows: Sequence[SpanRow], answers: Sequence[SpanAnswer], lang: str) -> dict[str, float]:
+    """Exact match and F1, in percent, of the likeliest spans."""
+    said = [answer.spans[0].text if answer.spans else "" for answer in answers]
+    truths = [[text for text, _ in row.answers] for row in rows]
+    pairs = list(zip(said, truths, strict=True))
+    return {
+        "exact_match": 100 * float(np.mean([exact_match(s, t, lang) for s, t in pairs])),
+        "f1": 100 * float(np.mean([f1(s, t, lang) for s, t in pairs])),
+        "rows": float(len(rows)),
+    }
+
+
+def settle(model: SpanNetwork, cases: Sequence[Case], lang: str) -> dict[str, float]:
+    """Fit mix and judges in place, on cases that were read; how well they do on them."""
+    longest = model.config.answer_tokens
+    # Where the retriever did not find a row's text, its order says nothing of the text.
+    there = [case for case in cases if case.present]
+    ranked = [c for c in there if any(hit.text in c.row.context for hit in c.row.hits)] or there
+
+    def quality(mix: float) -> float:
+        return float(np.mean([_f1(case, mix, longest, lang) for case in ranked]))
+
+    mix = max(MIXES, key=lambda value: (quality(value), -value))
+    features = torch.zeros(len(cases), FEATURES + 1, dtype=torch.float64)
+    truth = torch.zeros(len(cases), 2, dtype=torch.float64)
+    for i, case in enumerate(cases):
+        evidence = weigh(case.asked, mix, longest)
+        features[i] = torch.from_numpy(np.append(evidence.features(), 1.0))
+        truth[i, 0] = case.present
+        truth[i, 1] = case.present and _f1(case, mix, longest, lang) >= RIGHT
+    weights = torch.stack([_logistic(features, truth[:, i]) for i in range(2)])
+    with torch.no_grad():
+        model.mix.fill_(mix)
+        model.judge.copy_(weights)
+    said = (features @ weights.T).sigmoid()
+    return {
+        "mix": mix,
+        "answerable_auroc": auroc(said[:, 0].tolist(), (truth[:, 0] > 0).tolist()),
+        "answerable_accuracy": float(((said[:, 0] >= 0.5) == (truth[:, 0] > 0)).double().mean()),
+        "cases": float(len(cases)),
+    }
+
+
+def auroc(scores: Sequence[float], positive: Sequence[bool]) -> float:
+    """The chance that a positive scores above a negative; ties count half."""
+    values = np.asarray(scores)
+    flags = np.asarray(positive, dtype=bool)
+    up, down = np.sort(values[flags]), values[~flags]
+    if not len(up) or not len(down):
+        return 0.5
+    above = len(up) - np.searchsorted(up, down, side="right")
+    equal = np.searchsorted(up, down, side="right") - np.searchsorted(up, down, side="left")
+    return float((above + 0.5 * equal).sum() / (len(up) * len(down)))
+
+
+def _f1(case: Case, mix: float, longest: int, lang: str) -> float:
+    spans = weigh(case.asked, mix, longest).spans
+    return f1(spans[0].text if spans else "", [text for text, _ in case.row.answers], lang)
+
+
+def _logistic(features: Tensor, truth: Tensor) -> Tensor:
+    """Ridge logistic regression by L-BFGS; the last feature is the constant."""
+    weights = torch.zeros(features.shape[1], dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = binary_cross_entropy_with_logits(features @ weights, truth)
+        loss = loss + RIDGE * weights[:-1].square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return weights.detach()

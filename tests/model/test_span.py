@@ -1,0 +1,214 @@
+"""Question answering: reading over passages, its loss, training, and what it is judged by."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.answers import Asked, PassageText, SpanReader, weigh
+from model.checkpoint import load_heads
+from model.encoder import Encoder
+from model.network import Retrieved
+from model.pairs import Frame, windows
+from model.reader import Reader
+from model.span import SpanConfig, SpanNetwork, shared_loss
+from model.span_calibration import ask_all, auroc
+from model.span_metrics import answer_words, exact_match, f1
+from model.span_rows import SpanRow, SpanTrainConfig
+from model.span_training import train_span
+from model.training import TrainingCancelled, TrainingRefused
+from tests.model.conftest import FILLERS, TOPICS
+
+CONFIG = SpanTrainConfig(
+    epochs=16, batch_size=8, lr=2e-2, holdout=0.3, layers=2, rank=4, dropout=0.0,
+    windows=((6, 12),), hit_share=0.3, null_share=0.2, max_tokens=40, k=4,
+)  # fmt: skip
+
+
+def rows(count: int = 60) -> list[SpanRow]:
+    """The answer is the one tool in a text; other passages hold none."""
+    rng = random.Random(3)
+    found = []
+    for i in range(count):
+        words = rng.sample(FILLERS, 6) + rng.sample(TOPICS["birds"], 2)
+        rng.shuffle(words)
+        tool = rng.choice(TOPICS["tools"])
+        place = rng.randint(0, len(words))
+        context = " ".join([*words[:place], tool, *words[place:]])
+        start = len(" ".join(words[:place])) + (place > 0)
+        others = [" ".join(rng.sample(FILLERS, 5) + [bird]) for bird in TOPICS["birds"][:3]]
+        hits = [Retrieved(None, t, None, 1.0, None) for t in (others[0], context, *others[1:])]
+        found.append(SpanRow(str(i), "the apple", context, [(tool, start)], hits))
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("span") / "v1"
+    train_span(rows(), CONFIG, encoder, out)
+    return out
+
+
+def test_metrics_follow_squad() -> None:
+    assert exact_match("The  Denver Broncos!", ["denver broncos"]) == 1.0
+    assert f1("in Denver", ["Denver", "nothing"]) == pytest.approx(2 / 3)
+    assert f1("", ["Denver"]) == 0.0
+    assert answer_words("北京，2008 年", "zh") == ["北", "京", "2008", "年"]
+    assert f1("北京市", ["北京"], "zh") == pytest.approx(0.8)
+
+
+def test_windows_cover_a_text_and_overlap() -> None:
+    assert windows(5, 8) == [(0, 5)]
+    found = windows(103, 20)
+    assert found[0][0] == 0
+    assert found[-1] == (83, 103)
+    assert all(stop - start == 20 for start, stop in found)
+    assert all(b[0] < a[1] for a, b in pairwise(found))
+
+
+def test_the_loss_is_that_of_one_softmax_over_all_passages() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(3, 4, 2)
+    gold = torch.zeros(3, 4, 2, dtype=torch.bool)
+    gold[1, 2, 0] = gold[1, 3, 1] = True
+    question = torch.tensor([0, 0, 1])
+    flat = [logits[:2, :, side].flatten() for side in (0, 1)]
+    first = sum(
+        torch.cat([f, torch.zeros(1)]).logsumexp(0) - f[place]
+        for f, place in zip(flat, (4 + 2, 4 + 3), strict=True)
+    )
+    second = sum(torch.cat([logits[2, :, s], torch.zeros(1)]).logsumexp(0) for s in (0, 1))
+    expected = (first + second) / 4
+    assert torch.allclose(shared_loss(logits, gold, question, 2), torch.as_tensor(expected))
+
+
+def test_probabilities_of_all_passages_and_of_none_sum_to_one(encoder: Encoder) -> None:
+    reader = SpanReader(SpanNetwork(SpanConfig(encoder.sha256, dim=32, layers=1), encoder).eval())
+    asked = reader.ask("the apple", [PassageText("crow is here"), PassageText("my saw", 2)])
+    ask_all(reader, [asked])
+    evidence = weigh(asked, 1.0, 30)
+    assert sum(evidence.mass) + evidence.null == pytest.approx(1.0, abs=1e-5)
+    direct = []
+    for logits, rank in zip(asked.logits, (1, 2), strict=True):
+        assert logits is not None
+        spans = [
+            logits[i, 0] + logits[j, 1] for i in range(len(logits)) for j in range(i, len(logits))
+        ]
+        direct.append(np.exp(spans).sum() / rank)
+    assert evidence.mass == pytest.approx([v / (1 + sum(direct)) for v in direct], rel=1e-4)
+
+
+def test_it_learns_and_tells_when_there_is_no_answer(trained: Path, encoder: Encoder) -> None:
+    head = load_heads(trained)[1]["qa"]
+    report = head.report
+    assert report["metrics"]["given"]["f1"] > 90
+    assert report["metrics"]["on"]["f1"] > 80
+    assert report["metrics"]["off"]["f1"] == 0.0
+    assert report["calibration"]["answerable_auroc"] > 0.9
+    reader = Reader.load(trained, encoder)
+    assert reader.span_heads == {"qa": 4}
+    spans = reader.spans("qa")
+    text = "and it was here my hammer of"
+    there, gone = ask_all(
+        spans,
+        [
+            spans.ask("the apple", [PassageText("crow is very a of"), PassageText(text, 2)]),
+            spans.ask("the apple", [PassageText("crow is very a of"), PassageText("it", 2)]),
+        ],
+    )
+    assert there.answerable
+    best = there.spans[0]
+    assert (best.text, best.passage, text[best.start : best.end]) == ("hammer", 1, "hammer")
+    assert there.calibrated
+    assert gone.support < there.support
+
+
+def test_batching_and_windows_do_not_change_an_answer(trained: Path, encoder: Encoder) -> None:
+    spans = Reader.load(trained, encoder).spans("qa")
+    long = " ".join(FILLERS * 12 + ["hammer"] + FILLERS * 3)
+    texts = [PassageText("crow is very a of"), PassageText("saw")]
+    alone = ask_all(spans, [spans.ask("the apple", texts)])[0]
+    wide = spans.ask("the apple", [PassageText(long)])
+    beside, found = ask_all(spans, [spans.ask("the apple", texts), wide])
+    assert len(wide.pairs) > 3
+    assert beside.spans[0].prob == pytest.approx(alone.spans[0].prob, abs=1e-5)
+    best = found.spans[0]
+    assert long[best.start : best.end] == best.text
+
+
+@pytest.mark.parametrize(
+    ("question", "texts"),
+    [("the apple", []), ("the apple", ["", "\u0301"]), ("\u0301\u0300", ["my saw"]), ("", ["saw"])],
+)
+def test_nothing_to_read_is_no_answer(
+    trained: Path, encoder: Encoder, question: str, texts: list[str]
+) -> None:
+    spans = Reader.load(trained, encoder).spans("qa")
+    asked: Asked = spans.ask(question, [PassageText(t) for t in texts])
+    said = spans.answer(asked)
+    assert asked.whole
+    assert (said.spans, said.answerable, said.confidence) == ([], False, 0.0)
+
+
+def test_any_string_is_read(trained: Path, encoder: Encoder) -> None:
+    spans = Reader.load(trained, encoder).spans("qa")
+    text = "\ud800 🙂🙂 saw \u0301 \x00 مرحبا"
+    said = ask_all(spans, [spans.ask("🙂 \udfff", [PassageText(text)])])[0]
+    for span in said.spans:
+        assert text[span.start : span.end] == span.text
+
+
+def test_a_run_that_was_cancelled_goes_on_as_if_it_had_not_been(
+    encoder: Encoder, tmp_path: Path
+) -> None:
+    config = replace(CONFIG, epochs=3)
+    train_span(rows(30), config, encoder, tmp_path / "whole")
+    calls = iter(range(1000))
+    stop: Callable[[], bool] = lambda: next(calls) == 4  # noqa: E731
+    with pytest.raises(TrainingCancelled):
+        train_span(rows(30), config, encoder, tmp_path / "cut", cancelled=stop)
+    steps: list[int] = []
+    train_span(
+        rows(30), config, encoder, tmp_path / "cut", progress=lambda step, *rest: steps.append(step)
+    )
+    assert steps[0] > 1
+    whole, cut = (load_heads(tmp_path / name)[1]["qa"].tensors for name in ("whole", "cut"))
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    assert not (tmp_path / ".cut.training").exists()
+
+
+def test_other_heads_stay_as_they_are_and_the_base_is_compared(
+    trained: Path, encoder: Encoder, tmp_path: Path
+) -> None:
+    config = replace(CONFIG, epochs=1, field="other")
+    report = train_span(rows(20), config, encoder, tmp_path / "v2", base=trained)
+    before = (trained / "heads/qa/model.safetensors").read_bytes()
+    assert (tmp_path / "v2/heads/qa/model.safetensors").read_bytes() == before
+    assert "previous" not in report.metrics
+    again = train_span(rows(20), replace(CONFIG, epochs=1), encoder, tmp_path / "v3", base=trained)
+    assert again.metrics["previous"]["f1"] > again.metrics["given"]["f1"]
+
+
+def test_rows_with_nothing_to_learn_are_refused(encoder: Encoder, tmp_path: Path) -> None:
+    with pytest.raises(TrainingRefused, match="none of the 1 rows"):
+        train_span([SpanRow("1", "q", "my saw", [])], CONFIG, encoder, tmp_path / "v")
+
+
+def test_the_frame_is_the_tokenizers_own(encoder: Encoder) -> None:
+    frame = Frame.of(encoder)
+    ids, _ = encoder.pair("apple", "saw")
+    (question, _), (passage, _) = encoder.spans(["apple", "saw"])
+    assert frame.join(question, passage, 0).ids == ids
+
+
+def test_auroc_counts_pairs() -> None:
+    assert auroc([0.9, 0.2, 0.2], [True, True, False]) == pytest.approx(0.75)
+    assert math.isclose(auroc([0.1], [True]), 0.5)
