@@ -12,7 +12,6 @@ import logging
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +20,11 @@ from app.engine import EngineClosed
 from app.snapshot import Serving
 from index_data.documents import Document
 from index_data.index import Index
-from index_data.store import DocumentStore, StoredVectors, StoreError, Tombstone
+from index_data.store import DocumentStore, StoredVectors, Tombstone
 
 logger = logging.getLogger(__name__)
 
 BATCH = 128  # changes applied together
-KEPT = 512  # documents whose vectors wait to be kept in the store, at most,
-QUIET_S = 0.2  # and how long nothing must have been written before they are
 Vectors = dict[str, NDArray[np.float32]]
 Change = Document | Tombstone
 
@@ -44,8 +41,6 @@ class Indexer:
         self._reached = index.searcher.sequence
         self._waiters: list[tuple[int, Future[None]]] = []
         self._bare = without_vectors(index)
-        self._kept: list[StoredVectors] = []
-        self._kept_sha = ""
         self._putting: Future[int] | None = None
         self._thread = threading.Thread(target=self._run, name="indexer", daemon=True)
 
@@ -91,15 +86,10 @@ class Indexer:
             self._wake.notify()
         if self._thread.is_alive():
             self._thread.join(timeout=10)
-        if not self._thread.is_alive():
-            with suppress(StoreError):  # they can be made again
-                self._keep()
 
     def _run(self) -> None:
         while self._sleep():
             try:
-                if self._store.sequence <= self._reached:
-                    self._keep()
                 self._backfill()
                 end = self._store.sequence
                 for batch in batches(self._store.changes(self._reached, until=end)):
@@ -118,9 +108,7 @@ class Indexer:
             while not self._closing and self._store.sequence <= self._reached:
                 if self._bare and self._serving is not None:
                     break
-                heard = self._wake.wait(QUIET_S if self._kept else 1.0)
-                if self._kept and not heard:
-                    break
+                self._wake.wait(1.0)
             return not self._closing
 
     def _apply(self, batch: list[Change]) -> None:
@@ -157,25 +145,13 @@ class Indexer:
         kept = [
             StoredVectors(d.id, d.sequence, vectors[d.id].astype(np.float16)) for d in documents
         ]
-        sha = serving.model.encoder_sha256
-        if sha != self._kept_sha or len(self._kept) + len(kept) > KEPT:
-            self._keep()
-        self._kept_sha = sha
-        self._kept += kept
-        return vectors
-
-    def _keep(self) -> None:
-        """Keep vectors in the store, when nobody waits for its disk but for them.
-
-        A write that waits to be indexed need not wait for this commit, nor the next write behind
-        it: what is lost with the power is made again. One may be on its way, so that an import does
-        not run ahead.
-        """
-        putting, self._putting = self._putting, None
+        # A request that waits to be indexed need not wait for this commit: what is lost with the
+        # power is made again. One may be on its way, so that an import does not run ahead.
+        putting, self._putting = self._putting, None  # one that failed is told once
         if putting is not None:
             putting.result()
-        kept, self._kept = self._kept, []
-        self._putting = self._store.put_vectors(kept, self._kept_sha) if kept else None
+        self._putting = self._store.put_vectors(kept, serving.model.encoder_sha256)
+        return vectors
 
     def _backfill(self) -> None:
         """Give vectors to documents that a stop of the server left without, a batch at a time."""
