@@ -102,6 +102,7 @@ class Engine:
 
     Args:
         load: Makes the reader; called on the model's thread, which alone touches it afterwards.
+        max_tokens: Tokens of a window; of a text for a head at most `windows` of them are read.
         batch_tokens: Padded tokens of one forward pass.
         batch_wait_s: How long a batch waits for company under load, in seconds.
         observe: Told of every batch.
@@ -112,12 +113,14 @@ class Engine:
         load: Callable[[], Reader],
         *,
         max_tokens: int,
+        windows: int = 1,
         batch_tokens: int,
         batch_wait_s: float = 0.002,
         observe: Callable[[BatchStats], None] | None = None,
     ) -> None:
         self._load = load
         self._max_tokens = max_tokens
+        self._windows = windows
         self._batch_tokens = batch_tokens
         self._batch_wait_s = batch_wait_s
         self._observe = observe or (lambda stats: None)
@@ -283,7 +286,11 @@ class Engine:
                 if entry.future.cancelled():
                     self._reads.popleft()
                     continue
-                entry.tokens = reader.tokenize(entry.text, max_tokens=self._max_tokens)
+                # Without a head only the vector is wanted, which is that of the first window.
+                windows = self._windows if entry.head is not None else 1
+                entry.tokens = reader.tokenize(
+                    entry.text, max_tokens=self._max_tokens, windows=windows
+                )
             longest = max(longest, len(entry.tokens))
             if batch and longest * (len(batch) + 1) > self._batch_tokens:
                 break
@@ -293,7 +300,15 @@ class Engine:
         self._last_batch = len(batch)
         for run in similar_lengths([len(e.tokens) for e in batch]):
             group = [batch[i] for i in run]
-            self._run_batch("read", [e.future for e in group], partial(_read_texts, reader, group))
+            self._run_batch(
+                "read", [e.future for e in group], partial(self._read_texts, reader, group)
+            )
+
+    def _read_texts(self, reader: Reader, group: Sequence[_Read]) -> list[TextRead]:
+        began = time.perf_counter()
+        tokens, heads = [e.tokens for e in group], [e.head for e in group]
+        states = reader.read(tokens, heads, window=self._max_tokens)
+        return [TextRead(state, began - e.came) for state, e in zip(states, group, strict=True)]
 
     def _wait_for_company(self) -> None:
         deadline = time.monotonic() + self._batch_wait_s
@@ -396,12 +411,6 @@ class Engine:
         self._observe(BatchStats(kind, len(futures), time.perf_counter() - began))
         for future, result in zip(futures, results, strict=True):
             future.set_result(result)
-
-
-def _read_texts(reader: Reader, group: Sequence[_Read]) -> list[TextRead]:
-    began = time.perf_counter()
-    states = reader.read([e.tokens for e in group], [e.head for e in group])
-    return [TextRead(state, began - e.came) for state, e in zip(states, group, strict=True)]
 
 
 def similar_lengths(lengths: Sequence[int]) -> list[list[int]]:

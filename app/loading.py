@@ -63,6 +63,7 @@ def new_engine(
     return Engine(
         load,
         max_tokens=settings.max_tokens,
+        windows=settings.windows,
         batch_tokens=settings.batch_tokens,
         batch_wait_s=settings.batch_wait_ms / 1000,
         observe=metrics.observe_batch,

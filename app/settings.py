@@ -87,8 +87,14 @@ class Settings:
     )
     max_tokens: int = setting(
         256,
-        "Tokens of an input that the model reads; the rest is cut off. Cost grows in proportion.",
+        "Tokens that the model reads in one window. Cost grows in proportion.",
         at_least=8,
+    )
+    windows: int = setting(
+        4,
+        "Windows that are read of a longer text to classify: the first, the last and others spread "
+        "between them. Each costs as much as a text of one; 1 cuts the rest off.",
+        at_least=1,
     )
     max_body: int = setting(
         8 * 1024 * 1024,

@@ -24,6 +24,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -173,6 +174,45 @@ def run(name: str, options: argparse.Namespace, encoder: Encoder) -> dict[str, A
     return {"on": figures(test, answer(reader, texts, hits, way), lengths), "off": closed, **kept}
 
 
+def untrained(options: argparse.Namespace, encoder: Encoder) -> dict[str, Any]:
+    """The head that ships, which saw short tickets only, with the book closed: each way of reading.
+
+    What serves long texts before anybody trains on some.
+    """
+    _, test = load(encoder, options.rows, options.test)
+    lengths = [len(ids) for ids in encoder.tokenize([r.text for r in test.rows], windows=64)]
+    shipped = Path(__file__).parent.parent / "model" / "shipped"
+    reader = Reader.load(shipped, encoder)
+    none: Hits = [[] for _ in test.rows]
+    out: dict[str, Any] = {"test": len(test.rows), "test_long": sum(n > LONG for n in lengths)}
+    for way in ("head", "head-tail", "windows"):
+        texts, _ = seen_as(way, test, none, encoder)
+        out[way] = figures(test, answer(reader, texts, none, way), lengths)
+    for way in ("head-tail", "windows"):
+        ours, theirs = ([c == "1" for c in out[w]["right"]] for w in (way, "head"))
+        out[f"{way} - head"] = paired_interval(ours, theirs)
+    return out
+
+
+def speed(encoder: Encoder, words: int = 2000, times: int = 15) -> dict[str, Any]:
+    """Milliseconds (median) to read a review of so many words, tokenising included, two threads."""
+    torch.set_num_threads(2)
+    reader = Reader.load(Path(__file__).parent.parent / "model" / "shipped", encoder)
+    some = " ".join(row.text for row in read("imdb", "test_subset")[:20]).split()
+    text = " ".join(some[:words])
+    out: dict[str, Any] = {"words": words}
+    for windows in (1, 2, 4, 64):
+        taken = []
+        for _ in range(times):
+            began = time.perf_counter()
+            tokens = reader.tokenize(text, windows=windows)
+            states = reader.read([tokens], [FIELD])
+            reader.predict(states, [[]], FIELD, index_labels=[])
+            taken.append(1000 * (time.perf_counter() - began))
+        out[f"windows={windows}"] = {"tokens": len(tokens), "p50_ms": float(np.median(taken))}
+    return out
+
+
 def differences(done: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Each way, retrieval on, against head-tail on the same rows, with a 95 % interval."""
     out: dict[str, Any] = {}
@@ -195,6 +235,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--speed", action="store_true", help="only time a review of 2,000 words")
+    parser.add_argument(
+        "--shipped", action="store_true", help="the head that ships, untrained on it"
+    )
     parser.add_argument(
         "--only", nargs="*", default=["tfidf", "windows", "head-tail", "head", "memory"]
     )
@@ -204,6 +248,12 @@ def main() -> None:
     log = RUNS / "long_texts.jsonl"
     log.parent.mkdir(parents=True, exist_ok=True)
     encoder = Encoder.load()
+    if options.speed:
+        print(json.dumps(plain(speed(encoder))))
+        return
+    if options.shipped:
+        print(json.dumps(plain(untrained(options, encoder))))
+        return
     for name in options.only:
         if f"{name}{suffix}" in finished(log):
             continue

@@ -208,8 +208,8 @@ class Reader:
             for i, row in zip(rows, whole, strict=True):
                 states[i] = row[: len(token_ids[i])]
         return [
-            QueryState(vector, state, len(tokens))
-            for vector, state, tokens in zip(vectors, states, token_ids, strict=True)
+            QueryState(vector, state, sum(len(window) for window in row))
+            for vector, state, row in zip(vectors, states, kept, strict=True)
         ]
 
     @torch.inference_mode()

@@ -6,13 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.engine import BatchStats, Engine, EngineClosed, similar_lengths
 from app.permits import Permits
 from app.problems import Problem
+from model.checkpoint import HeadFiles, save_checkpoint
+from model.config import HeadConfig
 from model.encoder import Encoder
+from model.network import RetrievalAugmentedModel
 from model.reader import Reader
 
 WAIT = 20
@@ -126,3 +130,39 @@ def test_permits_are_given_back() -> None:
     assert (permits.taken, permits.refused) == (0, 2)
     with permits.take(32):  # a batch larger than the queue, when nobody else is there
         assert permits.taken == 32
+
+
+def test_a_long_text_is_read_in_windows_where_there_is_a_head(
+    tmp_path: Path, encoder_folder: Path
+) -> None:
+    encoder = Encoder.load(str(encoder_folder))
+    config = HeadConfig("label", ("a", "b"), encoder.sha256, dim=encoder.dim, layers=1)
+    torch.manual_seed(0)
+    head = HeadFiles(config, dict(RetrievalAugmentedModel(config, encoder).state_dict()), {})
+    save_checkpoint(tmp_path / "v1", {"label": head}, encoder)
+    engine = Engine(
+        lambda: Reader.load(tmp_path / "v1", Encoder.load(str(encoder_folder))),
+        max_tokens=16,
+        windows=3,
+        batch_tokens=64,
+    )
+    engine.start().result(WAIT)
+    text = " ".join(f"apple {i % 10} hammer" for i in range(30))
+    reads = {name: engine.read(text, name).result(WAIT).state for name in ("label", "other")}
+    states, alone = reads["label"].states, reads["other"]
+    assert alone.states is None
+    whole = reads["label"].tokens
+    assert 32 < whole <= 48
+    assert alone.tokens == 16
+    assert states is not None
+    assert states.shape == (whole, encoder.dim)
+    np.testing.assert_allclose(reads["label"].vector, alone.vector, atol=1e-5)
+    direct = Reader.load(tmp_path / "v1", encoder)
+    tokens = direct.tokenize(text, max_tokens=16, windows=3)
+    torch.testing.assert_close(direct.read([tokens], ["label"], window=16)[0].states, states)
+    # What stands at the end counts: it is among what is read, and was cut before.
+    ends = [engine.read(f"{text} {word}", "label").result(WAIT).state for word in ("pear", "saw")]
+    predictions = [engine.predict(s, [], "label", index_labels=()).result(WAIT) for s in ends]
+    assert not np.array_equal(predictions[0].probs, predictions[1].probs)
+    engine.retire()
+    assert engine.join(WAIT)
