@@ -7,6 +7,7 @@ from typing import Any, Final
 from app.datasets import DatasetBroken
 from app.keys import Scope
 from app.problems import Problem, invalid
+from app.report_page import page as render
 from app.schemas import admin as bodies
 from app.state import Footnote
 from index_data.analysis import ANALYZER_VERSION
@@ -107,16 +108,25 @@ def model_report(footnote: Footnote, version: str) -> bodies.ModelReport:
         raise Problem("not-found", "There is no checkpoint of this version; it may be deleted.")
     if info.problem is not None:
         raise Problem("validation", f"The checkpoint does not verify: {info.problem}")
-    made = (job for job in footnote.jobs.all() if job.params.get("version") == version)
-    job = next((job for job in made if job.result), None)
+    gate = footnote.registry.decision(version)
     return bodies.ModelReport(
         version=version,
         active=info.active,
         created=info.about.get("created"),
         heads=info.about.get("heads", {}),
-        gate=(job.result or {}).get("gate") if job else None,
-        job_id=job.id if job else None,
+        gate=gate,
+        job_id=None if gate is None else gate.get("job_id"),
     )
+
+
+def report_page(footnote: Footnote, report: bodies.ModelReport) -> str:
+    """The report as a page, with the texts of documents as they stand now."""
+
+    def text_of(name: str) -> str | None:
+        document = footnote.store.get(name)
+        return None if document is None else document.text
+
+    return render(report, text_of)
 
 
 def list_indexes(footnote: Footnote) -> bodies.IndexList:

@@ -1,8 +1,9 @@
 """The checkpoints of a folder: which there are, which one serves, and the way back.
 
 ``active.json`` names what serves and what served before it; it is replaced by renaming, so that a
-power cut leaves the old one or the new one. The checkpoint that ships beside the code is what
-serves as long as the folder holds none.
+power cut leaves the old one or the new one. ``VERSION.gate.json`` is what the gate decided about a
+checkpoint: beside it, since the files inside are sealed by its manifest. The checkpoint that ships
+beside the code is what serves as long as the folder holds none.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from app.problems import Problem
 
 POINTER: Final = "active.json"
 MANIFEST: Final = "manifest.json"
+DECISION: Final = ".gate.json"
 SHIPPED: Final = "shipped"  # the version under which the checkpoint beside the code is known
 NO_CHECKPOINT: Final = "none"  # no heads: the neighbours alone answer
 HISTORY: Final = 20
@@ -185,6 +187,20 @@ class Registry:
             # The manifest first: a folder half removed must not look whole.
             (self._folder(version) / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(self._folder(version), ignore_errors=True)
+            self._decision_file(version).unlink(missing_ok=True)
+
+    def keep_decision(self, version: str, decision: dict[str, Any]) -> None:
+        """Write down, durably, what the gate decided about a checkpoint; the last word counts."""
+        with self._lock:
+            self._replace(self._decision_file(version), decision)
+
+    def decision(self, version: str) -> dict[str, Any] | None:
+        """What the gate decided about a checkpoint; ``None``: nothing is known."""
+        try:
+            body = json.loads(self._decision_file(version).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return body if isinstance(body, dict) else None
 
     def new_version(self, field: str) -> str:
         """A version that no checkpoint has: time and field, sortable by age."""
@@ -215,6 +231,9 @@ class Registry:
     def _folder(self, version: str) -> Path:
         return self._shipped if version == SHIPPED else self.folder / version
 
+    def _decision_file(self, version: str) -> Path:
+        return self.folder / f"{version}{DECISION}"
+
     def _info(self, version: str, active: str) -> CheckpointInfo:
         folder = self._folder(version)
         problem = refusal(folder)
@@ -234,14 +253,17 @@ class Registry:
         return names or None
 
     def _write(self, versions: list[str]) -> None:
+        self._replace(self.folder / POINTER, {"version": versions[0], "before": versions[1:]})
+
+    def _replace(self, path: Path, content: dict[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        body = json.dumps({"version": versions[0], "before": versions[1:]}, indent=1)
-        aside = self.folder / f".{POINTER}.{os.getpid()}"
+        body = json.dumps(content, indent=1)
+        aside = self.folder / f".{path.name}.{os.getpid()}"
         with aside.open("w", encoding="utf-8") as file:
             file.write(body + "\n")
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(self.folder / POINTER)
+        aside.replace(path)
         folder = os.open(self.folder, os.O_RDONLY)
         try:
             os.fsync(folder)

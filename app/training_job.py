@@ -8,6 +8,7 @@ job that is resumed goes on with the rows and the weights it had.
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -58,6 +59,7 @@ def kind(settings: Settings, registry: Registry, activate: Callable[[str], None]
         margin = float(job.params.get("margin") or 0.0)
         decision = gate(result["report"], job.params["activate"], margin)
         better, reason = decision["activate"], decision["reason"]
+        registry.keep_decision(version, {"job_id": job.id, "decided": time.time(), **decision})
         if better:
             activate(version)
         shutil.rmtree(work_folder(settings, job.id), ignore_errors=True)

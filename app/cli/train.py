@@ -38,6 +38,13 @@ SHOWN: Final = 10  # bad rows that are named
     show_default=True,
     help="Put the new checkpoint in use.",
 )
+@click.option(
+    "--margin",
+    type=click.FloatRange(0, 0.5),
+    default=0.0,
+    show_default=True,
+    help="With if_better: by how much accuracy may surely be worse; 0: it has to be better.",
+)
 @json_option
 def train(
     field: str,
@@ -51,6 +58,7 @@ def train(
     k: int | None,
     holdout: float | None,
     activate: str,
+    margin: float,
     as_json: bool,
 ) -> None:
     """Train a head for a label field and report it with retrieval on, off and without (none).
@@ -65,6 +73,7 @@ def train(
         "optimizer": optimizer,
         "seed": seed,
         "activate": activate,
+        "margin": margin,
         "lr": lr,
         "epochs": epochs,
         "batch_size": batch_size,

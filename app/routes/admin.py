@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Path, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import BaseModel
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 
-from app import admin_service, evaluation_job, indexing_job, training_job
+from app import admin_service, evaluation_job, indexing_job, report_page, training_job
 from app.body import checked, read_json
 from app.http import State, answers, body_of, json_answer
 from app.jobs import Job
@@ -38,6 +38,12 @@ KEYS = {
 }
 Version = Annotated[str, Path(max_length=128)]
 KeyId = Annotated[str, Path(max_length=64)]
+REPORT_FORMAT = "A page, or JSON. Left out, a browser gets the page."
+PAGE_HEADERS = {
+    "Content-Security-Policy": report_page.POLICY,
+    "Cache-Control": "no-store",
+    "Vary": "Accept",
+}
 Generation = Annotated[int, Path(ge=1, le=10**9)]
 
 
@@ -45,6 +51,12 @@ def job_answer(job: Job) -> Response:
     """A job that was queued, with the address to watch it at."""
     body = bodies.JobBody.model_validate(job.to_json())
     return json_answer(body.model_dump(), 202, {"Location": f"/admin/jobs/{job.id}"})
+
+
+def describe_html(described: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
+    """A route's answers, of which the good one can be a page too."""
+    page = {"text/html": {"schema": {"type": "string"}}}
+    return {**described, 200: {**described[200], "content": page}}
 
 
 def answer(body: BaseModel, status: int = 200) -> Response:
@@ -137,11 +149,20 @@ async def activate_model(version: Version, footnote: State) -> Response:
     "/models/{version}/report",
     summary="Read the report of a checkpoint",
     dependencies=ADMIN,
-    responses=answers(bodies.ModelReport, "not-found", "validation"),
+    responses=describe_html(answers(bodies.ModelReport, "not-found", "validation")),
 )
-async def model_report(version: Version, footnote: State) -> Response:
+async def model_report(
+    request: Request,
+    version: Version,
+    footnote: State,
+    format: Annotated[Literal["json", "html"] | None, Query(description=REPORT_FORMAT)] = None,
+) -> Response:
     """Metrics by view and label, confusion, calibration, curve, worst mistakes; the gate's word."""
-    return answer(await asyncio.to_thread(admin_service.model_report, footnote, version))
+    report = await asyncio.to_thread(admin_service.model_report, footnote, version)
+    if format == "html" or (format is None and "text/html" in request.headers.get("accept", "")):
+        shown = await asyncio.to_thread(admin_service.report_page, footnote, report)
+        return HTMLResponse(shown, headers=PAGE_HEADERS)
+    return answer(report)
 
 
 @router.delete(

@@ -9,9 +9,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from click.testing import CliRunner, Result
 
@@ -208,3 +210,23 @@ def test_with_a_server_commands_go_through_it(
     assert done["result"]["documents"] == 18
     called = subprocess.run(said[-1].strip(), shell=True, capture_output=True, check=True)
     assert json.loads(called.stdout)["object"] == "list"
+
+
+def test_a_margin_is_handed_to_the_gate(footnote: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(json.loads(request.content))
+        return httpx.Response(422, json={"title": "Refused", "status": 422, "detail": "for once"})
+
+    @contextmanager
+    def connect() -> Iterator[httpx.Client]:
+        transport = httpx.MockTransport(answer)
+        with httpx.Client(base_url="http://server", transport=transport) as client:
+            yield client
+
+    monkeypatch.setattr("app.cli.client.connect", connect)
+    assert footnote("train", "--margin", "0.02", ok=False).exit_code == 1
+    assert asked[0]["margin"] == 0.02
+    assert footnote("train", "--margin", "0.9", ok=False).exit_code == 2
+    assert len(asked) == 1

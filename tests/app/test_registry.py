@@ -30,6 +30,24 @@ def save(folder: Path, encoder: Encoder) -> None:
     save_checkpoint(folder, {"label": HeadFiles(config, {"w": torch.zeros(2)}, {})}, encoder)
 
 
+def test_the_gates_decision_stays_beside_the_checkpoint_and_goes_with_it(
+    registry: Registry, encoder: Encoder
+) -> None:
+    for version in ("a", "b"):
+        save(registry.folder / version, encoder)
+        assert registry.decision(version) is None
+        registry.keep_decision(version, {"activate": version == "b", "margin": 0.01})
+    again = Registry(registry.folder)
+    assert again.decision("a") == {"activate": False, "margin": 0.01}
+    assert {"a", "b"} <= {info.version for info in again.checkpoints() if info.problem is None}
+    again.set_active("b")
+    again.remove("a")
+    assert again.decision("a") is None
+    assert again.decision("b") == {"activate": True, "margin": 0.01}
+    (registry.folder / "b.gate.json").write_text("torn {")
+    assert again.decision("b") is None
+
+
 def test_nothing_anywhere_is_no_checkpoint(registry: Registry) -> None:
     assert registry.choose().version == NO_CHECKPOINT
     assert registry.checkpoints() == []
