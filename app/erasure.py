@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from app import indexing_job, training_job
+from app import indexing_job, training_job, training_set
 from app.jobs import FINISHED
 from app.problems import Problem
 from index_data.documents import normalise
@@ -59,7 +59,7 @@ def _erase(footnote: Footnote, name: str, if_match: str | None) -> dict[str, Any
         footnote.indexer.after(result.sequence).result()
     snapshots = footnote.pins.forget(result.sequence)
     in_memory, stored = footnote.predictions.erase(name, text, result.sequence)
-    sets = _drop_training_sets(footnote, name)
+    sets = _drop_training_sets(footnote, {name, *opinions})
     footnote.store.scrub()
     trained, unknown = _checkpoints(footnote, name)
     generations, job = _rebuild(footnote)
@@ -123,22 +123,23 @@ def _delete(
     return result, vectors
 
 
-def _drop_training_sets(footnote: Footnote, name: str) -> list[str]:
-    """Remove the frozen rows of jobs that do not run and hold the document; which jobs'."""
+def _drop_training_sets(footnote: Footnote, names: set[str]) -> list[str]:
+    """Remove the frozen rows of jobs that do not run and hold the document or feedback on it."""
     running = {job.id for job in footnote.jobs.all() if job.state not in FINISHED}
     found = []
     for folder in (footnote.settings.store_dir / training_job.WORK).glob("job_*"):
-        if folder.name not in running and _holds(folder, name):
+        if folder.name not in running and _holds(folder, names):
             shutil.rmtree(folder, ignore_errors=True)
             found.append(folder.name)
     return sorted(found)
 
 
-def _holds(folder: Path, name: str) -> bool:
-    for path, key in ((folder / "rows.jsonl", "id"), (folder / "passages.jsonl", "doc_id")):
+def _holds(folder: Path, names: set[str]) -> bool:
+    files = (("rows.jsonl", "id"), (training_set.FEEDBACK, "id"), ("passages.jsonl", "doc_id"))
+    for path, key in ((folder / file, key) for file, key in files):
         if path.is_file():
             with path.open("rb") as lines:
-                if any(orjson.loads(line)[key] == name for line in lines):
+                if any(orjson.loads(line)[key] in names for line in lines):
                     return True
     return False
 

@@ -104,12 +104,13 @@ def page(report: ModelReport, text_of: Texts) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
         f"<title>Report of {esc(report.version)}</title><style>{STYLE}</style></head><body>"
         f'<h1>{esc(report.version)} {state}</h1><p class="soft">Report of a checkpoint{made}</p>'
-        f"{_gate(report.gate)}{heads or '<p>The checkpoint has no heads.</p>'}</body></html>\n"
+        f"{_safely(_gate, report.gate or {})}"
+        f"{heads or '<p>The checkpoint has no heads.</p>'}</body></html>\n"
     )
 
 
-def _gate(gate: Json | None) -> str:
-    if gate is None:
+def _gate(gate: Json) -> str:
+    if not gate:
         return (
             '<div class="gate">The gate has not judged this checkpoint: no decision is kept.</div>'
         )
@@ -117,6 +118,11 @@ def _gate(gate: Json | None) -> str:
     kind = "yes" if gate.get("activate") else "no"
     figures = {name: _number(gate[key]) for key, name in FIGURES.items() if key in gate}
     figures |= {"asked for": esc(gate.get("wish", "")), "measured on": _measured(gate)}
+    said: Json = gate.get("feedback") or {}
+    if said.get("rows"):
+        figures["of them feedback"] = (
+            f"{_number(said['rows'])} (+{_number(said['better'])}, -{_number(said['worse'])})"
+        )
     when = finite(gate.get("decided"))
     if when is not None:
         figures["decided"] = f"{datetime.fromtimestamp(when, UTC):%Y-%m-%d %H:%M} UTC"

@@ -24,6 +24,7 @@ from app.worker import JobCancelled, JobRefused, Reporter
 from index_data.documents import Document, content_id
 
 if TYPE_CHECKING:
+    from index_data.documents import Document
     from index_data.searcher import Searcher
     from model.encoder import Encoder
     from model.metrics import Paired
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 TYPE: Final = "train"
 WORK: Final = "jobs"  # under the store's folder: the frozen rows of each job
+MAX_FEEDBACK: Final = 500  # recorded feedback that the gate asks
 KEPT_WORK: Final = 3  # unfinished jobs whose work is kept for resuming
 OPTIONS: Final = ("optimizer", "lr", "epochs", "batch_size", "seed", "holdout")
 
@@ -139,6 +141,7 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
                 fits=searcher.has_vectors,
                 reporter=reporter,
                 learned=dataset_documents(params),
+                opinions=recorded_feedback(params),
             )
     info, rows = training_set.load(work)
     try:
@@ -148,6 +151,7 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
             encoder,
             out,
             base=base,
+            opinions=training_set.load_feedback(work),
             documents=digests(training_set.documents(work)),
             progress=lambda step, total, loss, _: reporter.progress(step, total, "train", loss),
             cancelled=reporter.cancelled,
@@ -157,6 +161,21 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     except (TrainingRefused, CheckpointRefused) as refused:
         raise JobRefused(str(refused)) from refused
     return {"report": _shown(report, info.lists), "data": asdict(info)}
+
+
+def recorded_feedback(params: dict[str, Any]) -> list[Document]:
+    """What people said is right in this field, as labelled texts: the newest so many."""
+    from app.feedback import opinions
+    from index_data.documents import Document
+    from index_data.store import DocumentStore
+
+    field = str(params["field"])
+    store = DocumentStore.open_read_only(Path(params["_store"]))
+    try:
+        said = opinions(store, field)[-MAX_FEEDBACK:]
+    finally:
+        store.close()
+    return [Document(id=one.id, text=one.text, labels={field: str(one.label)}) for one in said]
 
 
 def starting_point(params: dict[str, Any], encoder: Encoder) -> Path | None:
@@ -187,6 +206,9 @@ def starting_point(params: dict[str, Any], encoder: Encoder) -> Path | None:
 def gate(report: dict[str, Any], wish: str, margin: float = 0.0) -> dict[str, Any]:
     """Whether a new head is to serve, why, and the figures of the paired test.
 
+    Recorded feedback on texts that are in no training row counts as further rows: the test is on
+    both together, and on held-out rows alone the head must not be worse by more than the margin.
+
     Against the head of this field that serves, on rows that neither judges by heart: it goes live
     when the one-sided 90 % bootstrap interval of the difference in accuracy does not reach below
     ``-margin``, and with a margin of 0 only when the difference is above 0 too. Where no head
@@ -197,7 +219,10 @@ def gate(report: dict[str, Any], wish: str, margin: float = 0.0) -> dict[str, An
 
     paired = report["diagnosis"]["paired"]
     rival = "previous" if "previous" in paired else "neighbours"
-    test = Paired(**paired[rival])
+    held_out = Paired(**paired[rival])
+    said = report["diagnosis"].get("feedback", {}).get("paired", {}).get(rival)
+    feedback = Paired(**said) if said else Paired(0, 0, 0)
+    test = held_out.plus(feedback)
     lower = test.lower()
     decision: dict[str, Any] = {
         "wish": wish,
@@ -209,15 +234,20 @@ def gate(report: dict[str, Any], wish: str, margin: float = 0.0) -> dict[str, An
         "lower_90": round(lower, 6),
         "evaluated_on": report["evaluated_on"],
         **test.to_json(),
+        "held_out": held_out.to_json(),
+        "feedback": feedback.to_json(),
     }
     better, why = _judged(test, lower, margin, first=rival == "neighbours")
+    if better and (not held_out.rows or held_out.difference < -margin):
+        better, why = False, "Worse on held-out rows, whatever recorded feedback says"
     if wish != "if_better":
         better = wish == "always"
         why = "Activation was asked for in any case" if better else "Activation was not asked for"
     name = "the neighbours alone" if rival == "neighbours" else "the head that serves"
     figures = (
         f"accuracy {decision['accuracy']:.4f}, {name} {decision['rival_accuracy']:.4f}; "
-        f"{test.better} rows better, {test.worse} worse of {test.rows}, "
+        f"{test.better} rows better, {test.worse} worse of {test.rows}"
+        f"{f' ({feedback.rows} of them recorded feedback)' if feedback.rows else ''}, "
         f"difference at least {lower:+.4f} (90 %)"
     )
     return decision | {"activate": better, "reason": f"{why}: {figures}."}

@@ -5,6 +5,7 @@ replayed, and a training run that is resumed reads the very rows it began with.
 
     passages.jsonl  {"doc_id", "title", "text", "label"}, each passage that was found, once
     vectors.npy     their vectors, half precision [passages, dim]; zeros where there is none
+    feedback.jsonl  recorded feedback in the shape of rows.jsonl: never trained on, only measured on
     rows.jsonl      {"id", "text", "label", "hits": [[passage, score], ...]}
     set.json        what it was made from; written last, so that it marks a whole set
 """
@@ -23,12 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.worker import JobRefused, Reporter
-from index_data.documents import Document, near_duplicate
+from index_data.documents import Document, near_duplicate, normalise
 from index_data.searcher import Hit, Searcher
 from model.network import Retrieved
 from model.training import Row
 
 SET: Final = "set.json"
+FEEDBACK: Final = "feedback.jsonl"
 ENCODED_AT_ONCE: Final = 64
 
 Encode = Callable[[Sequence[str]], NDArray[np.float32]]
@@ -83,10 +85,12 @@ def freeze(
     fits: bool,
     reporter: Reporter,
     learned: Iterator[Document] | None = None,
+    opinions: Sequence[Document] = (),
 ) -> SetInfo:
     """Retrieve once for each labelled document and write the set.
 
     ``learned``: what is learned from; ``None``: the documents of the index themselves.
+    ``opinions``: labelled texts to measure on too, without those that a row has, or nearly has.
     A row never finds itself or a near-duplicate. ``fits``: the index's vectors are of this
     encoder. Raises :class:`JobRefused` on fewer than two labels.
     """
@@ -106,15 +110,20 @@ def freeze(
             for document, vector in zip(batch, vectors, strict=True):
                 reporter.progress(done, len(documents), "retrieve")
                 hits, near = _hits(searcher, document, vector, k, method)
-                dropped += near
-                row = {
-                    "id": document.id,
-                    "text": document.text,
-                    "label": document.labels[field],
-                    "hits": [[writer.number(hit), hit.score] for hit in hits],
-                }
-                rows.write(json.dumps(row, ensure_ascii=False) + "\n")
+                dropped += len(near)
+                rows.write(writer.row(document, hits))
                 done += 1
+        trained = {document.id for document in documents}
+        texts = {normalise(document.text) for document in documents}
+        apart = [] if learned is None else documents  # rows that no search of the index finds
+        with (folder / FEEDBACK).open("w", encoding="utf-8") as said:
+            for one in opinions:
+                if normalise(one.text) in texts:
+                    continue
+                vector = encode([one.text])[0] if fits else None
+                hits, near = _hits(searcher, one, vector, k, method)
+                if not near & trained and not any(near_duplicate(one.text, d.text) for d in apart):
+                    said.write(writer.row(one, hits))
     np.save(folder / "vectors.npy", writer.vectors())
     info = SetInfo(
         field=field,
@@ -134,6 +143,15 @@ def freeze(
 def load(folder: Path) -> tuple[SetInfo, list[Row]]:
     """A frozen set, whole. Raises ``FileNotFoundError`` when the folder holds none."""
     info = SetInfo(**json.loads((folder / SET).read_text(encoding="utf-8")))
+    return info, _read(folder, "rows.jsonl")
+
+
+def load_feedback(folder: Path) -> list[Row]:
+    """The recorded feedback of a frozen set, to measure on."""
+    return _read(folder, FEEDBACK) if (folder / FEEDBACK).is_file() else []
+
+
+def _read(folder: Path, name: str) -> list[Row]:
     passages = [json.loads(line) for line in _lines(folder / "passages.jsonl")]
     vectors = np.load(folder / "vectors.npy", allow_pickle=False).astype(np.float32)
     known = vectors.any(axis=1) if vectors.size else np.zeros(len(passages), dtype=bool)
@@ -144,12 +162,12 @@ def load(folder: Path) -> tuple[SetInfo, list[Row]]:
         return Retrieved(passage["title"], passage["text"], passage["label"], score, vector)
 
     rows = []
-    for line in _lines(folder / "rows.jsonl"):
+    for line in _lines(folder / name):
         raw = json.loads(line)
         hits = [hit(number, score) for number, score in raw["hits"]]
         sources = [passages[number]["doc_id"] for number, _ in raw["hits"]]
         rows.append(Row(raw["id"], raw["text"], raw["label"], hits, sources))
-    return info, rows
+    return rows
 
 
 def documents(folder: Path) -> set[str]:
@@ -183,6 +201,16 @@ class _Passages:
         self._vectors.append(None if hit.vector is None else hit.vector.astype(np.float16))
         return number
 
+    def row(self, document: Document, hits: Sequence[Hit]) -> str:
+        """A line of ``rows.jsonl``."""
+        row = {
+            "id": document.id,
+            "text": document.text,
+            "label": document.labels[self._field],
+            "hits": [[self.number(hit), hit.score] for hit in hits],
+        }
+        return json.dumps(row, ensure_ascii=False) + "\n"
+
     def vectors(self) -> NDArray[np.float16]:
         dim = next((len(v) for v in self._vectors if v is not None), 0)
         out = np.zeros((len(self._vectors), dim), dtype=np.float16)
@@ -198,8 +226,8 @@ def _hits(
     vector: NDArray[np.float32] | None,
     k: int,
     method: str,
-) -> tuple[list[Hit], int]:
-    """The hits of one row, and how many near-duplicates stood in their way."""
+) -> tuple[list[Hit], set[str]]:
+    """The hits of one row, and the near-duplicates that stood in their way."""
     near: set[str] = set()
 
     def same(other: Document) -> bool:
@@ -217,7 +245,7 @@ def _hits(
         exclude_ids=[document.id],
         exclude=same,
     )
-    return hits, len(near)
+    return hits, near
 
 
 def _batches(documents: Sequence[Document]) -> Iterator[list[Document]]:

@@ -28,6 +28,7 @@ from model.encoder import Encoder
 from model.evaluation import judge, neighbours_alone, open_book, scores
 from model.metrics import accuracy, macro_f1
 from model.network import Gate, RetrievalAugmentedModel
+from model.opinions import judge_opinions
 from model.reader import Reader
 from model.split import Row, make_folds, plan_rows
 from model.trainer import Fitted, Progress, Stage, Ticker, TrainingCancelled
@@ -112,14 +113,16 @@ def train_head(
     *,
     base: Path | None = None,
     baseline: bool = True,
+    opinions: Sequence[Row] = (),
     documents: bytes = b"",
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Report:
     """Train one head and write a checkpoint to `out`; the other heads of `base` are copied.
 
-    `baseline`: also train *none*, the same without retrieval, for the report. `documents`: what is
-    written down of where the rows come from (`model.provenance`).
+    `baseline`: also train *none*, the same without retrieval, for the report. `opinions`: further
+    rows that are only measured on, for the gate. `documents`: what is written down of where the
+    rows come from (`model.provenance`).
 
     Raises:
         TrainingRefused: No labelled row, or fewer than two labels.
@@ -154,11 +157,12 @@ def train_head(
     )
     config = replace(config, layers=head.layers)
     position = {label: i for i, label in enumerate(labels)}
+    everything = [*usable, *(row for row in opinions if row.label in position)]
     data = prepare(
         encoder,
-        [row.text for row in usable],
-        [position[str(row.label)] for row in usable],
-        [row.hits[: config.k] for row in usable],
+        [row.text for row in everything],
+        [position[str(row.label)] for row in everything],
+        [row.hits[: config.k] for row in everything],
         config,
     )
     run = _Run(head, encoder, data, config, work)
@@ -201,6 +205,12 @@ def train_head(
         previous = _previous(base, run, usable, evaluated)
         if previous is not None:
             answers["previous"], metrics["previous"] = previous
+    diagnosis = diagnose(probs, evidence, measured, labels, answers)
+    if asked := list(range(len(usable), len(everything))):
+        before = _previous(base, run, everything, asked) if base is not None else None
+        diagnosis["feedback"] = judge_opinions(
+            model, data, asked, k=k, hits=config.k, previous=before[0] if before else None
+        )
     report = Report(
         field=config.field,
         task=config.task,
@@ -212,7 +222,7 @@ def train_head(
         metrics=metrics,
         by_label=by_label,
         calibration=calibration,
-        diagnosis=diagnose(probs, evidence, measured, labels, answers),
+        diagnosis=diagnosis,
         k=k,
         config=config.to_json(),
         epochs=fitted.epochs,

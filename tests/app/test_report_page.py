@@ -56,7 +56,13 @@ HEAD: dict[str, Any] = {
         ],
     },
 }
-GATE = {"activate": True, "reason": f"Better: {EVIL}", "difference": 0.4, "lower_90": 0.2}
+GATE: dict[str, Any] = {
+    "activate": True,
+    "reason": f"Better: {EVIL}",
+    "difference": 0.4,
+    "lower_90": 0.2,
+}
+GATE["feedback"] = {"rows": 31, "better": 5, "worse": 2}
 
 
 def text_of(name: str) -> str | None:
@@ -92,6 +98,7 @@ def test_the_page_is_well_formed_and_holds_nothing_of_elsewhere() -> None:
     for figure in ("0.9000", "0.8750", "0.4000", "0.2000", "0.9700", "0.0312"):
         assert figure in text
     assert "To go live" in text
+    assert "31 (+5, -2)" in text
     cells = [e.text for e in root.iter("title") if " of " in (e.text or "")]
     assert "delivery answered as delivery: 6 of 6" in cells
     assert "Not to go live" in page(report(HEAD, {**GATE, "activate": False}), gone)

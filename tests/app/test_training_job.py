@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from app import evaluation_job, training_job, training_set
+from app.feedback import Feedback, Opinion
 from app.jobs import Job
 from app.registry import Registry
 from app.settings import Settings
@@ -186,6 +187,73 @@ def test_the_gate(report: dict[str, Any], margin: float, better: bool) -> None:
     assert not training_job.gate(report, "never", margin)["activate"]
     assert said["reason"]
     assert said["lower_90"] <= said["difference"]
+
+
+@pytest.mark.parametrize(
+    ("held_out", "feedback", "better"),
+    [
+        ((200, 4, 3), (60, 30, 1), True),  # what alone may be chance, feedback decides
+        ((200, 3, 4), (60, 30, 1), False),  # worse on held-out rows
+        ((200, 12, 2), (60, 1, 30), False),
+        ((0, 0, 0), (60, 30, 1), False),
+    ],
+)
+def test_recorded_feedback_counts_beside_held_out_rows(
+    held_out: tuple[int, int, int], feedback: tuple[int, int, int], better: bool
+) -> None:
+    report = measured(*held_out)
+    counts = dict(zip(("rows", "better", "worse"), feedback, strict=True))
+    report["diagnosis"]["feedback"] = {"paired": {"previous": counts}}
+    said = training_job.gate(report, "if_better")
+    assert said["activate"] is better, said
+    assert said["feedback"] == counts
+    assert said["rows"] == said["held_out"]["rows"] + 60
+    assert "60 of them recorded feedback" in said["reason"]
+
+
+def test_feedback_is_measured_on_and_never_trained_on(settings: Settings) -> None:
+    rows = documents(16)
+    open_store(settings, rows)
+    store = DocumentStore(settings.store_dir)
+    kept = Feedback(store)
+    new = "tell violin about hammer and melon once more"
+    for text, label, field in (
+        (rows[0].text.upper(), "music", "label"),  # a training row
+        (rows[1].text + ".", "music", "label"),  # nearly one
+        (new, "tool", "label"),
+        (new, "music", "label"),  # the newest of a text counts
+        ("a label that nobody has learned", "unheard", "label"),
+        ("of another field", "good", "mood"),
+        ("wrong, but nobody says what is right", None, "label"),
+    ):
+        opinion = Opinion(
+            text=text,
+            field=field,
+            label=label,
+            correct=False,
+            apply="record",
+            predicted=None,
+            prediction_id=None,
+            index=0,
+        )
+        kept.record(opinion).result()
+    store.close()
+    result = training_job.run(params(settings), reporter())
+    said = training_set.load_feedback(settings.store_dir / "jobs" / "job_1")
+    assert {row.text: row.label for row in said}[new] == "music"
+    assert len(said) == 2
+    assert result["report"]["rows"] == len(rows)
+    shown = result["report"]["diagnosis"]["feedback"]
+    assert shown["rows"] == 1
+    right = shown["accuracy"]
+    counts = shown["paired"]["neighbours"]
+    assert right["on"] - right["neighbours"] == counts["better"] - counts["worse"]
+    assert training_job.gate(result["report"], "if_better")["feedback"] == counts
+    again = training_job.run(
+        params(settings, _out=str(settings.checkpoint_dir / "v2"), _base=params(settings)["_out"]),
+        reporter(),
+    )
+    assert again["report"]["diagnosis"]["feedback"]["paired"]["previous"]["rows"] == 1
 
 
 def test_only_the_newest_unfinished_work_is_kept(settings: Settings) -> None:

@@ -1,0 +1,51 @@
+"""A head and its rivals on recorded feedback: rows that no weight, gate or temperature has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from model.batches import Prepared, evidence_of
+from model.calibration import Evidence
+from model.evaluation import neighbours_alone
+from model.metrics import Paired, accuracy
+from model.network import RetrievalAugmentedModel
+
+
+def judge_opinions(
+    model: RetrievalAugmentedModel,
+    data: Prepared,
+    rows: Sequence[int],
+    *,
+    k: int,
+    hits: int,
+    previous: Sequence[str] | None,
+) -> dict[str, Any]:
+    """The `feedback` of a diagnosis: rows, accuracy by view, paired counts by rival.
+
+    `rows`: which of `data` are feedback. `k`: hits the head reads; `hits`: those of the neighbours
+    alone. `previous`: what the base's head says to them.
+    """
+    labels = model.config.labels
+    evidence: Evidence = evidence_of(model, data, rows)[0].first(k)
+    with torch.no_grad():
+        probs = model.gate(evidence.logits, evidence.neighbours(len(labels))).probs
+    views = {"on": probs, "neighbours": neighbours_alone(data, rows, labels, hits)}
+    answers = {view: [labels[i] for i in p.argmax(-1).tolist()] for view, p in views.items()}
+    if previous is not None:
+        answers["previous"] = list(previous)
+    truth = [labels[i] for i in evidence.truth.tolist()]
+    right = {
+        view: [t == s for t, s in zip(truth, said, strict=True)] for view, said in answers.items()
+    }
+    return {
+        "rows": len(truth),
+        "accuracy": {view: accuracy(truth, said) for view, said in answers.items()},
+        "paired": {
+            rival: Paired.of(right["on"], given).to_json()
+            for rival, given in right.items()
+            if rival != "on"
+        },
+    }
