@@ -112,7 +112,7 @@ def new_id() -> str:
 def check_task(request: PredictRequest) -> None:
     """Raise ``capability-missing`` for what this version cannot do."""
     if request.task not in TASKS:
-        can = ", ".join([*TASKS, "qa"])
+        can = ", ".join([*TASKS, "qa", "ner"])
         raise Problem("capability-missing", f"The loaded checkpoint can do: {can}.")
     if request.stream:
         raise Problem("capability-missing", "A classification is not streamed: it comes at once.")

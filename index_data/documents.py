@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 
+from index_data.entities import fault_in
 from index_data.similarity import near_duplicate, normalise
 
 __all__ = [
@@ -145,7 +146,7 @@ def parse_document(raw: object) -> Document:
         title=_title(raw.get("title")),
         lang=_lang(raw.get("lang")),
         labels=_labels(raw),
-        metadata=_metadata(raw.get("metadata")),
+        metadata=_metadata(raw.get("metadata"), text),
     )
 
 
@@ -268,7 +269,7 @@ def _label_value(value: object, pointer: str) -> LabelValue:
     return list(dict.fromkeys(values))
 
 
-def _metadata(value: object) -> dict[str, Any]:
+def _metadata(value: object, text: str) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -277,6 +278,9 @@ def _metadata(value: object) -> dict[str, Any]:
     size = len(orjson.dumps(value))
     if size > MAX_METADATA_BYTES:
         raise InvalidDocument("/metadata", f"{size} bytes as JSON; at most {MAX_METADATA_BYTES}")
+    fault = fault_in(text, value["entities"]) if value.get("entities") is not None else None
+    if fault is not None:
+        raise InvalidDocument(f"/metadata/entities{fault[0]}", fault[1])
     return value
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import orjson
 
 from index_data.documents import Document, canonical_language, child_pointer
+from index_data.entities import COLUMN as ENTITIES
 
 Scalar = str | int | float | bool
 
@@ -98,7 +99,10 @@ def parse_filter(raw: object) -> Filter:
 
 
 def column_values(document: Document, name: str) -> tuple[Scalar, ...]:
-    """The values a document has in a column: ``lang``, ``labels.<field>``, ``metadata.<key>``."""
+    """The values a document has in a column: ``lang``, ``labels.<field>``, ``metadata.<key>``.
+
+    Those of ``metadata.entities`` are their types.
+    """
     if name == "lang":
         return () if document.lang is None else (document.lang,)
     kind, _, key = name.partition(".")
@@ -106,6 +110,8 @@ def column_values(document: Document, name: str) -> tuple[Scalar, ...]:
         return document.label_values(key)
     found = _find(document.metadata, key)
     values = found if isinstance(found, list) else [found]
+    if name == ENTITIES:
+        values = [v.get("type") if isinstance(v, dict) else v for v in values]
     return tuple(v for v in values if isinstance(v, str | int | float))
 
 

@@ -141,15 +141,19 @@ class Searcher:
 
     def field_labels(self, field: str) -> list[str]:
         """The labels that live documents have in a label field, sorted."""
-        labels = self._labels.get(field)
+        return self.column_values(f"labels.{field}")
+
+    def column_values(self, column: str) -> list[str]:
+        """The values that live documents have in a filter column, sorted."""
+        labels = self._labels.get(column)
         if labels is None:
             found: set[str] = set()
             for view in self.views:
                 firsts = view.segment.offsets
-                for value, rows in view.segment.columns.holders(f"labels.{field}"):
+                for value, rows in view.segment.columns.holders(column):
                     if value not in found and (not len(view.live) or view.live[firsts[rows]].any()):
                         found.add(str(value))
-            labels = self._labels[field] = sorted(found)
+            labels = self._labels[column] = sorted(found)
         return list(labels)
 
     def documents(self) -> Iterator[Document]:

@@ -124,6 +124,14 @@ class Encoder:
         found = self._tokenizer.encode_batch(clean, add_special_tokens=False)
         return [(encoding.ids, encoding.offsets) for encoding in found]
 
+    def marks(self) -> tuple[list[int], list[int]]:
+        """The ids that stand before and after every input."""
+        self._tokenizer.no_truncation()
+        plain = self._tokenizer.encode("a", add_special_tokens=False).ids
+        whole = self._tokenizer.encode("a").ids
+        at = next(i for i in range(len(whole)) if whole[i : i + len(plain)] == plain)
+        return whole[:at], whole[at + len(plain) :]
+
     def pair(self, first: str, second: str) -> tuple[list[int], list[int | None]]:
         """Ids of two texts in one input; and for each token which text it is of (None: a mark)."""
         self._tokenizer.no_truncation()

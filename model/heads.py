@@ -12,6 +12,7 @@ from model.config import HeadConfig, HeadSettings
 from model.encoder import Encoder
 from model.network import RetrievalAugmentedModel
 from model.span import SpanConfig, SpanNetwork
+from model.tagging import TagConfig, TagNetwork
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,13 @@ class Kind:
 
 LABELS: Final = Kind(HeadConfig.from_json, RetrievalAugmentedModel)
 SPANS: Final = Kind(SpanConfig.from_json, SpanNetwork)
-KINDS: Final[Mapping[str, Kind]] = {"classification": LABELS, "sentiment": LABELS, "qa": SPANS}
+TAGS: Final = Kind(TagConfig.from_json, TagNetwork)
+KINDS: Final[Mapping[str, Kind]] = {
+    "classification": LABELS,
+    "sentiment": LABELS,
+    "qa": SPANS,
+    "ner": TAGS,
+}
 
 
 def kind_of(task: object) -> Kind:

@@ -33,6 +33,8 @@ from model.network import (
     plain_vote,
 )
 from model.span import SpanNetwork
+from model.tagger import Tagger
+from model.tagging import TagNetwork
 from model.windows import join_windows, split_windows
 
 NEIGHBOURS = 48
@@ -109,6 +111,12 @@ class Reader:
             for name, network in (others or {}).items()
             if isinstance(network, SpanNetwork)
         }
+        self._taggers = {
+            name: Tagger(network)
+            for name, network in (others or {}).items()
+            if isinstance(network, TagNetwork)
+        }
+        self._neighbours_alone = Tagger.without_head(encoder)
 
     @classmethod
     def load(
@@ -135,6 +143,8 @@ class Reader:
             network.to(device=device or encoder.device, dtype=dtype or encoder.dtype)
             if not isinstance(network, RetrievalAugmentedModel):
                 others[field] = network
+                if isinstance(network, TagNetwork):
+                    network.calibrated = bool(head.report.get("calibration"))
                 continue
             network.gate.float().cpu()
             networks[field] = network
@@ -157,6 +167,10 @@ class Reader:
     def spans(self, name: str) -> SpanReader:
         """A question-answering head. Raises `KeyError` where there is none of this name."""
         return self._spans[name]
+
+    def tagger(self, name: str) -> Tagger:
+        """What finds entities: the head of this name, or the neighbours alone."""
+        return self._taggers.get(name, self._neighbours_alone)
 
     def tokenize(self, text: str, *, max_tokens: int = MAX_TOKENS, windows: int = 1) -> list[int]:
         """Token ids of a text; total over any string. For `windows` see `Encoder.tokenize`."""

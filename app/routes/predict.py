@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from app import classify_service, qa_service, replay_service
+from app import classify_service, ner_service, qa_service, replay_service
 from app.body import checked, read_json
 from app.http import State, answers, body_of, json_answer, room, unless_gone
 from app.keys import scope
@@ -28,6 +28,7 @@ REFUSALS: tuple[Slug, ...] = (
     "queue-full",
     "not-ready",
 )
+SERVICES = {"qa": qa_service.predict, "ner": ner_service.predict}
 CHARGED = "I was charged twice for one order"
 CLASSIFY = {
     "one text": {"input": CHARGED},
@@ -60,6 +61,7 @@ PREDICT = {
             "context": "The shop in Mill Lane opens at nine. On Sundays it is closed.",
         },
     },
+    "entities": {"task": "ner", "input": "Order 48213 from 3 March cost £89.00"},
     "provided documents": {
         "task": "classification",
         "input": CHARGED,
@@ -84,8 +86,8 @@ PREDICT = {
 async def predict(request: Request, footnote: State) -> Response:
     """Retrieval, then the Transformer: the answer names the documents that it rests on."""
     wanted = checked(PredictRequest, await read_json(request))
-    service = qa_service if wanted.task == "qa" else classify_service
-    return json_answer(await unless_gone(request, service.predict(footnote, wanted)))
+    service = SERVICES.get(wanted.task, classify_service.predict)
+    return json_answer(await unless_gone(request, service(footnote, wanted)))
 
 
 async def classify(request: Request, footnote: State) -> Response:

@@ -44,6 +44,9 @@ class ProvidedDocument(Request):
     text: Annotated[str, Field(min_length=1, max_length=20_000)]
     title: Annotated[str, Field(max_length=1_000)] | None = None
     label: Name | None = None
+    entities: Annotated[list[dict[str, Any]], Field(max_length=1_000)] | None = Field(
+        None, description="For the task `ner`: `{start, end, type}` in code points of the text."
+    )
 
 
 class Retrieval(Request):
@@ -89,7 +92,9 @@ class Params(Request):
     """Parameters of a task. What concerns text generation has no effect on classification."""
 
     top_n: Annotated[int, Field(ge=1, le=1_000)] = 5
-    labels: Labels | None = Field(None, description="Only these labels may be answered.")
+    labels: Labels | None = Field(
+        None, description="Only these labels (or entity types) may be answered."
+    )
     max_new_tokens: Annotated[int, Field(ge=1, le=4_096)] = 64
     temperature: Annotated[float, Field(ge=0, le=2)] = 0
     seed: int = 0
@@ -102,7 +107,9 @@ class PredictRequest(Request):
     task: Task
     input: Inputs | dict[str, Any] = Field(json_schema_extra=TextsOrQuestions)
     field: Name | None = Field(
-        None, description="The label field to predict. Default: `label`; for sentiment `sentiment`."
+        None,
+        description="The label field to predict (`ner`: the head). Default: `label`; for sentiment "
+        "and ner the task's own name.",
     )
     retrieval: Retrieval = Retrieval()
     params: Params = Params()
@@ -213,6 +220,22 @@ class LabelOutput(Response):
     labels: list[str] | None = None
 
 
+class EntityBody(Response):
+    """An entity: `text[start:end]` in code points, and the probability of exactly this span."""
+
+    text: str
+    type: str
+    start: int
+    end: int
+    score: float
+
+
+class EntitiesOutput(Response):
+    """The output of ner, in the order of the text."""
+
+    entities: list[EntityBody]
+
+
 class PossibleAnswer(Response):
     """Another answer to a question; where it stands, and its share of the probability."""
 
@@ -253,7 +276,7 @@ class PredictItem(Response):
     """The answer to one input; with ``error`` instead where that input alone was bad."""
 
     index: int
-    output: LabelOutput | AnswerOutput | None = None
+    output: LabelOutput | AnswerOutput | EntitiesOutput | None = None
     confidence: float | None = None
     calibrated: bool | None = None
     support: float | None = None

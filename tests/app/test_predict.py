@@ -178,7 +178,7 @@ def test_pin(filled: TestClient) -> None:
     assert answer.json()["type"] == "/problems/pin-unavailable"
 
 
-@pytest.mark.parametrize("task", ["ner", "qa", "dialogue", "generation"])
+@pytest.mark.parametrize("task", ["qa", "dialogue", "generation"])
 def test_a_task_it_cannot_do_names_those_it_can(filled: TestClient, task: str) -> None:
     answer = filled.post("/predict", json={"task": task, "input": CHARGED})
     assert answer.status_code == 422
@@ -223,3 +223,80 @@ def test_inputs_of_one_batch_may_find_different_numbers_of_documents(filled: Tes
     retrieved = [len(item["citations"]) for item in body["data"]]
     assert len(set(retrieved)) > 1
     assert body["data"][0]["label"] == "billing"
+
+
+def ner(client: TestClient, text: Any, **body: Any) -> dict[str, Any]:
+    answer = client.post("/predict", json={"task": "ner", "input": text, **body})
+    assert answer.status_code == 200, answer.text
+    PredictResponse.model_validate(answer.json())
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+SHIP = {
+    "id": "ship-1",
+    "text": "Please tell me about the Nautilus today",
+    "metadata": {"entities": [{"start": 25, "end": 33, "type": "SHIP"}]},
+}
+
+
+def test_a_sentence_with_entities_counts_from_the_next_request_on(client: TestClient) -> None:
+    text = "\U0001f6a2 the Nautilus and more"
+    before = ner(client, text)["data"][0]
+    assert (before["output"], before["abstained_because"]) == ({"entities": []}, "no_evidence")
+    posted = client.post("/documents", json={"documents": [SHIP]})
+    assert posted.status_code == 200, posted.text
+    at = {"min_sequence": posted.json()["sequence"]}
+    item = ner(client, text, retrieval=at)["data"][0]
+    (entity,) = item["output"]["entities"]
+    assert (entity["text"], entity["type"]) == ("Nautilus", "SHIP")
+    assert text[entity["start"] : entity["end"]] == "Nautilus"
+    assert [c["doc_id"] for c in item["citations"]] == ["ship-1"]
+    assert item["support"] > 0.3
+    only = {"retrieval": at, "params": {"labels": ["SHIP"]}}
+    assert ner(client, text, **only)["data"][0]["output"]["entities"]
+    assert ner(client, text, abstain={"min_support": 1.0})["data"][0]["abstained"]
+    assert ner(client, text, retrieval={"mode": "off"})["data"][0]["abstained"]
+
+
+def test_entities_of_provided_documents(client: TestClient) -> None:
+    documents = [{"id": "a", "text": "buy a Nautilus", "entities": [_entity(6, 14, "BRAND")]}]
+    provided = {"mode": "provided", "documents": documents}
+    (entity,) = ner(client, "my Nautilus", retrieval=provided)["data"][0]["output"]["entities"]
+    assert (entity["type"], entity["start"], entity["end"]) == ("BRAND", 3, 11)
+
+
+def _entity(start: int, end: int, kind: str) -> dict[str, Any]:
+    return {"start": start, "end": end, "type": kind}
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"params": {"labels": ["SHIP", "GHOST"]}}, "#/params/labels/0"),
+        (
+            {
+                "retrieval": {
+                    "mode": "provided",
+                    "documents": [
+                        {"id": "a", "text": "one", "entities": [_entity(0, 9, "A")]},
+                    ],
+                }
+            },
+            "#/retrieval/documents/0/entities/0",
+        ),
+        ({"input": ["", 3]}, "#/input/0"),
+        ({"input": {"text": "a"}}, "#/input"),
+    ],
+)
+def test_bad_requests_for_entities_are_told_where(
+    client: TestClient, body: dict[str, Any], pointer: str
+) -> None:
+    answer = client.post("/predict", json={"task": "ner", "input": "a text", **body})
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["errors"][0]["pointer"] == pointer
+
+
+@pytest.mark.parametrize("text", ["👍👍", "\u0301\u0301\u0301", "I- B- O", "a " * 9_000])
+def test_any_text_is_searched_for_entities(client: TestClient, text: str) -> None:
+    assert ner(client, text)["data"][0]["output"] == {"entities": []}

@@ -18,6 +18,8 @@ from index_data.documents import (
     normalise,
     parse_document,
 )
+from index_data.entities import entities_of, within
+from index_data.filters import parse_filter
 
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -163,3 +165,40 @@ def test_near_duplicates() -> None:
 @given(st.text(max_size=60), st.text(max_size=60))
 def test_near_duplicate_is_symmetric(a: str, b: str) -> None:
     assert near_duplicate(a, b) == near_duplicate(b, a)
+
+
+@pytest.mark.parametrize(
+    ("entities", "pointer"),
+    [
+        ("DATE", ""),
+        ([7], "/0"),
+        ([{"start": 0, "end": 3}], "/0/type"),
+        ([{"start": 0, "end": 3, "type": ""}], "/0/type"),
+        ([{"start": 0, "end": "3", "type": "A"}], "/0/end"),
+        ([{"start": True, "end": 3, "type": "A"}], "/0/start"),
+        ([{"start": 0, "end": 99, "type": "A"}], "/0"),
+        ([{"start": 3, "end": 3, "type": "A"}], "/0"),
+        ([{"start": 4, "end": 7, "type": "A"}, {"start": 0, "end": 5, "type": "B"}], "/1"),
+        ([{"start": 0, "end": 3, "type": "A", "text": "two"}], "/0/text"),
+        ([{"start": 0, "end": 1, "type": "A"}] * 1_001, ""),
+    ],
+)
+def test_entities_that_do_not_fit_the_text_are_refused(entities: object, pointer: str) -> None:
+    with pytest.raises(InvalidDocument) as refused:
+        parse_document({"text": "one two", "metadata": {"entities": entities}})
+    assert refused.value.pointer == f"/metadata/entities{pointer}"
+
+
+def test_entities_are_kept_as_given_and_found_by_their_types() -> None:
+    given = [
+        {"start": 4, "end": 7, "type": "B"},
+        {"start": 0, "end": 3, "type": "A", "text": "one", "by": "me"},
+    ]
+    document = parse_document({"text": "one two", "metadata": {"entities": given}})
+    assert document.metadata["entities"] == given
+    assert entities_of(document) == ((0, 3, "A"), (4, 7, "B"))
+    assert within(((0, 3, "A"), (4, 7, "B")), 4, 7) == ((0, 3, "B"),)
+    assert parse_filter({"metadata.entities": "B"}).matches(document)
+    assert not parse_filter({"metadata.entities": "C"}).matches(document)
+    assert entities_of(parse_document({"text": "one"})) is None
+    assert entities_of(Document("x", "one", metadata={"entities": ["loose"]})) is None
