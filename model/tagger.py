@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.crf import Decoded, decode
+from model.crf import Decoded, Span, decode
 from model.encoder import Encoder, batches_by_length
 from model.tag_evidence import Seen, TagHit, features, occurrences
-from model.tag_neighbours import Neighbourhood
+from model.tag_neighbours import Neighbourhood, Vote
 from model.tagging import TagNetwork, Window, collate, windows
 from model.words import split_words
 
@@ -139,36 +139,48 @@ class Tagger:
                 part.decoded = decode(own, start / heat, transitions / heat)
 
     def _collect(self, part: _Part, text: str, found: _Text) -> None:
+        """The spans of head and neighbours; where they overlap, the likelier ones stay."""
         window = part.window
         found.tokens += len(window.ids)
-        taken = np.zeros(len(window.words), dtype=bool)
+        said = self._vote(window, found)
+        voted: list[tuple[Span, float]] = []
+        if said is not None:
+            for span, prob in zip(said.decoded.spans, said.decoded.probs, strict=True):
+                if prob >= MIN_SCORE:
+                    voted.append(
+                        (span, prob * min(1.0, float(said.near[span[0] : span[1]].mean())))
+                    )
+        own: list[tuple[Span, float]] = []
         if part.decoded is not None:
             found.empty *= part.decoded.path if not part.decoded.spans else 1.0
-            for (first, stop, kind), score in zip(
-                part.decoded.spans, part.decoded.probs, strict=True
-            ):
-                name = self.types[kind]
-                found.entities.append(_entity(text, window, first, stop, name, score, True))
-                taken[first:stop] = True
-                self._credit(part, first, stop, name, found)
-        known = {*self.types}
-        others = sorted({t for hit in found.hits for _, _, t in hit.entities} - known)
-        if not others:
-            return
-        if not found.read:
-            found.neighbourhood = Neighbourhood.of(self.encoder, found.hits, only=others)
-            found.read = True
-        if found.neighbourhood is None:
-            return
-        said = found.neighbourhood.vote(window)
-        for (first, stop, kind), score in zip(said.decoded.spans, said.decoded.probs, strict=True):
-            if score < MIN_SCORE or taken[first:stop].any():
+            own = list(zip(part.decoded.spans, part.decoded.probs, strict=True))
+        kept = [
+            (span, score)
+            for span, score in voted
+            if all(score > other for rival, other in own if _overlap(span, rival))
+        ]
+        for (first, stop, kind), score in own:
+            if any(_overlap((first, stop, kind), span) for span, _ in kept):
                 continue
+            name = self.types[kind]
+            found.entities.append(_entity(text, window, first, stop, name, score, True))
+            self._credit(part, first, stop, name, found)
+        if said is None:
+            return
+        for (first, stop, kind), score in kept:
             name = said.types[kind]
             found.entities.append(_entity(text, window, first, stop, name, score, False))
             shares = said.shares[first:stop].mean(0)
             found.weights[: len(shares)] += shares
             found.supports.append(float(said.near[first:stop].mean() * shares.sum()))
+
+    def _vote(self, window: Window, found: _Text) -> Vote | None:
+        """What the neighbours say of a window, about the types that the head lacks."""
+        if not found.read:
+            others = {t for hit in found.hits for _, _, t in hit.entities} - {*self.types}
+            found.neighbourhood = Neighbourhood.of(self.encoder, found.hits, only=sorted(others))
+            found.read = True
+        return None if found.neighbourhood is None else found.neighbourhood.vote(window)
 
     def _credit(self, part: _Part, first: int, stop: int, name: str, found: _Text) -> None:
         """Which hits tag the words of an entity as the answer does, and how far they agree."""
@@ -200,6 +212,10 @@ class Tagger:
             and all(entity.trained for entity in found.entities),
             abstained=nothing,
         )
+
+
+def _overlap(one: Span, other: Span) -> bool:
+    return one[0] < other[1] and other[0] < one[1]
 
 
 def _entity(

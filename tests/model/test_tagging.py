@@ -162,6 +162,22 @@ def test_a_type_that_the_head_lacks_comes_from_the_hits(trained: Path, encoder: 
     assert not answer.calibrated
 
 
+def test_where_head_and_hits_overlap_the_likelier_stays(trained: Path, encoder: Encoder) -> None:
+    tagger = Reader.load(trained, encoder).tagger("ner")
+    text = "the pear of Hugo is"
+    (alone,) = tagger.answer([text], [[]])
+    assert [e.type for e in alone.entities] == ["PERSON"]
+    hits = [TagHit(text, ((12, 16, "CAT"),))] * 12
+    (answer,) = tagger.answer([text], [hits])
+    best = max(answer.entities, key=lambda e: e.score)
+    assert len(answer.entities) == 1
+    assert best.score >= alone.entities[0].score or best.type == "PERSON"
+    torch.nn.init.zeros_(tagger.network.scores.weight)  # type: ignore[union-attr]
+    torch.nn.init.zeros_(tagger.network.scores.bias)  # type: ignore[union-attr]
+    (unsure,) = tagger.answer([text], [hits])
+    assert ("Hugo", "CAT") in [(e.text, e.type) for e in unsure.entities]
+
+
 def test_without_a_head_the_neighbours_answer_and_with_neither_nobody(encoder: Encoder) -> None:
     tagger = Reader.load(None, encoder).tagger("ner")
     hits = [TagHit("the pear of Ada is", ((12, 15, "PERSON"),))]
