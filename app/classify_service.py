@@ -335,7 +335,17 @@ def remembered(
             footnote.ablations.count(ask.field, answer.closed)
     kept = said(inputs, answers)
     record = record_of(request, ask, snapshot, answers)
-    footnote.predictions.keep(body["id"], field=ask.field, said=kept, body=raw, record=record)
+    footnote.predictions.keep(
+        body["id"],
+        field=ask.field,
+        said=kept,
+        body=raw,
+        record=record,
+        vectors=[a.vector if isinstance(a, Answer) else None for a in answers]
+        if ask.mode == "index"
+        else (),
+        encoder=snapshot.model().model.encoder_sha256,
+    )
     return raw
 
 

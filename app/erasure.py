@@ -49,7 +49,8 @@ def _erase(footnote: Footnote, name: str, if_match: str | None) -> dict[str, Any
     opinions = [
         one["id"]
         for one in footnote.feedback.export()
-        if one["doc_id"] == name or (text is not None and normalise(one["text"]) == text)
+        if name in (one["doc_id"], (one["answer"] or {}).get("doc_id"))
+        or (text is not None and normalise(one["text"]) == text)
     ]
     result, vectors = footnote.store.write(
         lambda connection: _delete(connection, name, opinions, if_match)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -45,18 +45,31 @@ class Opinion:
     predicted: str | None
     prediction_id: str | None
     index: int
+    entities: list[dict[str, Any]] | None = None
+    answer: dict[str, Any] | None = None
 
     @property
     def id(self) -> str:
         """The feedback's id: of what the person said, not of what the model had said."""
         said = (self.text, self.field, self.label, self.apply, self.prediction_id, self.index)
-        body = orjson.dumps([*said, None if self.label else self.correct])
+        more = [one for one in (self.entities, self.answer) if one is not None]
+        body = orjson.dumps([*said, None if self.label else self.correct, *more])
         return f"fb_{hashlib.sha256(body).hexdigest()[:24]}"
 
     @property
     def doc_id(self) -> str | None:
         """The document that it is part of, if it goes into the index."""
-        return feedback_id(self.text) if self.apply == "index" and self.label else None
+        if self.apply != "index" or (self.label is None and self.entities is None):
+            return None
+        return feedback_id(self.text)
+
+    def contradicts(self, other: Opinion) -> bool:
+        """Whether both cannot be right: another label in one field, or other entities."""
+        labels = self.label, other.label
+        if self.field == other.field and None not in labels and self.label != other.label:
+            return True
+        both = self.entities is not None and other.entities is not None
+        return both and self.text == other.text and self.entities != other.entities
 
     def to_json(self) -> dict[str, Any]:
         """A line of the export: training data with where it comes from."""
@@ -98,28 +111,38 @@ class Feedback:
         def write(connection: sqlite3.Connection) -> Recorded:
             row = connection.execute("SELECT doc_id FROM feedback WHERE id = ?", (name,)).fetchone()
             if row is None:
-                raise Problem("not-found", "There is no feedback with this id.")
+                raise Problem(
+                    "not-found", "There is no feedback with this id, or it was taken back already."
+                )
             connection.execute("DELETE FROM feedback WHERE id = ?", (name,))
             return Recorded(name, row[0], _fold(connection, row[0]))
 
         return self._store.write(write)
 
     def conflicts(self, opinion: Opinion) -> list[dict[str, Any]]:
-        """Earlier corrections of this text into the index that give the field another label.
+        """Earlier corrections of this text into the index that contradict this one.
 
         The newest first; the newest of all counts.
         """
+        return [
+            {"id": one.id, "label": one.label, "created": created}
+            for created, one in reversed(self._others(opinion))
+            if opinion.contradicts(one)
+        ]
+
+    def document_with(self, opinion: Opinion) -> Document:
+        """The document that the corrections of this text would make with this one."""
+        return document_of([*(one for _, one in self._others(opinion)), opinion])
+
+    def _others(self, opinion: Opinion) -> list[tuple[float, Opinion]]:
+        """What else stands of its document, the oldest first, with when it was given."""
         with self._store.read() as connection:
             rows = connection.execute(
-                "SELECT body FROM feedback WHERE doc_id = ? AND id != ? ORDER BY number DESC",
+                "SELECT body FROM feedback WHERE doc_id = ? AND id != ? ORDER BY number",
                 (opinion.doc_id, opinion.id),
             ).fetchall()
         raws = [orjson.loads(body) for (body,) in rows]
-        return [
-            {"id": one.id, "label": one.label, "created": raw["created"]}
-            for raw in raws
-            if (one := _decode(raw)).field == opinion.field and one.label != opinion.label
-        ]
+        return [(raw["created"], _decode(raw)) for raw in raws]
 
     def export(self) -> Iterator[dict[str, Any]]:
         """Every feedback in the order it was given, a page at a time."""
@@ -156,13 +179,16 @@ def opinions(store: ReadOnlyStore, field: str) -> list[Opinion]:
     return list(newest.values())
 
 
-def example(opinion: Opinion) -> Document:
-    """The document that a correction by itself makes."""
-    return _document(opinion.text, {opinion.field: str(opinion.label)})
-
-
-def _document(text: str, labels: dict[str, str | list[str]]) -> Document:
-    return Document(id=feedback_id(text), text=text, labels=labels, metadata={"source": FEEDBACK})
+def document_of(opinions: Sequence[Opinion]) -> Document:
+    """The document that corrections of one text make; of those that differ the last counts."""
+    labels: dict[str, str | list[str]] = {o.field: o.label for o in opinions if o.label is not None}
+    metadata: dict[str, Any] = {"source": FEEDBACK}
+    marked = [o for o in opinions if o.entities is not None]
+    # Offsets belong to the text as it was sent, which others may have sent with other spaces.
+    text = (marked or opinions)[-1].text
+    if marked:
+        metadata["entities"] = marked[-1].entities
+    return Document(id=feedback_id(text), text=text, labels=labels, metadata=metadata)
 
 
 def _fold(connection: sqlite3.Connection, doc_id: str | None) -> int:
@@ -175,8 +201,7 @@ def _fold(connection: sqlite3.Connection, doc_id: str | None) -> int:
     opinions = [_decode(orjson.loads(body)) for (body,) in rows]
     if not opinions:
         return delete_documents(connection, [doc_id]).sequence
-    labels: dict[str, str | list[str]] = {o.field: str(o.label) for o in opinions}
-    return upsert_documents(connection, [_document(opinions[-1].text, labels)]).sequence
+    return upsert_documents(connection, [document_of(opinions)]).sequence
 
 
 def _create_table(connection: sqlite3.Connection) -> None:

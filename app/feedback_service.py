@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from app.feedback import Opinion, example
-from app.pipeline import Answer, Ask
+from app.annotations import answer_of, entities_of
+from app.blast import blast, suppose
+from app.feedback import Opinion
+from app.pipeline import Ask
 from app.predictions import Said
 from app.problems import invalid
 from app.schemas.documents import FeedbackRequest
+from app.snapshot import Snapshot
 from app.state import Footnote
 from index_data.documents import InvalidDocument, parse_document
 
@@ -22,20 +25,31 @@ async def give(footnote: Footnote, request: FeedbackRequest) -> dict[str, Any]:
     if request.apply == "index":
         footnote.open_indexer()  # nothing is written that could not be found at once
     text, field, before = await about(footnote, request)
-    opinion = opinion_of(request, text, field, before)
+    opinion = opinion_of(footnote, request, text, field, before)
     check_example(opinion)
+    relabels = opinion.doc_id is not None and opinion.label is not None
+    if request.blast and not relabels:
+        raise invalid("#/blast", "only a label with apply 'index' changes predictions")
     conflicts = await asyncio.to_thread(footnote.feedback.conflicts, opinion)
+    supposed = radius = None
+    wanted = request.preview if request.blast is None else request.blast
+    if relabels and (request.preview or wanted) and footnote.snapshot().serving is not None:
+        document = await asyncio.to_thread(footnote.feedback.document_with, opinion)
+        supposed = await suppose(footnote, document)
+    if wanted and supposed is not None:
+        radius = await blast(footnote, supposed, field)
+    more = {"conflicts": conflicts, "blast": radius}
     if request.preview:
-        after = await preview(footnote, opinion)
-        shown = shape(None, None, footnote.store.sequence, before, after)
-        return {**shown, "conflicts": conflicts}
+        after = before
+        if supposed is not None:
+            after = await answered(footnote, supposed.then, text, field)
+        return {**shape(None, None, footnote.store.sequence, before, after), **more}
     recorded = await asyncio.wrap_future(footnote.feedback.record(opinion))
     if opinion.doc_id is not None:
         await footnote.open_indexer().wait(recorded.sequence)
     judge_ablation(footnote, opinion, before)
-    after = await now(footnote, text, field) if opinion.doc_id is not None else before
-    shown = shape(recorded.id, recorded.doc_id, recorded.sequence, before, after)
-    return {**shown, "conflicts": conflicts}
+    after = await now(footnote, text, field) if relabels else before
+    return {**shape(recorded.id, recorded.doc_id, recorded.sequence, before, after), **more}
 
 
 async def undo(footnote: Footnote, name: str) -> dict[str, Any]:
@@ -59,14 +73,21 @@ async def about(footnote: Footnote, request: FeedbackRequest) -> tuple[str, str,
         if request.field not in (None, kept.field):
             raise invalid("#/field", "the prediction is of another field")
         return said.text, kept.field, said
-    text, field = request.input, request.field or "label"
+    text = request.input
     problem = footnote.pipeline.problem_of(text, "#/input")
     if problem is not None or text is None:
         raise problem or invalid("#/input", "required")
+    if request.label is None and request.entities is not None:
+        return text, request.field or "ner", None
+    if request.label is None and request.answer is not None:
+        return text, request.field or "qa", None
+    field = request.field or "label"
     return text, field, await now(footnote, text, field)
 
 
-def opinion_of(request: FeedbackRequest, text: str, field: str, before: Said | None) -> Opinion:
+def opinion_of(
+    footnote: Footnote, request: FeedbackRequest, text: str, field: str, before: Said | None
+) -> Opinion:
     """What the person says, with what follows from it filled in. Raises ``validation``."""
     predicted = None if before is None else before.label
     correct = request.correct
@@ -77,8 +98,13 @@ def opinion_of(request: FeedbackRequest, text: str, field: str, before: Said | N
         if label not in (None, predicted):
             raise invalid("#/label", "differs from the prediction, which is said to be correct")
         label = predicted
-    if label is None and (request.apply == "index" or request.input is not None):
-        raise invalid("#/label", "the right label is needed")
+    entities = None if request.entities is None else entities_of(request.entities, text)
+    answer = None if request.answer is None else answer_of(request.answer, text, footnote.store)
+    if label is None and entities is None:
+        if request.apply == "index":
+            raise invalid("#/label", "what goes into the index needs the right label or entities")
+        if request.input is not None and answer is None:
+            raise invalid("#/label", "the right label is needed, or entities, or an answer")
     return Opinion(
         text=text,
         field=field,
@@ -88,17 +114,21 @@ def opinion_of(request: FeedbackRequest, text: str, field: str, before: Said | N
         predicted=predicted,
         prediction_id=request.prediction_id,
         index=request.index or 0,
+        entities=entities,
+        answer=answer,
     )
 
 
 def check_example(opinion: Opinion) -> None:
     """Raise ``validation`` for what could not be a document."""
-    places = {"/text": "#/input", f"/labels/{opinion.field}": "#/label"}
-    body = {"text": opinion.text, "labels": {opinion.field: opinion.label or "none"}}
+    places = {"/text": "#/input", f"/labels/{opinion.field}": "#/label", "/metadata": "#/entities"}
+    labels = {opinion.field: opinion.label or "none"}
+    body = {"text": opinion.text, "labels": labels, "metadata": {"entities": opinion.entities}}
     try:
         parse_document(body)
     except InvalidDocument as error:
-        raise invalid(places.get(error.pointer, "#/field"), error.detail) from None
+        place = "/metadata" if error.pointer.startswith("/metadata") else error.pointer
+        raise invalid(places.get(place, "#/field"), error.detail) from None
 
 
 def judge_ablation(footnote: Footnote, opinion: Opinion, before: Said | None) -> None:
@@ -110,28 +140,15 @@ def judge_ablation(footnote: Footnote, opinion: Opinion, before: Said | None) ->
 
 async def now(footnote: Footnote, text: str, field: str) -> Said | None:
     """What is answered to a text at this moment; nothing while no model is loaded."""
-    return await answered(footnote, text, field, None)
+    return await answered(footnote, footnote.snapshot(), text, field)
 
 
-async def preview(footnote: Footnote, opinion: Opinion) -> Said | None:
-    """What would be answered if the correction were in the index."""
-    return await answered(footnote, opinion.text, opinion.field, opinion)
-
-
-async def answered(
-    footnote: Footnote, text: str, field: str, opinion: Opinion | None
-) -> Said | None:
-    """What is answered to a text, as if ``opinion`` were in the index."""
-    snapshot = footnote.snapshot()
+async def answered(footnote: Footnote, snapshot: Snapshot, text: str, field: str) -> Said | None:
+    """What is answered to a text from one snapshot, where it is whole."""
     if snapshot.serving is None or snapshot.searcher is None:
         return None
-    hypothetical = None
-    if opinion is not None and opinion.apply == "index" and opinion.label is not None:
-        hypothetical = example(opinion)
     with footnote.permits.take(), snapshot.serving.engine.use():
-        answer: Answer = await footnote.pipeline.answer(
-            snapshot, text, Ask(field=field), preview=hypothetical
-        )
+        answer = await footnote.pipeline.answer(snapshot, text, Ask(field=field))
     return Said(text, answer.label, answer.confidence)
 
 

@@ -12,8 +12,11 @@ import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from app.ablation import Closed
 from app.influence import Counterfactuals, FlipSet, Influence, Variants, Verdict, influences
@@ -22,7 +25,6 @@ from app.problems import FieldError, Problem
 from app.retrieval import Wanted, find, method_for, provided_hits, with_correction
 from app.schemas.predict import Because, ProvidedDocument
 from app.snapshot import Serving, Snapshot
-from index_data.documents import Document
 from index_data.filters import Filter
 from index_data.searcher import Hit
 
@@ -96,6 +98,7 @@ class Answer:
     predict_ms: float
     flip_set: FlipSet | None = None
     closed: Closed | None = None
+    vector: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)  # [dim]
 
     @property
     def abstained(self) -> bool:
@@ -174,22 +177,24 @@ class Pipeline:
         text: str,
         ask: Ask,
         *,
-        preview: Document | None = None,
         recorded: Evidence | None = None,
+        read: TextRead | None = None,
     ) -> Answer:
         """Answer one input.
 
-        ``preview``: as if this correction had been made. ``recorded``: from this evidence, and
-        nothing is retrieved.
+        ``recorded``: from this evidence, and nothing is retrieved. ``read``: what the model made of
+        the text before, for another snapshot with the same model.
         """
         serving = snapshot.model()
         engine = serving.engine
         began = time.perf_counter()
-        read = await asyncio.wrap_future(engine.read(text, ask.field))
+        given = read
+        if read is None:
+            read = await asyncio.wrap_future(engine.read(text, ask.field))
         was_read = time.perf_counter()
         evidence = recorded
         if evidence is None:
-            hits = await self.evidence(snapshot, text, read, ask, preview)
+            hits = await self.evidence(snapshot, text, read, ask)
             calibration = self._calibration(snapshot, ask.field) if ask.mode == "index" else None
             evidence = Evidence(hits, known_labels(snapshot, ask), calibration)
         found = time.perf_counter()
@@ -198,7 +203,7 @@ class Pipeline:
             read.state, variants.without(), ask.field, index_labels=evidence.labels
         )
         closing = None
-        sampled = recorded is None and preview is None and random.random() < self.ablation_share
+        sampled = recorded is None and given is None and random.random() < self.ablation_share
         if ask.ablation or (sampled and ask.mode != "off"):
             closing = engine.predict(read.state, [], ask.field, index_labels=())
         prediction = tempered(await asyncio.wrap_future(predicting), evidence.calibration)
@@ -208,6 +213,7 @@ class Pipeline:
             evidence,
             ask,
             tokens=read.state.tokens,
+            vector=read.state.vector,
             queue_ms=1000 * read.waited,
             retrieve_ms=1000 * (found - was_read),
             predict_ms=1000 * (was_read - began - read.waited + now - found),
@@ -233,7 +239,6 @@ class Pipeline:
         text: str,
         read: TextRead,
         ask: Ask,
-        preview: Document | None = None,
     ) -> list[Hit]:
         """The hits that an input is answered from, by the request's mode."""
         serving = snapshot.model()
@@ -247,10 +252,7 @@ class Pipeline:
         wanted = replace(wanted, method=method)
         vector = read.state.vector
         hits = await find(self.pool, snapshot, text, vector, wanted)
-        extra = None
-        if preview is not None:
-            extra = Hit(preview.id, 1, 0.0, {}, preview, 0, len(preview.text), vector)
-        return with_correction(snapshot, text, hits, wanted, extra)
+        return with_correction(snapshot, text, hits, wanted)
 
     async def provided(
         self, serving: Serving, read: TextRead, ask: Ask, wanted: Wanted

@@ -16,10 +16,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from app.ablation import Closed
 from app.problems import Problem
+from app.recent import Place, RecentVectors
 from index_data.documents import normalise
 from index_data.store import DocumentStore
 
@@ -111,6 +114,7 @@ class Predictions:
         """``store``: where they are kept over restarts."""
         self._limit = limit
         self._kept: OrderedDict[str, Kept] = OrderedDict()
+        self._recent = RecentVectors(limit)
         self._lock = threading.Lock()
         self._store = store
         self._unwritten = 0
@@ -129,8 +133,13 @@ class Predictions:
         said: Sequence[Said | None],
         body: bytes,
         record: Any = None,
+        vectors: Sequence[NDArray[np.float32] | None] = (),
+        encoder: str = "",
     ) -> None:
-        """Keep one; the oldest goes when there are too many."""
+        """Keep one; the oldest goes when there are too many.
+
+        ``vectors``: [dim] of each input that a new document may be compared with, by ``encoder``.
+        """
         kept = Kept.of(field, said, body, record or {"inputs": []})
         with self._lock:
             for doc_id, text in self._gone(record):
@@ -139,6 +148,9 @@ class Predictions:
                     return
                 kept = left
             self._kept[name] = kept
+            for place, vector in enumerate(vectors):
+                if vector is not None:
+                    self._recent.add(Place(name, place, field), vector, encoder)
             while len(self._kept) > self._limit:
                 self._kept.popitem(last=False)
         if self._store is not None:
@@ -150,6 +162,14 @@ class Predictions:
         if kept is None:
             raise Problem("not-found", "No prediction with this id is kept.")
         return kept
+
+    def nearest(
+        self, passages: NDArray[np.float32], *, field: str, encoder: str
+    ) -> list[tuple[Place, Kept]]:
+        """The inputs in memory of a field, the nearest to any of ``passages`` [n, dim] first."""
+        places = self._recent.nearest(passages, field, encoder)
+        found = ((place, self._kept.get(place.prediction_id)) for place in places)
+        return [(place, kept) for place, kept in found if kept is not None]
 
     def last(self) -> str | None:
         """The id of the newest, if any."""
@@ -180,13 +200,17 @@ class Predictions:
                 self._erased.popitem(last=False)
             kept = list(self._kept.items())
         found = [(name, one) for name, one in kept if one.mentions(doc_id, text)]
+        gone = set()
         for name, one in found:
             left = one.without(doc_id, text)
+            if left is None:
+                gone.add(name)
             with self._lock:
                 if name in self._kept:
                     self._kept[name] = left if left is not None else one
                     if left is None:
                         del self._kept[name]
+        self._recent.forget(gone)
         return len(found), self._erase_stored(doc_id, text)
 
     def _write(self, store: DocumentStore, name: str, kept: Kept) -> None:

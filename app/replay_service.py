@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
+from typing import Any
 
 import orjson
 
 from app import classify_service as service
 from app.pins import unavailable
+from app.pipeline import Ask
 from app.replay import REQUESTS, compared, recorded
 from app.schemas.predict import PredictRequest
+from app.settings import Settings
 from app.snapshot import Snapshot
 from app.state import Footnote
 
@@ -27,10 +30,7 @@ async def replay(footnote: Footnote, name: str) -> bytes:
     if "request" not in record:
         raise unavailable("documents", "This prediction was kept without what it was made from.")
     request = REQUESTS[record["route"]].model_validate(record["request"])
-    confidence, support = record["thresholds"]
-    ask = replace(
-        service.ask_of(request, footnote.settings), min_confidence=confidence, min_support=support
-    )
+    ask = asked(record, footnote.settings)
     inputs, pointers = service.texts(request.input)
     with footnote.permits.take(len(inputs)):
         now = footnote.snapshot()
@@ -53,3 +53,12 @@ async def replay(footnote: Footnote, name: str) -> bytes:
         if name_ in before:
             body[name_] = before[name_]
     return orjson.dumps({**body, "replay": compared(before, body)})
+
+
+def asked(record: dict[str, Any], settings: Settings) -> Ask:
+    """What was asked of each input, by the record of a prediction."""
+    request = REQUESTS[record["route"]].model_validate(record["request"])
+    confidence, support = record["thresholds"]
+    return replace(
+        service.ask_of(request, settings), min_confidence=confidence, min_support=support
+    )

@@ -79,24 +79,20 @@ async def find(
     return await asyncio.get_running_loop().run_in_executor(pool, search)
 
 
-def with_correction(
-    snapshot: Snapshot, text: str, hits: list[Hit], wanted: Wanted, preview: Hit | None = None
-) -> list[Hit]:
+def with_correction(snapshot: Snapshot, text: str, hits: list[Hit], wanted: Wanted) -> list[Hit]:
     """The hits with, first, the document by which a person corrected this very text.
 
-    It stands under the same filter and exclusions as any other. ``preview`` is a correction that
-    is not made yet.
+    It stands under the same filter and exclusions as any other.
     """
-    found = preview or corrected(snapshot.index(), text)
+    found = corrected(snapshot.index(), text)
     if found is None or found.doc_id in wanted.exclude_ids:
         return hits
     if wanted.filter is not None and not wanted.filter.matches(found.document):
         return hits
     present = next((hit for hit in hits if hit.doc_id == found.doc_id), None)
-    if present is None or preview is not None:
+    if present is None:
         best = hits[0].score if hits else 1.0
-        others = [hit for hit in hits if hit.doc_id != found.doc_id]
-        hits = [replace(found, score=best, scores={}), *others][: wanted.k]
+        hits = [replace(found, score=best, scores={}), *hits][: wanted.k]
     else:
         hits = [present, *(hit for hit in hits if hit is not present)]
     return [replace(hit, rank=rank) for rank, hit in enumerate(hits, 1)]

@@ -163,6 +163,17 @@ class Index:
         with self._lock:
             self._put(self._number, self._state.apply(list(documents), gone, vectors))
 
+    def as_if(self, document: Document, vectors: NDArray[np.float32]) -> tuple[Searcher, Searcher]:
+        """The present searcher, and what it would be with this document written now.
+
+        Both of one state; nothing changes. `vectors`: [passages, dim].
+        """
+        with self._lock:
+            searcher, state = self._searcher, self._state
+        written = replace(document, sequence=state.sequence + 1)
+        after = state.apply([written], {}, {document.id: vectors})
+        return searcher, self._snapshot(searcher.generation, after, searcher.encoder_sha)
+
     def catch_up(self, progress: Progress | None = None) -> None:
         """Apply all that the store has and the index has not seen."""
         with self._lock:

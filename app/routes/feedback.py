@@ -23,6 +23,19 @@ CORRECTION = {
     "apply": "index",
 }
 
+ENTITIES = {
+    "input": "Ship it to Ana in Lisbon",
+    "entities": [
+        {"start": 11, "end": 14, "type": "person"},
+        {"start": 18, "end": 24, "type": "place"},
+    ],
+    "apply": "index",
+}
+ANSWER = {
+    "input": "How long may I return an order?",
+    "answer": {"text": "within 30 days"},
+}
+
 
 @router.post(
     "/feedback",
@@ -30,7 +43,13 @@ CORRECTION = {
     summary="Correct an answer",
     openapi_extra=body_of(
         FeedbackRequest,
-        {"a correction": CORRECTION, "what it would change": {**CORRECTION, "preview": True}},
+        {
+            "a correction": CORRECTION,
+            "what it would change": {**CORRECTION, "preview": True},
+            "with its blast radius": {**CORRECTION, "blast": True},
+            "named entities": ENTITIES,
+            "an answer": ANSWER,
+        },
     ),
     responses=answers(
         FeedbackResponse,
@@ -46,7 +65,10 @@ CORRECTION = {
     | {200: {"model": FeedbackResponse, "description": "The preview: nothing was written."}},
 )
 async def give_feedback(request: Request, footnote: State) -> Response:
-    """With `apply: index` the next prediction knows the corrected example."""
+    """With `apply: index` the next prediction knows the corrected example.
+
+    `blast` names the recent predictions that it changes.
+    """
     wanted = checked(FeedbackRequest, await read_json(request))
     given = await feedback_service.give(footnote, wanted)
     return json_answer(given, 200 if wanted.preview else 201)

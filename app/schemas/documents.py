@@ -174,6 +174,25 @@ class SearchResponse(Response):
     degraded: list[str]
 
 
+class EntityGiven(Request):
+    """A named entity: code points ``start`` to ``end`` of the text that feedback is about."""
+
+    start: Annotated[int, Field(ge=0)]
+    end: Annotated[int, Field(ge=1)]
+    type: Annotated[Name, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$")]
+
+
+class AnswerGiven(Request):
+    """The right answer; with ``doc_id`` the place is in that document, else in the text itself."""
+
+    text: Annotated[str, Field(max_length=10_000)] = Field(
+        description="Empty: there is no answer to it."
+    )
+    start: Annotated[int, Field(ge=0)] | None = None
+    end: Annotated[int, Field(ge=1)] | None = None
+    doc_id: Name | None = None
+
+
 class FeedbackRequest(Request):
     """A request to ``POST /feedback``: about a prediction, or about a text of one's own."""
 
@@ -187,10 +206,18 @@ class FeedbackRequest(Request):
     )
     label: Name | None = None
     field: Name | None = None
+    entities: Annotated[list[EntityGiven], Field(max_length=1_000)] | None = Field(
+        None, description="All named entities of the text; an empty list says there are none."
+    )
+    answer: AnswerGiven | None = None
     apply: Literal["record", "index"] = Field(
         "record", description="`index`: the corrected example is a document from now on."
     )
     preview: bool = Field(False, description="Only show what would change; write nothing.")
+    blast: bool | None = Field(
+        None,
+        description="Also tell which recent predictions change. Default: only with `preview`.",
+    )
 
 
 class Verdict(Response):
@@ -201,11 +228,31 @@ class Verdict(Response):
 
 
 class Conflict(Response):
-    """An earlier correction of the same text to another label; ``created`` in seconds of 1970."""
+    """An earlier correction of the same text that differs; ``created`` in seconds of 1970."""
 
     id: str
     label: str | None
     created: float
+
+
+class ChangedPrediction(Response):
+    """What is answered to one input of a recent prediction without the correction and with it."""
+
+    prediction_id: str
+    index: int
+    before: Verdict
+    after: Verdict
+
+
+class Blast(Response):
+    """Which recent predictions a correction changes.
+
+    ``checked`` inputs were asked again, the nearest of the ``of`` that are kept of the field.
+    """
+
+    checked: int
+    of: int
+    changed: list[ChangedPrediction]
 
 
 class FeedbackResponse(Response):
@@ -220,6 +267,7 @@ class FeedbackResponse(Response):
     conflicts: list[Conflict] = Field(
         [], description="Earlier corrections that say otherwise; the newest counts."
     )
+    blast: Blast | None = None
 
 
 class UndoResponse(Response):

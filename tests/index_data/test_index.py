@@ -330,3 +330,30 @@ def test_a_generation_that_is_gone_is_named(store: DocumentStore, folder: Path) 
     again = Index(store, folder, encoder_sha=ENCODER)
     assert again.open() == ["generation-000002: is missing"]
     assert again.searcher.generation == 1
+
+
+def test_an_index_as_if_written_to_is_the_one_that_a_write_makes(
+    store: DocumentStore, tmp_path: Path
+) -> None:
+    store.upsert(documents(40)).result()
+    index = Index(store, tmp_path / "index", encoder_sha=ENCODER)
+    index.publish(build(store, tmp_path / "index"))
+    written = [Document("d3", "word1 word2 fresh"), Document("new", "word1 fresh fresh")]
+    for document in written:
+        sequence = index.searcher.sequence
+        vectors = encode(index.passage_texts(document))
+        before, after = index.as_if(document, vectors)
+        assert before is index.searcher
+        assert index.searcher.sequence == sequence
+        store.upsert([document]).result()
+        (stored,) = store.changes(sequence)
+        assert isinstance(stored, Document)
+        index.apply([stored], (), {document.id: vectors})
+        for query in ("word1 fresh", "word7 word8"):
+            vector = encode([query])[0]
+            found = [
+                [(hit.doc_id, hit.score) for hit in s.search(query, k=10, query_vector=vector)]
+                for s in (before, after, index.searcher)
+            ]
+            assert found[1] == found[2]
+            assert found[0] != found[1] or "fresh" not in query
