@@ -29,10 +29,13 @@ from typing import Any
 
 import httpx
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from app.indexing_job import FOLDER
+from app.loading import inference_threads
 from app.registry import Registry
+from app.settings import Settings
 from benchmarks.data import short_passages
 from benchmarks.load import Answers, post_bytes, run_load
 from index_data.documents import Document
@@ -190,7 +193,8 @@ def timed(answers: Answers) -> dict[str, float]:
 
 
 def bare(texts: Sequence[str], encoder: Encoder, seconds: float) -> dict[str, float]:
-    """The reading pass alone, no HTTP and no retrieval: texts a second at batch 32, ms at 1."""
+    """The reading pass alone on the server's threads, no HTTP and no retrieval: texts a second."""
+    torch.set_num_threads(inference_threads(Settings()))
     choice = Registry(RUNS / "no-checkpoints").choose()
     reader = Reader.load(choice.folder, encoder)
     tokens = [reader.tokenize(text) for text in texts]
