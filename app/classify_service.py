@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from app import accounts
 from app.ablation import Closed
 from app.pipeline import Answer, Ask, Cited
 from app.predictions import Said
@@ -289,25 +290,22 @@ def citation(cited: Cited, field: str) -> dict[str, Any]:
 def usage(answers: Sequence[Answer | Problem]) -> dict[str, int]:
     """What was read for a request."""
     good = [a for a in answers if isinstance(a, Answer)]
-    tokens = sum(a.tokens for a in good)
-    return {
-        "prompt_tokens": tokens,
-        "completion_tokens": 0,
-        "total_tokens": tokens,
-        "retrieved": sum(a.retrieved for a in good),
-        "used": sum(a.used for a in good),
-    }
+    return accounts.usage(
+        tokens=sum(a.tokens for a in good),
+        retrieved=sum(a.retrieved for a in good),
+        used=sum(a.used for a in good),
+    )
 
 
 def timing(answers: Sequence[Answer | Problem], began: float) -> dict[str, float]:
     """Milliseconds, of the slowest input for each part."""
     good = [a for a in answers if isinstance(a, Answer)]
-    return {
-        "queue": round(max(a.queue_ms for a in good), 3),
-        "retrieve": round(max(a.retrieve_ms for a in good), 3),
-        "predict": round(max(a.predict_ms for a in good), 3),
-        "total": round(1000 * (time.perf_counter() - began), 3),
-    }
+    return accounts.timing(
+        began,
+        queue=max(a.queue_ms for a in good),
+        retrieve=max(a.retrieve_ms for a in good),
+        predict=max(a.predict_ms for a in good),
+    )
 
 
 def unused(params: Params, task: str = "classification") -> list[str]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
+from app import accounts
 from app import classify_service as service
 from app.pipeline import CITED, Cited, together
 from app.problems import FieldError, Problem
@@ -238,22 +239,18 @@ def item(index: int, one: Answered | Problem, request: PredictRequest) -> dict[s
 def usage(done: Sequence[Answered | Problem]) -> dict[str, int]:
     """What was read for a request."""
     good = [one for one in done if isinstance(one, Answered)]
-    tokens = sum(one.answer.tokens for one in good)
-    return {
-        "prompt_tokens": tokens,
-        "completion_tokens": 0,
-        "total_tokens": tokens,
-        "retrieved": sum(len(one.hits) for one in good),
-        "used": sum(w > 0 for one in good for w in one.answer.weights),
-    }
+    return accounts.usage(
+        tokens=sum(one.answer.tokens for one in good),
+        retrieved=sum(len(one.hits) for one in good),
+        used=sum(w > 0 for one in good for w in one.answer.weights),
+    )
 
 
 def timing(done: Sequence[Answered | Problem], began: float) -> dict[str, float]:
     """Milliseconds, of the slowest input for each part."""
     good = [one for one in done if isinstance(one, Answered)]
-    return {
-        "queue": 0.0,
-        "retrieve": round(max(one.retrieve_ms for one in good), 3),
-        "predict": round(max(one.predict_ms for one in good), 3),
-        "total": round(1000 * (time.perf_counter() - began), 3),
-    }
+    return accounts.timing(
+        began,
+        retrieve=max(one.retrieve_ms for one in good),
+        predict=max(one.predict_ms for one in good),
+    )

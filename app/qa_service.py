@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from app import accounts
 from app import classify_service as service
 from app.pipeline import Cited, together
 from app.problems import FieldError, Problem, invalid
@@ -324,25 +325,21 @@ def because(reason: str | None) -> str | None:
 def usage(done: Sequence[Answered | Problem]) -> dict[str, int]:
     """What was read for a request."""
     good = [one for one in done if isinstance(one, Answered)]
-    tokens = sum(one.answer.tokens for one in good)
-    return {
-        "prompt_tokens": tokens,
-        "completion_tokens": 0,
-        "total_tokens": tokens,
-        "retrieved": sum(len(one.hits) for one in good),
-        "used": sum(weight > 0 for one in good for weight in one.answer.mass),
-    }
+    return accounts.usage(
+        tokens=sum(one.answer.tokens for one in good),
+        retrieved=sum(len(one.hits) for one in good),
+        used=sum(weight > 0 for one in good for weight in one.answer.mass),
+    )
 
 
 def timing(done: Sequence[Answered | Problem], began: float) -> dict[str, float]:
     """Milliseconds, of the slowest question for each part. Waiting is part of ``predict``."""
     good = [one for one in done if isinstance(one, Answered)]
-    return {
-        "queue": 0.0,
-        "retrieve": round(max(one.retrieve_ms for one in good), 3),
-        "predict": round(max(one.predict_ms for one in good), 3),
-        "total": round(1000 * (time.perf_counter() - began), 3),
-    }
+    return accounts.timing(
+        began,
+        retrieve=max(one.retrieve_ms for one in good),
+        predict=max(one.predict_ms for one in good),
+    )
 
 
 def warnings(done: Sequence[Answered | Problem], request: PredictRequest) -> list[str]:

@@ -1,0 +1,28 @@
+"""What an answer says of its own cost: the same shape for every task."""
+
+from __future__ import annotations
+
+import time
+
+
+def usage(*, tokens: int, retrieved: int, used: int) -> dict[str, int]:
+    """What was read for a request; nothing is written by these tasks."""
+    return {
+        "prompt_tokens": tokens,
+        "completion_tokens": 0,
+        "total_tokens": tokens,
+        "retrieved": retrieved,
+        "used": used,
+    }
+
+
+def timing(
+    began: float, *, retrieve: float, predict: float, queue: float = 0.0
+) -> dict[str, float]:
+    """Milliseconds of each part; ``began`` is what ``time.perf_counter`` said at the start."""
+    return {
+        "queue": round(queue, 3),
+        "retrieve": round(retrieve, 3),
+        "predict": round(predict, 3),
+        "total": round(1000 * (time.perf_counter() - began), 3),
+    }
