@@ -93,7 +93,7 @@ def fit(
     return Reader.load(out, encoder), kept
 
 
-def full(name: str, seed: int, variant: str, encoder: Encoder, **settings: Any) -> Figures:
+def full(name: str, seed: int, variant: str, encoder: Encoder, *, layers: int = 3) -> Figures:
     """Trained on all of train. `on` and `off` are one network; `none` never saw a hit."""
     train, test = load(name, encoder)
     labels = sorted({row.label for row in train.rows})
@@ -102,8 +102,8 @@ def full(name: str, seed: int, variant: str, encoder: Encoder, **settings: Any) 
     nothing: list[list[Retrieved]] = [[] for _ in test.rows]
     retrieval = variant != "none"
     reader, kept = fit(
-        f"{name}-{variant}-{seed}", train, own, encoder,
-        seed=seed, retrieval=retrieval, **settings,
+        f"{name}-{variant}-{seed}-{layers}", train, own, encoder,
+        seed=seed, retrieval=retrieval, layers=layers,
     )  # fmt: skip
     off = figures(test, answer(reader, test, nothing, labels))
     if not retrieval:
@@ -188,7 +188,7 @@ def new_intents(
 
 def foreign(seed: int, encoder: Encoder) -> Figures:
     """SST-2 sentences put to the Banking77 head: can they be told from its own test part?"""
-    checkpoint = RUNS / "checkpoints" / f"banking77-on-{seed}"
+    checkpoint = RUNS / "checkpoints" / f"banking77-on-{seed}-3"
     reader = Reader.load(checkpoint if checkpoint.exists() else None, encoder)
     train, test = load("banking77", encoder)
     _, other = load("sst2", encoder)
@@ -220,6 +220,9 @@ def plan(seeds: int, draws: int) -> dict[str, Callable[[Encoder], Figures]]:
         for name in ("trec6", "banking77", "sst2", "ag_news"):
             for variant in ("on", "none"):
                 runs[f"{variant}/{name}/{seed}"] = partial(full, name, seed, variant)
+                # Adapters on all layers: what the task needs may lie below the top three.
+                deep = partial(full, name, seed, variant, layers=6)
+                runs[f"{variant}-6/{name}/{seed}"] = deep
         runs[f"new-intents/{seed}"] = partial(new_intents, seed)
         runs[f"foreign/{seed}"] = partial(foreign, seed)
         runs[f"10-shot/banking77/{seed}"] = partial(few_shot, "banking77", 10, seed)
@@ -232,17 +235,24 @@ def plan(seeds: int, draws: int) -> dict[str, Callable[[Encoder], Figures]]:
 def summary(done: dict[str, Figures]) -> Figures:
     """Figures without the item-wise parts, means over seeds, and intervals against *none*."""
     out: Figures = {name: plain(row) for name, row in done.items()}
-    for name in ("trec6", "banking77", "sst2", "ag_news"):
+    sets = ("trec6", "banking77", "sst2", "ag_news")
+    for name, deep in ((name, deep) for name in sets for deep in ("", "-6")):
+        seeds = [(f"on{deep}/{name}/{seed}", f"none{deep}/{name}/{seed}") for seed in range(100)]
         pairs = [
-            (done[f"on/{name}/{s}"]["on"]["right"], done[f"none/{name}/{s}"]["none"]["right"])
-            for s in range(100)
-            if f"on/{name}/{s}" in done and f"none/{name}/{s}" in done
+            (done[on]["on"]["right"], done[none]["none"]["right"])
+            for on, none in seeds
+            if on in done and none in done
         ]
         if pairs:
             on, none = (np.array([[c == "1" for c in row] for row in side]).mean(0)
                         for side in zip(*pairs, strict=True))  # fmt: skip
             mean, low, high = paired_interval(on, none)
-            out[f"on-none/{name}"] = {"mean": mean, "low": low, "high": high, "seeds": len(pairs)}
+            out[f"on-none{deep}/{name}"] = {
+                "mean": mean,
+                "low": low,
+                "high": high,
+                "seeds": len(pairs),
+            }
     return out
 
 

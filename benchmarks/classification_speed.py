@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from benchmarks.full_finetuning import Classifier
 from model.batches import make_batch, prepare
-from model.config import HeadConfig, TrainConfig
+from model.config import HeadConfig, TrainConfig, bf16_products
 from model.encoder import Encoder, default_folder
 from model.network import RetrievalAugmentedModel, Retrieved
 from model.trainer import loss_of, make_optimizer
@@ -52,7 +52,8 @@ def main() -> None:
     seconds = {"ours": 0.0, "plain": 0.0}
     for turn in range(ROUNDS + 1):
         began = time.process_time()
-        loss = loss_of(ours, make_batch(ours, data, range(ROWS)), config, generator)
+        with bf16_products(encoder.device):
+            loss = loss_of(ours, make_batch(ours, data, range(ROWS)), config, generator)
         step(loss, ours, optimizer)
         middle = time.process_time()
         step(F.cross_entropy(plain(ids, mask.long()), data.truth), plain, plain_optimizer)

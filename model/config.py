@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -133,6 +134,16 @@ def pick_dtype(name: str, device: str) -> torch.dtype:
     return torch.bfloat16 if _cpu_has_bf16(Path("/proc/cpuinfo")) else torch.float32
 
 
+def bf16_products(device: torch.device) -> torch.autocast:
+    """Mixed precision for a training step: bf16 products where the hardware has them.
+
+    Weights, sums and what is sensitive stay in single precision (Micikevicius et al. 2018).
+    """
+    has = pick_dtype("auto", str(device)) == torch.bfloat16
+    return torch.autocast(device.type, torch.bfloat16, enabled=has)
+
+
+@lru_cache(maxsize=1)
 def _cpu_has_bf16(cpuinfo: Path) -> bool:
     """Whether the processor multiplies bf16 in hardware; emulation is slower than fp32."""
     try:

@@ -25,6 +25,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import Tensor, nn
 
 from model.batches import epoch_batches
+from model.config import bf16_products
 from model.curves import Curve
 from model.encoder import mean_pool
 from model.trainer import Progress, Ticker, load_state, make_optimizer, rate_at, save_state
@@ -288,7 +289,7 @@ def _fit(
                 width = max(lengths[j] for j in rows)
                 padded = torch.tensor([[*ids[j]] + [PAD] * (width - lengths[j]) for j in rows])
                 mask = padded != PAD
-                with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                with bf16_products(device):
                     found = model.losses(padded.to(device), mask.to(device), truth[rows].to(device))
                 loss = torch.stack(list(found.values())).sum()
                 optimizer.zero_grad()

@@ -22,6 +22,7 @@ from torch import nn
 from model.answers import PassageText, SpanReader
 from model.batches import epoch_batches
 from model.checkpoint import HeadFiles, build, load_heads, save_checkpoint, verify
+from model.config import bf16_products
 from model.curves import Curve, read_curve
 from model.encoder import Encoder
 from model.span import SpanConfig, SpanNetwork, collate, shared_loss
@@ -234,7 +235,7 @@ def fit(
                 pairs, question, gold = draw(data, [train[j] for j in part], config, epoch, rng)
                 ids, mask, kinds = collate(model.encoder, pairs)
                 places = gold_places(gold, ids.shape[1]).to(ids.device)
-                with torch.autocast("cuda", torch.bfloat16, enabled=ids.is_cuda):
+                with bf16_products(ids.device):
                     logits = model(ids, mask, kinds)
                     loss = shared_loss(logits, places, question.to(ids.device), len(part))
                 optimizer.zero_grad()

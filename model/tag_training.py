@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from model.batches import CACHE_BYTES, epoch_batches
 from model.checkpoint import HeadFiles, build, load_heads, save_checkpoint, verify
+from model.config import bf16_products
 from model.crf import nll, tags_of
 from model.curves import Curve, read_curve
 from model.encoder import Encoder, batches_by_length
@@ -328,7 +329,7 @@ def _step(
         for out, i in zip(lower, part, strict=True):
             out[: len(data.lower[i])] = data.lower[i].to(lower)
     truth = _padded([data.tags[i] for i in part], batch)
-    with torch.autocast("cuda", torch.bfloat16, enabled=batch.ids.is_cuda):
+    with bf16_products(batch.ids.device):
         emissions = model(batch, lower)
     loss = model.crf.loss(emissions.float(), truth, batch.words).mean()
     optimizer.zero_grad()

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from model.batches import Batch, Prepared, adapted, epoch_batches, evidence_of, make_batch
-from model.config import TrainConfig
+from model.config import TrainConfig, bf16_products
 from model.curves import Curve
 from model.encoder import mean_pool
 from model.network import SMALL, RetrievalAugmentedModel
@@ -234,8 +234,7 @@ class Stage:
         generator: torch.Generator,
     ) -> float:
         batch = make_batch(self.model, data, rows)
-        cuda = self.model.encoder.device.type == "cuda"
-        with torch.autocast("cuda", torch.bfloat16, enabled=cuda):
+        with bf16_products(self.model.encoder.device):
             loss = loss_of(self.model, batch, config, generator)
         optimizer.zero_grad()
         loss.backward()
