@@ -42,6 +42,7 @@ from index_data.documents import Document
 from index_data.generation import build_generation
 from index_data.index import Index
 from index_data.store import DocumentStore
+from model.config import pick_dtype
 from model.encoder import Encoder
 from model.reader import Reader
 
@@ -252,7 +253,7 @@ def writing(server: Server, texts: Sequence[str]) -> dict[str, float]:
 
 def measure(count: int, seconds: float) -> dict[str, Any]:
     """All figures for so many documents."""
-    encoder = Encoder.load()
+    encoder = Encoder.load(dtype=pick_dtype("auto", "cpu"))  # the server's own arithmetic
     passages = list(islice(short_passages(count + ASKED), count + ASKED))
     store = build(passages[:-ASKED], encoder)
     texts = passages[-ASKED:]
@@ -260,6 +261,7 @@ def measure(count: int, seconds: float) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "documents": count,
         "tokens_mean": round(float(np.mean(lengths)), 1),
+        "dtype": str(encoder.dtype),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "bare": bare(texts, encoder, min(seconds, 10)),
     }
