@@ -1,6 +1,6 @@
 """The LitServe peer: run by the interpreter of its own environment, it imports nothing of ours.
 
-python peer_litserve.py MODEL_FOLDER PORT THREADS
+python peer_litserve.py MODEL_FOLDER PORT THREADS float32|bfloat16
 """
 
 import sys
@@ -17,7 +17,8 @@ class Classifier(litserve.LitAPI):  # type: ignore[misc]
     def setup(self, device: str) -> None:
         torch.set_num_threads(int(sys.argv[3]))
         self.tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
-        self.model = AutoModelForSequenceClassification.from_pretrained(sys.argv[1]).eval()
+        model = AutoModelForSequenceClassification.from_pretrained(sys.argv[1])
+        self.model = model.to(getattr(torch, sys.argv[4])).eval()
 
     def decode_request(self, request):  # type: ignore[no-untyped-def]  # it reads annotations
         return str(request["input"])
@@ -30,7 +31,7 @@ class Classifier(litserve.LitAPI):  # type: ignore[misc]
         tokens = self.tokenizer(
             texts, padding=True, truncation=True, max_length=256, return_tensors="pt"
         )
-        best = self.model(**tokens).logits.softmax(-1).max(-1)
+        best = self.model(**tokens).logits.float().softmax(-1).max(-1)
         names = self.model.config.id2label
         pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
         return [{"label": names[number], "score": score} for score, number in pairs]

@@ -114,7 +114,7 @@ def build(texts: Sequence[str], encoder: Encoder) -> Path:
 class Server:
     """A `footnote serve` process on a copy of a store."""
 
-    def __init__(self, store: Path, folder: Path, threads: int = 0) -> None:
+    def __init__(self, store: Path, folder: Path, threads: int = 0, dtype: str = "auto") -> None:
         shutil.copytree(store, folder / "store")
         self._environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("FOOTNOTE_")},
@@ -124,6 +124,7 @@ class Server:
             "FOOTNOTE_REINDEX_AFTER": "0",
             "FOOTNOTE_LOG_LEVEL": "warning",
             "FOOTNOTE_THREADS": str(threads),
+            "FOOTNOTE_DTYPE": dtype,
         }
         self._log = folder / "server.txt"
         self.port = 0
@@ -165,9 +166,9 @@ class Server:
 
 
 @contextmanager
-def running(store: Path, threads: int = 0) -> Iterator[Server]:
+def running(store: Path, threads: int = 0, dtype: str = "auto") -> Iterator[Server]:
     with tempfile.TemporaryDirectory(dir=RUNS) as folder:
-        server = Server(store, Path(folder), threads)
+        server = Server(store, Path(folder), threads, dtype)
         server.start()
         try:
             yield server

@@ -11,8 +11,10 @@
 (torch first, from where its CPU build is.) The peers serve all-MiniLM-L6-v2 with a linear head, a
 logistic regression fitted on AG News over the encoder's own pooled state: what the library's class
 for sequence classification can hold. Each is a process of its own on loopback with its own
-batching, fp32, at one thread and at two. Footnote runs at its default (one thread on two cores),
-over so many documents, where it retrieves for every answer, and with retrieval off.
+batching, fp32 (which is what they do when nothing is said), at one thread and at two; LitServe,
+whose model is the user's own code, in bf16 too. Footnote runs at its default arithmetic (bf16 where
+the processor has it) and in fp32, over so many documents, where it retrieves for every answer, and
+with retrieval off.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -114,10 +117,12 @@ def infinity_command(environment: Path, model: Path, port: int, threads: int) ->
     ]  # fmt: skip
 
 
-def litserve_command(environment: Path, model: Path, port: int, threads: int) -> list[str]:
+def litserve_command(
+    dtype: str, environment: Path, model: Path, port: int, threads: int
+) -> list[str]:
     script = Path(__file__).with_name("peer_litserve.py")
     return [
-        str(environment / "bin/python"), str(script), str(model), str(port), str(threads)
+        str(environment / "bin/python"), str(script), str(model), str(port), str(threads), dtype
     ]  # fmt: skip
 
 
@@ -127,11 +132,14 @@ PEERS = {
         lambda text: ("/classify", {"model": "peer", "input": [text]}),
         lambda answer, names: str(answer["data"][0][0]["label"]),
     ),
-    "litserve": Peer(
-        litserve_command,
-        lambda text: ("/predict", {"input": text}),
-        lambda answer, names: str(answer["label"]),
-    ),
+    **{
+        name: Peer(
+            partial(litserve_command, dtype),
+            lambda text: ("/predict", {"input": text}),
+            lambda answer, names: str(answer["label"]),
+        )
+        for name, dtype in (("litserve", "float32"), ("litserve-bf16", "bfloat16"))
+    },
     "txtai": Peer(
         txtai_command,
         lambda text: ("/label", {"text": text, "labels": []}),
@@ -210,7 +218,8 @@ def measure(
         peer = PEERS[name]
         requests = [post_bytes(*peer.request(text)) for text in texts]
         for threads in (1, 2):
-            with served(peer, environments / name, model, threads) as port:
+            folder = environments / name.removesuffix("-bf16")
+            with served(peer, folder, model, threads) as port:
                 said[name] = []
                 for text in texts[:COMPARED]:
                     path, body = peer.request(text)
@@ -220,14 +229,14 @@ def measure(
             print(name, threads, figures[f"{name}, threads {threads}"], flush=True)
     if len({tuple(answers) for answers in said.values()}) > 1:
         raise RuntimeError(f"the peers do not serve the same model: {said}")
-    for threads in (1, 2):
-        with running(store, threads) as server:
+    for threads, dtype in ((1, "auto"), (2, "auto"), (1, "fp32")):
+        with running(store, threads, dtype) as server:
             for name, requests in (
                 ("retrieval, trained head", asks(texts, k=K)),
                 ("retrieval, neighbours only", asks(texts, UNTRAINED, k=K)),
                 ("closed book, trained head", asks(texts, mode="off")),
             ):
-                key = f"footnote, {name}, threads {threads}"
+                key = f"footnote, {name}, threads {threads}, {dtype}"
                 figures[key] = loads(server.port, requests, seconds)
                 print(key, figures[key], flush=True)
     return figures
