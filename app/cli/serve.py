@@ -82,6 +82,8 @@ def greet(footnote: Footnote, address: str) -> None:
 
 def announce(footnote: Footnote, address: str) -> None:
     """Tell each stage as it begins, then what to try."""
+    from app.loading import rest_from_collection
+
     began, told = time.monotonic(), ""
     status = footnote.status
     while not status.ready:
@@ -92,6 +94,7 @@ def announce(footnote: Footnote, address: str) -> None:
             told = status.stage
             click.echo(f"  {told} ...")
         time.sleep(0.05)
+    rest_from_collection()
     searcher = footnote.open_index().searcher
     count = sum(view.count for view in searcher.views)
     model = "none" if footnote.serving is None else footnote.serving.model.version
