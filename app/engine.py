@@ -38,6 +38,7 @@ T = TypeVar("T")
 ENCODE_TEXTS = 16  # documents encoded between two looks at the urgent queues,
 ENCODE_CHARS = 2_000  # and their characters: about a tenth of a second on one slow core
 PREDICT_ITEMS = 64
+SIZES = (128, 96, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)  # of the parts of a batch
 ANSWER_TOKENS = 2_048  # of passages that are read between two looks at the other queues
 
 
@@ -270,10 +271,16 @@ class Engine:
         groups: dict[tuple[str, tuple[str, ...]], list[_Predict]] = {}
         for entry in entries:
             groups.setdefault((entry.field, entry.index_labels), []).append(entry)
-        for (name, labels), group in groups.items():
-            states, hits = [e.state for e in group], [e.hits for e in group]
-            work = partial(reader.predict, states, hits, name, index_labels=labels)
-            self._run_batch("predict", [e.future for e in group], work)
+        for (name, labels), whole in groups.items():
+            for group in in_sizes(whole):
+                self._predict_some(reader, name, labels, group)
+
+    def _predict_some(
+        self, reader: Reader, name: str, labels: tuple[str, ...], group: Sequence[_Predict]
+    ) -> None:
+        states, hits = [e.state for e in group], [e.hits for e in group]
+        work = partial(reader.predict, states, hits, name, index_labels=labels)
+        self._run_batch("predict", [e.future for e in group], work)
 
     def _read_batch(self, reader: Reader) -> None:
         if self._last_batch > 1 and len(self._reads) < self._last_batch:
@@ -299,10 +306,9 @@ class Engine:
                 batch.append(entry)
         self._last_batch = len(batch)
         for run in similar_lengths([len(e.tokens) for e in batch]):
-            group = [batch[i] for i in run]
-            self._run_batch(
-                "read", [e.future for e in group], partial(self._read_texts, reader, group)
-            )
+            for group in in_sizes([batch[i] for i in run]):
+                work = partial(self._read_texts, reader, group)
+                self._run_batch("read", [e.future for e in group], work)
 
     def _read_texts(self, reader: Reader, group: Sequence[_Read]) -> list[TextRead]:
         began = time.perf_counter()
@@ -423,6 +429,15 @@ def similar_lengths(lengths: Sequence[int]) -> list[list[int]]:
             shortest = lengths[i]
         groups[-1].append(i)
     return groups
+
+
+def in_sizes(batch: Sequence[T]) -> Iterator[Sequence[T]]:
+    """A batch in parts of the sizes that there are: few shapes in all (`model.encoder.rounded`)."""
+    start = 0
+    while start < len(batch):
+        size = next(size for size in SIZES if size <= len(batch) - start)
+        yield batch[start : start + size]
+        start += size
 
 
 def _take(queue: deque[_Predict], limit: int) -> list[_Predict]:

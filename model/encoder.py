@@ -139,9 +139,10 @@ class Encoder:
         return encoding.ids, encoding.sequence_ids
 
     def pad(self, token_ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Lists of ids -> ids [b, t] and mask [b, t] (true on tokens)."""
+        """Lists of ids -> ids [b, t] and mask [b, t] (true on tokens); t as `rounded`."""
         lengths = torch.tensor([len(row) for row in token_ids])
-        ids = torch.full((len(token_ids), int(lengths.max())), self.pad_id, dtype=torch.long)
+        width = min(rounded(int(lengths.max())), max(int(lengths.max()), self.max_tokens))
+        ids = torch.full((len(token_ids), width), self.pad_id, dtype=torch.long)
         for row, values in zip(ids, token_ids, strict=True):
             row[: len(values)] = torch.tensor(values)
         mask = torch.arange(ids.shape[1])[None, :] < lengths[:, None]
@@ -182,6 +183,15 @@ class Encoder:
     def encode(self, texts: Sequence[str], *, max_tokens: int = MAX_TOKENS) -> NDArray[np.float32]:
         """Vectors [n, d] of texts; see `encode_tokens`."""
         return self.encode_tokens(self.tokenize(texts, max_tokens=max_tokens))
+
+
+def rounded(tokens: int) -> int:
+    """A padded length: few lengths in all, since the kernels of each shape are kept once made.
+
+    Making them takes milliseconds and keeping them up to a megabyte (in bf16), for every shape.
+    """
+    step = 4 if tokens <= 32 else 8 if tokens <= 64 else 16 if tokens <= 128 else 32
+    return -(-tokens // step) * step
 
 
 def _from_library(place: str) -> tuple[Any, Any]:

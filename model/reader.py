@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from model.answers import SpanReader
 from model.checkpoint import build, load_heads
 from model.config import MAX_TOKENS
-from model.encoder import Encoder
+from model.encoder import Encoder, rounded
 from model.network import (
     Memory,
     Mixture,
@@ -296,7 +296,7 @@ class Reader:
             # One text over several lists of hits: what hangs on the text alone is done once, and
             # the network broadcasts it over the lists.
             states, base = states[:1], base[:1]
-        width = max(state.tokens for state in states)
+        width = rounded(max(state.tokens for state in states))
         h = torch.zeros(len(states), width, self.encoder.dim, dtype=dtype, device=device)
         mask = torch.zeros(len(states), width, dtype=torch.bool, device=device)
         for i, state in enumerate(states):

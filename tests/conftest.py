@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 # Before anything imports torch, numpy or tokenizers: they read these once.
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
@@ -27,6 +28,14 @@ settings.register_profile(
     "footnote", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("footnote")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def single_precision() -> Iterator[None]:
+    """The same arithmetic on every processor: what a tiny network learns hangs on the last bits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("model.config._cpu_has_bf16", lambda cpuinfo: False)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.engine import BatchStats, Engine, EngineClosed, similar_lengths
+from app.engine import SIZES, BatchStats, Engine, EngineClosed, in_sizes, similar_lengths
 from app.permits import Permits
 from app.problems import Problem
 from model.checkpoint import HeadFiles, save_checkpoint
@@ -57,7 +57,7 @@ def test_what_waits_is_read_together_within_the_budget(
     vectors = [read.result(WAIT).state.vector for read in reads]
     sizes = [stats.size for stats in seen if stats.kind == "read"]
     assert sum(sizes) == 40
-    assert max(sizes) == 25  # of 4 tokens each
+    assert max(sizes) == 24  # of 4 tokens each: 25 are allowed, and go in parts of few sizes
     assert np.allclose(vectors, vectors[0], atol=1e-6)
 
 
@@ -166,3 +166,12 @@ def test_a_long_text_is_read_in_windows_where_there_is_a_head(
     assert not np.array_equal(predictions[0].probs, predictions[1].probs)
     engine.retire()
     assert engine.join(WAIT)
+
+
+def test_a_batch_goes_in_parts_of_few_sizes() -> None:
+    for count in range(1, 300):
+        parts = list(in_sizes(range(count)))
+        assert [i for part in parts for i in part] == list(range(count))
+        assert all(len(part) in SIZES for part in parts)
+    assert [len(part) for part in in_sizes(range(31))] == [24, 6, 1]
+    assert list(in_sizes([])) == []

@@ -12,7 +12,7 @@ from transformers import AlbertConfig, AlbertModel, AutoModel
 
 from model.adapter import Adapter
 from model.config import pick_dtype
-from model.encoder import Encoder, EncoderRefused, batches_by_length, mean_pool
+from model.encoder import Encoder, EncoderRefused, batches_by_length, mean_pool, rounded
 
 TEXTS = ["apple", "the crow and the heron", "hammer saw drill wrench pliers is very here", ""]
 
@@ -99,3 +99,13 @@ def test_dtype_names() -> None:
     assert pick_dtype("auto", "cpu") in {torch.float32, torch.bfloat16}
     with pytest.raises(ValueError, match="fp16"):
         pick_dtype("fp16", "cpu")
+
+
+def test_few_padded_lengths(encoder: Encoder) -> None:
+    assert [rounded(n) for n in (1, 4, 5, 32, 33, 65, 129, 256)] == [4, 4, 8, 32, 40, 80, 160, 256]
+    assert len({rounded(n) for n in range(1, 257)}) == 20
+    ids, mask = encoder.pad([[1, 2, 3, 4, 5], [6]])
+    assert ids.shape == (2, 8)
+    assert mask.sum(1).tolist() == [5, 1]
+    longest = encoder.max_tokens
+    assert encoder.pad([[1] * longest])[0].shape == (1, longest)  # never beyond its positions

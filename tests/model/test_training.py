@@ -45,6 +45,21 @@ def test_it_learns_and_reports(
     assert "embeddings" not in " ".join(heads["label"].tensors)
 
 
+def test_it_learns_with_bf16_products_too(
+    encoder: Encoder,
+    rows: list[Row],
+    quick: TrainConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("model.config._cpu_has_bf16", lambda cpuinfo: True)
+    config = replace(quick, epochs=6)
+    report = train_head(rows, config, encoder, tmp_path / "mixed", baseline=False)
+    assert report.metrics["on"]["accuracy"] >= 0.75
+    _, heads = load_heads(tmp_path / "mixed")
+    assert {t.dtype for t in heads["label"].tensors.values()} == {torch.float32}
+
+
 def test_sgd_and_folds(
     encoder: Encoder, rows: list[Row], quick: TrainConfig, tmp_path: Path
 ) -> None:
