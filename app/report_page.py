@@ -34,10 +34,13 @@ VIEWS: Final = {
     "none": "trained and used without retrieval",
     "neighbours": "hits alone, nothing learned",
     "previous": "the head that served before",
+    "given": "the row's own text is read",
 }
 FIGURES: Final = {
     "accuracy": "accuracy",
     "rival_accuracy": "the rival's accuracy",
+    "f1": "F1",
+    "rival_f1": "the rival's F1",
     "difference": "difference",
     "lower_90": "difference at least (90 %)",
     "margin": "margin",
