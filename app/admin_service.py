@@ -6,10 +6,12 @@ from typing import Any, Final
 
 from app.datasets import DatasetBroken
 from app.keys import Scope
+from app.label_training import check_index
 from app.problems import Problem, invalid
 from app.report_page import page as render
 from app.schemas import admin as bodies
 from app.state import Footnote
+from app.training_tasks import TAKEN, TASKS
 from index_data.analysis import ANALYZER_VERSION
 from index_data.filters import parse_filter
 from index_data.manifest import GenerationCorrupt
@@ -22,11 +24,11 @@ INDEXED_WITHIN_S: Final = 60.0
 def train_params(footnote: Footnote, body: bodies.TrainRequest) -> dict[str, Any]:
     """The parameters of a training job.
 
-    Raises ``validation`` at once where there is nothing to learn from, ``not-found`` for an
-    unknown base or dataset.
+    Raises ``validation`` at once where there is nothing to learn from or an option does not go
+    with the task, ``not-found`` for an unknown base or dataset.
     """
-    field = body.label_field
-    check_learnable(footnote, body)
+    field = head_of(body)
+    check_learnable(footnote, body, field)
     if body.base is not None:
         footnote.registry.find(body.base)
     return {
@@ -47,24 +49,36 @@ def train_params(footnote: Footnote, body: bodies.TrainRequest) -> dict[str, Any
     }
 
 
-def check_learnable(footnote: Footnote, body: bodies.TrainRequest) -> None:
-    """Refuse a field that the index has no labels for, or a dataset that is for another task."""
+def head_of(body: bodies.TrainRequest) -> str:
+    """The name of the head to train: a label field, or the task's own. Raises ``validation``."""
+    task = TASKS[body.task]
+    if body.field is None:
+        return task.head
+    if not task.fields:
+        raise invalid("#/field", f"names a label field; the task {body.task} learns none")
+    if body.field in TAKEN:
+        raise invalid("#/field", f"the head of this name is that of the task {body.field}")
+    return body.field
+
+
+def check_learnable(footnote: Footnote, body: bodies.TrainRequest, field: str) -> None:
+    """Refuse an index with nothing to learn from, or a dataset that is for another task."""
+    task = TASKS[body.task]
     if body.dataset is None:
-        check_labels(footnote, body.label_field, at_least=2)
+        task.check_index(footnote.open_index().searcher, field)
         return
     try:
         found = footnote.datasets.find(body.dataset)
     except DatasetBroken as broken:
         raise invalid("#/dataset", str(broken)) from broken
-    if found.task != "classification":
-        raise invalid("#/dataset", f"its rows are for the task {found.task}")
-    if len(found.labels) < 2:
-        raise invalid("#/dataset", "all its rows have the same label: 2 are needed")
+    if found.task != task.family:
+        raise invalid("#/dataset", f"its rows ({found.kind}) are for the task {found.task}")
+    task.check_dataset(found)
 
 
 def evaluate_params(footnote: Footnote, body: bodies.EvaluateRequest) -> dict[str, Any]:
     """The parameters of an evaluation. Raises ``validation`` where there are no labels."""
-    check_labels(footnote, body.field, at_least=2)
+    check_labels(footnote, body.field)
     return {"field": body.field, "limit": body.limit, "k": body.k, "held_out": body.held_out}
 
 
@@ -78,15 +92,9 @@ def reindex_params(footnote: Footnote, body: bodies.ReindexRequest) -> dict[str,
     return {"mode": body.mode, "activate": body.activate, "encoder": body.encoder}
 
 
-def check_labels(footnote: Footnote, field: str, *, at_least: int) -> None:
-    """Refuse a field with fewer than so many labels in the index."""
-    labels = footnote.open_index().searcher.field_labels(field)
-    if not labels:
-        raise invalid("#/field", "no document in the index has a label in this field")
-    if len(labels) < at_least:
-        raise invalid(
-            "#/field", f"all labelled documents have the same label: {at_least} are needed"
-        )
+def check_labels(footnote: Footnote, field: str) -> None:
+    """Refuse a field with fewer than two labels in the index."""
+    check_index(footnote.open_index().searcher, field)
 
 
 def list_models(footnote: Footnote) -> bodies.ModelList:

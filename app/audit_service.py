@@ -17,7 +17,7 @@ from index_data.documents import Document, InvalidDocument, parse_document
 
 def params(footnote: Footnote, body: bodies.AuditRequest) -> dict[str, Any]:
     """The parameters of an audit. Raises ``validation`` where there are no labels."""
-    check_labels(footnote, body.field, at_least=2)
+    check_labels(footnote, body.field)
     return body.model_dump()
 
 

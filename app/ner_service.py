@@ -24,7 +24,7 @@ from app.settings import Settings
 from app.snapshot import Snapshot
 from app.state import Footnote
 from index_data.entities import COLUMN, Entities, entities_of, fault_in, spans, within
-from index_data.filters import Filter, parse_filter
+from index_data.filters import MARKED, Filter
 from index_data.searcher import Hit
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 HEAD: Final = "ner"
 SENTENCES: Final = 48  # labelled sentences that are looked at when the request does not say
-MARKED: Final = parse_filter({COLUMN: {"gte": ""}})  # documents with an entity of any type
 
 
 @dataclass(frozen=True, slots=True)

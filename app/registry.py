@@ -295,7 +295,7 @@ def _about(folder: Path) -> dict[str, Any]:
         report = json.loads(path.read_text(encoding="utf-8"))
         reports[config["field"]] = {
             "task": config["task"],
-            "labels": config.get("labels", []),
+            "labels": config.get("labels", config.get("types", [])),
             **report,
         }
     return {

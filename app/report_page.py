@@ -34,10 +34,13 @@ VIEWS: Final = {
     "none": "trained and used without retrieval",
     "neighbours": "hits alone, nothing learned",
     "previous": "the head that served before",
+    "given": "the row's own text is read",
 }
 FIGURES: Final = {
     "accuracy": "accuracy",
     "rival_accuracy": "the rival's accuracy",
+    "f1": "F1",
+    "rival_f1": "the rival's F1",
     "difference": "difference",
     "lower_90": "difference at least (90 %)",
     "margin": "margin",
@@ -94,9 +97,8 @@ h1{font-size:20px}.f1cell{width:auto}th,td{padding-right:8px}}
 
 def page(report: ModelReport, text_of: Texts) -> str:
     """The page. ``text_of`` gives a document's text by its id, or nothing where it is gone."""
-    state = '<span class="pill live">in use</span>' if report.active else ""
-    if not report.active:
-        state = '<span class="pill">not in use</span>'
+    kind, said = ("pill live", "in use") if report.active else ("pill", "not in use")
+    state = f'<span class="{kind}">{said}</span>'
     made = f" · made {esc(report.created)}" if report.created else ""
     heads = "".join(_head(field, head, text_of) for field, head in report.heads.items())
     return (
@@ -114,8 +116,7 @@ def _gate(gate: Json) -> str:
         return (
             '<div class="gate">The gate has not judged this checkpoint: no decision is kept.</div>'
         )
-    verdict = "To go live" if gate.get("activate") else "Not to go live"
-    kind = "yes" if gate.get("activate") else "no"
+    verdict, kind = ("To go live", "yes") if gate.get("activate") else ("Not to go live", "no")
     figures = {name: _number(gate[key]) for key, name in FIGURES.items() if key in gate}
     figures |= {"asked for": esc(gate.get("wish", "")), "measured on": _measured(gate)}
     said: Json = gate.get("feedback") or {}
@@ -165,8 +166,7 @@ def _safely(part: Callable[[Json], str], head: Json) -> str:
 
 
 def _metrics(head: Json) -> str:
-    views: Json = head.get("metrics") or {}
-    if not views:
+    if not (views := head.get("metrics") or {}):
         return "<p>Nothing was measured.</p>"
     names = list(dict.fromkeys(name for figures in views.values() for name in figures))
     order = [*(v for v in VIEWS if v in views), *(v for v in views if v not in VIEWS)]

@@ -1,54 +1,44 @@
-"""A training set with retrieval already done, frozen into a folder.
+"""The training set of a label field, frozen (`app.frozen_rows`): with vectors, and with feedback.
 
-The reader never sees the retriever: each row holds its hits. A frozen set can be compared, kept and
-replayed, and a training run that is resumed reads the very rows it began with.
-
-    passages.jsonl  {"doc_id", "title", "text", "label"}, each passage that was found, once
-    vectors.npy     their vectors, half precision [passages, dim]; zeros where there is none
-    feedback.jsonl  recorded feedback in the shape of rows.jsonl: never trained on, only measured on
-    rows.jsonl      {"id", "text", "label", "hits": [[passage, score], ...]}
-    set.json        what it was made from; written last, so that it marks a whole set
+passages.jsonl  with "label"
+vectors.npy     their vectors, half precision [passages, dim]; zeros where there is none
+feedback.jsonl  recorded feedback in the shape of rows.jsonl: never trained on, only measured on
+rows.jsonl      {"id", "text", "label", "hits"}
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from app.frozen_rows import (
+    PASSAGES,
+    ROWS,
+    SET,
+    Encode,
+    Passages,
+    Query,
+    Retrieval,
+    SetInfo,
+    documents,
+    lines,
+    read_info,
+    write_info,
+)
 from app.worker import JobRefused, Reporter
 from index_data.documents import Document, near_duplicate, normalise
 from index_data.searcher import Hit, Searcher
 from model.network import Retrieved
 from model.training import Row
 
-SET: Final = "set.json"
 FEEDBACK: Final = "feedback.jsonl"
-ENCODED_AT_ONCE: Final = 64
 
-Encode = Callable[[Sequence[str]], NDArray[np.float32]]
-
-
-@dataclass(frozen=True, slots=True)
-class SetInfo:
-    """What a frozen set was made from. ``dropped``: near-duplicates that were left out of hits."""
-
-    field: str
-    k: int
-    method: str
-    generation: int
-    sequence: int
-    rows: int
-    labels: dict[str, int]
-    lists: int  # documents left out since their value of the field is a list
-    dropped: int
+__all__ = ["FEEDBACK", "SET", "SetInfo", "documents", "freeze", "load", "load_feedback"]
 
 
 def labelled(documents: Iterator[Document], field: str) -> tuple[list[Document], int]:
@@ -94,36 +84,30 @@ def freeze(
     A row never finds itself or a near-duplicate. ``fits``: the index's vectors are of this
     encoder. Raises :class:`JobRefused` on fewer than two labels.
     """
-    documents, lists = labelled(learned or searcher.documents(), field)
-    counts = Counter(str(document.labels[field]) for document in documents)
+    learned_from, lists = labelled(learned or searcher.documents(), field)
+    counts = Counter(str(document.labels[field]) for document in learned_from)
     check_labels(field, counts)
     method = searcher.default_method if fits else "bm25"
+    retrieval = Retrieval(searcher, k, method, encode if fits else None)
+    queries = [_query(document, field) for document in learned_from]
+    texts = {normalise(document.text) for document in learned_from}
+    asked = [_query(one, field) for one in opinions if normalise(one.text) not in texts]
     folder.mkdir(parents=True, exist_ok=True)
     with (
-        (folder / "passages.jsonl").open("w", encoding="utf-8") as passages,
-        (folder / "rows.jsonl").open("w", encoding="utf-8") as rows,
+        (folder / PASSAGES).open("w", encoding="utf-8") as passages,
+        (folder / ROWS).open("w", encoding="utf-8") as rows,
+        (folder / FEEDBACK).open("w", encoding="utf-8") as said,
     ):
-        writer = _Passages(passages, field)
-        dropped = done = 0
-        for batch in _batches(documents):
-            vectors = encode([d.text for d in batch]) if fits else [None] * len(batch)
-            for document, vector in zip(batch, vectors, strict=True):
-                reporter.progress(done, len(documents), "retrieve")
-                hits, near = _hits(searcher, document, vector, k, method)
-                dropped += len(near)
-                rows.write(writer.row(document, hits))
-                done += 1
-        trained = {document.id for document in documents}
-        texts = {normalise(document.text) for document in documents}
-        apart = [] if learned is None else documents  # rows that no search of the index finds
-        with (folder / FEEDBACK).open("w", encoding="utf-8") as said:
-            for one in opinions:
-                if normalise(one.text) in texts:
-                    continue
-                vector = encode([one.text])[0] if fits else None
-                hits, near = _hits(searcher, one, vector, k, method)
-                if not near & trained and not any(near_duplicate(one.text, d.text) for d in apart):
-                    said.write(writer.row(one, hits))
+        writer = Passages(passages, lambda hit: _label_of(hit, field))
+        dropped = 0
+        for query, hits, near in retrieval.each(queries, reporter):
+            dropped += len(near)
+            rows.write(writer.row(query, hits))
+        trained = {document.id for document in learned_from}
+        apart = [] if learned is None else learned_from  # rows that no search of the index finds
+        for query, hits, near in retrieval.each(asked):
+            if not near & trained and not any(near_duplicate(query.text, d.text) for d in apart):
+                said.write(writer.row(query, hits))
     np.save(folder / "vectors.npy", writer.vectors())
     info = SetInfo(
         field=field,
@@ -131,19 +115,32 @@ def freeze(
         method=method,
         generation=searcher.generation,
         sequence=searcher.sequence,
-        rows=len(documents),
+        rows=len(learned_from),
         labels=dict(counts.most_common()),
         lists=lists,
         dropped=dropped,
     )
-    (folder / SET).write_text(json.dumps(asdict(info), ensure_ascii=False), encoding="utf-8")
+    write_info(folder, info)
     return info
+
+
+def _query(document: Document, field: str) -> Query:
+    row = {"text": document.text, "label": document.labels[field]}
+    same = partial(_near, document.text)
+    return Query(document.id, document.text, row, same, document.lang)
+
+
+def _near(text: str, other: Document) -> bool:
+    return near_duplicate(text, other.text)
+
+
+def _label_of(hit: Hit, field: str) -> dict[str, Any]:
+    return {"label": hit.document.labels.get(field)}
 
 
 def load(folder: Path) -> tuple[SetInfo, list[Row]]:
     """A frozen set, whole. Raises ``FileNotFoundError`` when the folder holds none."""
-    info = SetInfo(**json.loads((folder / SET).read_text(encoding="utf-8")))
-    return info, _read(folder, "rows.jsonl")
+    return read_info(folder), _read(folder, ROWS)
 
 
 def load_feedback(folder: Path) -> list[Row]:
@@ -152,7 +149,7 @@ def load_feedback(folder: Path) -> list[Row]:
 
 
 def _read(folder: Path, name: str) -> list[Row]:
-    passages = [json.loads(line) for line in _lines(folder / "passages.jsonl")]
+    passages = [*lines(folder / PASSAGES)]
     vectors = np.load(folder / "vectors.npy", allow_pickle=False).astype(np.float32)
     known = vectors.any(axis=1) if vectors.size else np.zeros(len(passages), dtype=bool)
 
@@ -162,98 +159,8 @@ def _read(folder: Path, name: str) -> list[Row]:
         return Retrieved(passage["title"], passage["text"], passage["label"], score, vector)
 
     rows = []
-    for line in _lines(folder / name):
-        raw = json.loads(line)
+    for raw in lines(folder / name):
         hits = [hit(number, score) for number, score in raw["hits"]]
         sources = [passages[number]["doc_id"] for number, _ in raw["hits"]]
         rows.append(Row(raw["id"], raw["text"], raw["label"], hits, sources))
     return rows
-
-
-def documents(folder: Path) -> set[str]:
-    """The ids of all documents in a frozen set: rows, and what was found for them."""
-    rows = {str(json.loads(line)["id"]) for line in _lines(folder / "rows.jsonl")}
-    return rows | {str(json.loads(line)["doc_id"]) for line in _lines(folder / "passages.jsonl")}
-
-
-class _Passages:
-    """Each passage that was found, written once and known by its number."""
-
-    def __init__(self, file: TextIO, field: str) -> None:
-        self._file = file
-        self._field = field
-        self._numbers: dict[tuple[str, int, int], int] = {}
-        self._vectors: list[NDArray[np.float16] | None] = []
-
-    def number(self, hit: Hit) -> int:
-        key = (hit.doc_id, hit.start, hit.end)
-        found = self._numbers.get(key)
-        if found is not None:
-            return found
-        number = self._numbers[key] = len(self._numbers)
-        line: dict[str, Any] = {
-            "doc_id": hit.doc_id,
-            "title": hit.document.title,
-            "text": hit.text,
-            "label": hit.document.labels.get(self._field),
-        }
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self._vectors.append(None if hit.vector is None else hit.vector.astype(np.float16))
-        return number
-
-    def row(self, document: Document, hits: Sequence[Hit]) -> str:
-        """A line of ``rows.jsonl``."""
-        row = {
-            "id": document.id,
-            "text": document.text,
-            "label": document.labels[self._field],
-            "hits": [[self.number(hit), hit.score] for hit in hits],
-        }
-        return json.dumps(row, ensure_ascii=False) + "\n"
-
-    def vectors(self) -> NDArray[np.float16]:
-        dim = next((len(v) for v in self._vectors if v is not None), 0)
-        out = np.zeros((len(self._vectors), dim), dtype=np.float16)
-        for number, vector in enumerate(self._vectors):
-            if vector is not None:
-                out[number] = vector
-        return out
-
-
-def _hits(
-    searcher: Searcher,
-    document: Document,
-    vector: NDArray[np.float32] | None,
-    k: int,
-    method: str,
-) -> tuple[list[Hit], set[str]]:
-    """The hits of one row, and the near-duplicates that stood in their way."""
-    near: set[str] = set()
-
-    def same(other: Document) -> bool:
-        if near_duplicate(document.text, other.text):
-            near.add(other.id)
-            return True
-        return False
-
-    hits = searcher.search(
-        document.text,
-        k=k,
-        method=method,
-        lang=document.lang,
-        query_vector=vector,
-        exclude_ids=[document.id],
-        exclude=same,
-    )
-    return hits, near
-
-
-def _batches(documents: Sequence[Document]) -> Iterator[list[Document]]:
-    rest = iter(documents)
-    while batch := list(islice(rest, ENCODED_AT_ONCE)):
-        yield batch
-
-
-def _lines(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8") as lines:
-        yield from lines

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from operator import ge, gt, le, lt
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -211,3 +211,7 @@ def _language(value: str, pointer: str) -> str:
     if tag is None:
         raise InvalidFilter(pointer, "must be a BCP 47 language tag")
     return tag
+
+
+MARKED: Final = parse_filter({ENTITIES: {"gte": ""}})
+"""Documents with an entity of any type."""

@@ -6,32 +6,37 @@ and goes on.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
-import shutil
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
-from model.answers import PassageText, SpanReader
-from model.batches import epoch_batches
-from model.checkpoint import HeadFiles, build, load_heads, save_checkpoint, verify
+from model.answers import PassageText, SpanAnswer, SpanReader
+from model.checkpoint import verify
 from model.config import bf16_products
-from model.curves import Curve, read_curve
 from model.encoder import Encoder
+from model.epochs import Losses, run_epochs
+from model.metrics import Compared
 from model.span import SpanConfig, SpanNetwork, collate, shared_loss
 from model.span_calibration import Case, ask_all, read_all, retrieved_for, scores, settle
 from model.span_examples import Prepared, draw, gold_places, prepare
+from model.span_metrics import f1
 from model.span_rows import SpanRow, SpanTrainConfig
 from model.split import bucket
-from model.trainer import Progress, Ticker, load_state, make_optimizer, rate_at, save_state
-from model.training import TrainingRefused, open_workspace, thin
+from model.trainer import Progress, Ticker
+from model.workspace import (
+    TOO_FEW,
+    HeadReport,
+    TrainingRefused,
+    fingerprint,
+    open_workspace,
+    previous_head,
+    publish,
+)
 
 MAX_HELD_OUT = 300
 
@@ -39,33 +44,13 @@ __all__ = ["SpanReport", "SpanRow", "SpanTrainConfig", "train_span"]
 
 
 @dataclass(slots=True)
-class SpanReport:
+class SpanReport(HeadReport):
     """What a run did. `metrics` by view, each with exact_match, f1 (percent) and rows: `given` (the
     row's context is read; the figure to compare heads by), `on` (what was retrieved is read),
     `off` (nothing is), `previous` (the base's own head, as `given`). `evaluated_on`: `held-out`,
     or `training` where the rows were too few to hold any out; nothing is calibrated then.
+    `diagnosis.paired`: F1 as `given` against `off` and `previous`.
     """
-
-    field: str
-    task: str
-    rows: int
-    trained_on: int
-    held_out: int
-    evaluated_on: str
-    metrics: dict[str, dict[str, float]]
-    calibration: dict[str, float]
-    k: int
-    config: dict[str, Any]
-    epochs: int
-    tokens_per_second: float
-    seconds: float
-    encoder_sha256: str
-    data_sha256: str
-    warnings: list[str]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
 
 
 def train_span(
@@ -75,10 +60,13 @@ def train_span(
     out: Path,
     *,
     base: Path | None = None,
+    documents: bytes = b"",
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> SpanReport:
     """Train a head and write a checkpoint to `out`; the other heads of `base` are copied.
+
+    `documents`: what is written down of where the rows come from (`model.provenance`).
 
     Raises:
         TrainingRefused: No row has an answer that stands in its context.
@@ -99,10 +87,9 @@ def train_span(
     held = sorted(apart, key=lambda i: bucket(rows[i].question))[:MAX_HELD_OUT]
     held = [] if train is usable else held
     if not held:
-        warnings.append("too few rows to hold any out: figures are those of training rows")
-    digest = _fingerprint(rows, config, encoder)
-    work = out.with_name(f".{out.name}.training")
-    open_workspace(work, digest)
+        warnings.append(TOO_FEW)
+    digest = fingerprint(config.to_json(), encoder, _plain(rows))
+    work = open_workspace(out, digest)
     torch.manual_seed(config.seed)
     head = SpanConfig(
         encoder_sha256=encoder.sha256,
@@ -120,9 +107,12 @@ def train_span(
     ticker = Ticker(steps, progress, cancelled)
     state = fit(model, data, train, config, work / "main", ticker)
     judged = [rows[i] for i in held or train[:MAX_HELD_OUT]]
-    metrics, calibration = judge(model, judged, config, fit=bool(held))
-    if base is not None:
-        metrics |= _previous(base, encoder, judged, config)
+    metrics, calibration, answers = judge(model, judged, config, fit=bool(held))
+    before = previous_head(base, config.field, encoder, SpanNetwork)
+    if before is not None:
+        answers["previous"] = _given(SpanReader(before), judged)
+        metrics["previous"] = scores(judged, answers["previous"], config.lang)
+    paired = compare(judged, answers, config.lang)
     report = SpanReport(
         field=config.field,
         task=head.task,
@@ -132,6 +122,7 @@ def train_span(
         evaluated_on="held-out" if held else "training",
         metrics=metrics,
         calibration=calibration,
+        diagnosis={"paired": paired},
         k=head.k,
         config=config.to_json(),
         epochs=state["epoch"],
@@ -141,17 +132,17 @@ def train_span(
         data_sha256=digest,
         warnings=warnings,
     )
-    files = HeadFiles(head, dict(model.state_dict()), report.to_json())
-    files.report["curve"] = thin(read_curve(work / "main"))
-    save_checkpoint(out, {config.field: files}, encoder, base=base)
-    shutil.rmtree(work, ignore_errors=True)
+    publish(out, head, model, report, encoder, base=base, work=work, documents=documents)
     return report
 
 
 def judge(
     model: SpanNetwork, rows: Sequence[SpanRow], config: SpanTrainConfig, *, fit: bool
-) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
-    """Figures for the report; `fit`: mix and judges are fitted on these rows first."""
+) -> tuple[dict[str, dict[str, float]], dict[str, float], dict[str, list[SpanAnswer]]]:
+    """Figures, calibration, and the answers `given` and `off`.
+
+    `fit`: mix and judges are fitted on these rows first.
+    """
     reader = SpanReader(model.eval())
     cases = []
     for own in (True, False):
@@ -160,46 +151,45 @@ def judge(
             if asked.pairs:
                 cases.append(Case(row, asked, own))
     calibration: dict[str, float] = {}
+    metrics: dict[str, dict[str, float]] = {}
     if fit:
         read_all(reader, [case.asked for case in cases])
         calibration = settle(model, cases, config.lang)
         reader = SpanReader(model)
         there = [case for case in cases if case.present]
-        answers = [reader.answer(case.asked) for case in there]
-        metrics = {"on": scores([case.row for case in there], answers, config.lang)}
-    else:
-        metrics = {}
-    metrics["given"] = _given(reader, rows, config)
-    metrics["off"] = scores(rows, [reader.answer(reader.ask(r.question, [])) for r in rows], "en")
-    return metrics, calibration
+        found = [reader.answer(case.asked) for case in there]
+        metrics["on"] = scores([case.row for case in there], found, config.lang)
+    answers = {
+        "given": _given(reader, rows),
+        "off": [reader.answer(reader.ask(row.question, [])) for row in rows],
+    }
+    metrics |= {view: scores(rows, said, config.lang) for view, said in answers.items()}
+    return metrics, calibration, answers
 
 
-def _given(
-    reader: SpanReader, rows: Sequence[SpanRow], config: SpanTrainConfig
-) -> dict[str, float]:
-    asked = [reader.ask(row.question, [PassageText(row.context)]) for row in rows]
-    return scores(rows, ask_all(reader, asked), config.lang)
+def compare(
+    rows: Sequence[SpanRow], answers: dict[str, list[SpanAnswer]], lang: str
+) -> dict[str, dict[str, Any]]:
+    """The paired test of the answers `given` against those of every other view, by F1."""
+
+    def figures(view: str) -> list[tuple[float, float]]:
+        said = [answer.spans[0].text if answer.spans else "" for answer in answers[view]]
+        truths = [[text for text, _ in row.answers] for row in rows]
+        return [(f1(s, t, lang), 1.0) for s, t in zip(said, truths, strict=True)]
+
+    ours = figures("given")
+    rivals = [view for view in answers if view != "given"]
+    return {view: Compared.of("f1", ours, figures(view)).to_json() for view in rivals}
 
 
-def _previous(
-    base: Path, encoder: Encoder, rows: Sequence[SpanRow], config: SpanTrainConfig
-) -> dict[str, dict[str, float]]:
-    """The base's own head on the same rows."""
-    head = load_heads(base)[1].get(config.field)
-    network = build(head, encoder) if head is not None else None
-    if not isinstance(network, SpanNetwork):
-        return {}
-    network = network.requires_grad_(False).to(encoder.device)
-    return {"previous": _given(SpanReader(network), rows, config)}
+def _given(reader: SpanReader, rows: Sequence[SpanRow]) -> list[SpanAnswer]:
+    return ask_all(reader, [reader.ask(row.question, [PassageText(row.context)]) for row in rows])
 
 
-def _fingerprint(rows: Sequence[SpanRow], config: SpanTrainConfig, encoder: Encoder) -> str:
-    digest = hashlib.sha256(json.dumps(config.to_json(), sort_keys=True).encode())
-    digest.update(encoder.sha256.encode())
+def _plain(rows: Sequence[SpanRow]) -> Iterator[object]:
     for row in rows:
-        digest.update(json.dumps([row.id, row.question, row.context, [*row.answers]]).encode())
-        digest.update(json.dumps([hit.text[:64] for hit in row.hits]).encode())
-    return digest.hexdigest()
+        yield [row.id, row.question, row.context, [*row.answers]]
+        yield [hit.text[:64] for hit in row.hits]
 
 
 def fit(
@@ -211,44 +201,20 @@ def fit(
     ticker: Ticker,
 ) -> dict[str, Any]:
     """Train on the rows `train`; what an epoch draws follows from seed and epoch alone."""
-    per_epoch = -(-len(train) // config.batch_size)
-    optimizer = make_optimizer(model, config)
-    rates = [group["lr"] for group in optimizer.param_groups]
-    state: dict[str, Any] = load_state(folder, model, optimizer) or {
-        "epoch": 0, "tokens": 0, "seconds": 0.0, "losses": [],
-    }  # fmt: skip
-    ticker.skip(state["epoch"] * per_epoch)
+
+    def losses(epoch: int, _: torch.Generator) -> Losses:
+        rng = random.Random(config.seed * 7919 + epoch)
+
+        def loss_of(part: Sequence[int]) -> tuple[Tensor, int]:
+            pairs, question, gold = draw(data, [train[j] for j in part], config, epoch, rng)
+            ids, mask, kinds = collate(model.encoder, pairs)
+            places = gold_places(gold, ids.shape[1]).to(ids.device)
+            with bf16_products(ids.device):
+                logits = model(ids, mask, kinds)
+                loss = shared_loss(logits, places, question.to(ids.device), len(part))
+            return loss, int(mask.sum())
+
+        return loss_of
+
     lengths = [data.length(i) for i in train]
-    with Curve(folder, start=state["epoch"] * per_epoch - 1) as curve:
-        while state["epoch"] < config.epochs:
-            epoch, began = state["epoch"], time.monotonic()
-            torch.manual_seed(config.seed * 1009 + epoch)
-            rng = random.Random(config.seed * 7919 + epoch)
-            order = torch.Generator().manual_seed(config.seed * 7919 + epoch)
-            model.train()
-            losses = []
-            for i, part in enumerate(epoch_batches(lengths, config.batch_size, order)):
-                step = epoch * per_epoch + i
-                factor = rate_at(step, config.epochs * per_epoch, config.warmup)
-                for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                    group["lr"] = rate * factor
-                pairs, question, gold = draw(data, [train[j] for j in part], config, epoch, rng)
-                ids, mask, kinds = collate(model.encoder, pairs)
-                places = gold_places(gold, ids.shape[1]).to(ids.device)
-                with bf16_products(ids.device):
-                    logits = model(ids, mask, kinds)
-                    loss = shared_loss(logits, places, question.to(ids.device), len(part))
-                optimizer.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-                optimizer.step()
-                losses.append(float(loss.detach()))
-                state["tokens"] += int(mask.sum())
-                curve.add(step, loss=losses[-1], lr=rates[0] * factor)
-                ticker.tick(losses[-1])
-            state["seconds"] += time.monotonic() - began
-            state["losses"].append(sum(losses) / len(losses))
-            state["epoch"] += 1
-            save_state(folder, model, optimizer, state)
-    model.eval()
-    return state
+    return run_epochs(model, config, lengths, losses, folder, ticker)

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 from model.metrics import calibration_error
 
+Said = tuple[int, int, str, float]
+"""A span as it was found: start, end, type, score."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scores:
@@ -35,7 +38,7 @@ class Scores:
 
 def span_scores(
     truth: Sequence[Sequence[tuple[int, int, str]]],
-    said: Sequence[Sequence[tuple[int, int, str, float]]],
+    said: Sequence[Sequence[Said]],
 ) -> Scores:
     """Precision, recall and F1 over all texts (micro), and F1 by type."""
     right: Counter[str] = Counter()
@@ -54,9 +57,20 @@ def span_scores(
     return Scores(precision, recall, f1, len(truth), by_type)
 
 
+def row_counts(
+    truth: Sequence[Sequence[tuple[int, int, str]]], said: Sequence[Sequence[Said]]
+) -> list[tuple[float, float]]:
+    """For each text 2 * right, and there + found: their sums' quotient is F1."""
+    rows = []
+    for gold, answer in zip(truth, said, strict=True):
+        there, found = {*gold}, {(start, end, kind) for start, end, kind, _ in answer}
+        rows.append((2.0 * len(there & found), float(len(there) + len(found))))
+    return rows
+
+
 def calibration_of(
     truth: Sequence[Sequence[tuple[int, int, str]]],
-    said: Sequence[Sequence[tuple[int, int, str, float]]],
+    said: Sequence[Sequence[Said]],
 ) -> dict[str, float]:
     """Expected calibration error of the entities' scores, 15 bins."""
     scores: list[float] = []

@@ -7,11 +7,8 @@ the same call finds it there and goes on.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +17,8 @@ from torch import Tensor, nn
 
 from model.batches import Prepared, evidence_of, prepare
 from model.calibration import Evidence, choose_k, join
-from model.checkpoint import HeadFiles, save_checkpoint, verify
+from model.checkpoint import verify
 from model.config import HeadConfig, TrainConfig
-from model.curves import read_curve
 from model.diagnosis import diagnose
 from model.encoder import Encoder
 from model.evaluation import judge, neighbours_alone, open_book, scores
@@ -32,6 +28,7 @@ from model.opinions import judge_opinions
 from model.reader import Reader
 from model.split import Row, make_folds, plan_rows
 from model.trainer import Fitted, Progress, Stage, Ticker, TrainingCancelled
+from model.workspace import HeadReport, TrainingRefused, fingerprint, open_workspace, publish
 
 __all__ = [
     "Report",
@@ -44,42 +41,17 @@ __all__ = [
 ]
 
 
-class TrainingRefused(ValueError):
-    """There is nothing to learn from; the message says what is missing."""
-
-
 @dataclass(slots=True)
-class Report:
+class Report(HeadReport):
     """What a run did. `metrics` by view: `on`, `off` (same weights, book closed), `neighbours`
     (hits alone, nothing learned), `none` (trained without retrieval), `previous` (the base's own
     head); each with accuracy, macro_f1 and rows. `evaluated_on`: `held-out` or `out-of-fold`.
     `diagnosis`: see `model.diagnosis`.
     """
 
-    field: str
-    task: str
     labels: list[str]
-    rows: int
-    trained_on: int
-    held_out: int
-    evaluated_on: str
-    metrics: dict[str, dict[str, float]]
     by_label: dict[str, float]
-    calibration: dict[str, float]
-    diagnosis: dict[str, Any]
-    k: int
-    config: dict[str, Any]
-    epochs: int
     best_epoch: int
-    tokens_per_second: float
-    seconds: float
-    encoder_sha256: str
-    data_sha256: str
-    warnings: list[str]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
 
 
 def train(
@@ -140,9 +112,8 @@ def train_head(
         if len(rows) > len(usable)
         else []
     )
-    digest = _fingerprint(usable, config, encoder)
-    work = out.with_name(f".{out.name}.training")
-    open_workspace(work, digest)
+    digest = fingerprint(config.to_json(), encoder, _plain(usable))
+    work = open_workspace(out, digest)
     head = HeadConfig(
         field=config.field,
         labels=tuple(labels),
@@ -233,10 +204,7 @@ def train_head(
         data_sha256=digest,
         warnings=warnings,
     )
-    files = HeadFiles(head, dict(model.state_dict()), report.to_json(), documents)
-    files.report["curve"] = thin(read_curve(work / "main"))
-    save_checkpoint(out, {config.field: files}, encoder, base=base)
-    shutil.rmtree(work, ignore_errors=True)
+    publish(out, head, model, report, encoder, base=base, work=work, documents=documents)
     return report
 
 
@@ -264,12 +232,6 @@ class _Run:
         return model, stage.fit(self.data, rows, held, config, self.ticker)
 
 
-def thin(points: list[dict[str, Any]], most: int = 400) -> list[dict[str, Any]]:
-    """At most so many points of a curve; those with a held-out figure stay."""
-    every = -(-len(points) // most) if points else 1
-    return [p for i, p in enumerate(points) if i % every == 0 or "held_out_loss" in p]
-
-
 def _settle(
     model: RetrievalAugmentedModel, parts: Sequence[Evidence], config: TrainConfig
 ) -> tuple[int, Gate]:
@@ -292,23 +254,10 @@ def _labels(usable: Sequence[Row], rows: Sequence[Row]) -> list[str]:
     return labels
 
 
-def _fingerprint(rows: Sequence[Row], config: TrainConfig, encoder: Encoder) -> str:
-    digest = hashlib.sha256(json.dumps(config.to_json(), sort_keys=True).encode())
-    digest.update(encoder.sha256.encode())
+def _plain(rows: Sequence[Row]) -> Iterator[object]:
     for row in rows:
-        digest.update(json.dumps([row.id, row.text, row.label]).encode())
-        for hit in row.hits:
-            digest.update(json.dumps([hit.text[:64], hit.label, round(hit.score, 4)]).encode())
-    return digest.hexdigest()
-
-
-def open_workspace(work: Path, digest: str) -> None:
-    """Keep the state of a run on the same data with the same settings; drop any other."""
-    mark = work / "run.sha256"
-    if not mark.exists() or mark.read_text() != digest:
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-        mark.write_text(digest)
+        yield [row.id, row.text, row.label]
+        yield from ([hit.text[:64], hit.label, round(hit.score, 4)] for hit in row.hits)
 
 
 def _previous(

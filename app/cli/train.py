@@ -1,4 +1,4 @@
-"""``footnote train``: a head for a label field, trained on the indexed documents."""
+"""``footnote train``: a head for labels, entities or questions, by a job of the server."""
 
 from __future__ import annotations
 
@@ -19,8 +19,14 @@ SHOWN: Final = 10  # bad rows that are named
 
 
 @click.command()
-@click.option("--field", default="label", show_default=True, help="Label field to learn.")
-@click.option("--task", default="classification", show_default=True, help="Task of the head.")
+@click.option("--field", help="Label field to learn.  [default: label, or sentiment]")
+@click.option(
+    "--task",
+    type=click.Choice(["classification", "sentiment", "qa", "ner"]),
+    default="classification",
+    show_default=True,
+    help="Task of the head; qa needs --dataset.",
+)
 @click.option("--dataset", help="Uploaded set, or a file to upload (NDJSON, SQuAD; .gz too).")
 @click.option(
     "--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", show_default=True
@@ -43,11 +49,11 @@ SHOWN: Final = 10  # bad rows that are named
     type=click.FloatRange(0, 0.5),
     default=0.0,
     show_default=True,
-    help="With if_better: by how much accuracy may surely be worse; 0: it has to be better.",
+    help="With if_better: by how much the figure may surely be worse; 0: it has to be better.",
 )
 @json_option
 def train(
-    field: str,
+    field: str | None,
     task: str,
     dataset: str | None,
     optimizer: str,
@@ -61,9 +67,11 @@ def train(
     margin: float,
     as_json: bool,
 ) -> None:
-    """Train a head for a label field and report it with retrieval on, off and without (none).
+    """Train a head and report it with retrieval on, off and without (none).
 
-    Runs in the server if one holds the store, else here. Ctrl-C cancels.
+    Labels and entities (--task ner) are learned from the indexed documents, or as questions
+    (--task qa) from a dataset. Runs in the server if one holds the store, else here. Ctrl-C
+    cancels.
     """
     from app.cli.client import checked, connect, follow
 

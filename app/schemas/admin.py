@@ -21,10 +21,14 @@ class TrainRetrieval(Request):
 class TrainRequest(Request):
     """A request to ``POST /admin/train``. What is left out is chosen by the number of rows."""
 
-    task: Literal["classification", "sentiment"] = "classification"
-    field: Name | None = None
+    task: Literal["classification", "sentiment", "qa", "ner"] = "classification"
+    field: Name | None = Field(
+        None, description="The label field; left out, the task's own. Not with qa and ner."
+    )
     dataset: Annotated[str, Field(pattern=r"^ds_[0-9a-f]{24}$")] | None = Field(
-        None, description="An uploaded set to learn from; null: the labelled documents."
+        None,
+        description="An uploaded set to learn from, which qa needs; null: the labelled documents, "
+        "for ner those with `metadata.entities`.",
     )
     base: Version | None = None
     optimizer: Literal["sgd", "adamw"] = "adamw"
@@ -37,14 +41,9 @@ class TrainRequest(Request):
     activate: Literal["never", "if_better", "always"] = "if_better"
     margin: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = Field(
         0.0,
-        description="With `if_better`: by how much accuracy may be worse, surely (one-sided 90 %). "
-        "0: it has to be better.",
+        description="With `if_better`: by how much the figure (accuracy, F1) may be worse, "
+        "surely (one-sided 90 %). 0: it has to be better.",
     )
-
-    @property
-    def label_field(self) -> str:
-        """The field to learn: sentiment has its own, else it is ``label``."""
-        return self.field or ("sentiment" if self.task == "sentiment" else "label")
 
 
 class ReindexRequest(Request):

@@ -228,5 +228,11 @@ def test_a_margin_is_handed_to_the_gate(footnote: Command, monkeypatch: pytest.M
     monkeypatch.setattr("app.cli.client.connect", connect)
     assert footnote("train", "--margin", "0.02", ok=False).exit_code == 1
     assert asked[0]["margin"] == 0.02
+    assert "field" not in asked[0]
     assert footnote("train", "--margin", "0.9", ok=False).exit_code == 2
     assert len(asked) == 1
+    order = ("train", "--task", "qa", "--dataset", "ds_mine", "--k", "4", "--epochs", "3")
+    assert footnote(*order, ok=False).exit_code == 1
+    assert asked[1].items() >= {"task": "qa", "dataset": "ds_mine", "epochs": 3}.items()
+    assert asked[1]["retrieval"] == {"k": 4}
+    assert footnote("train", "--task", "dialogue", ok=False).exit_code == 2

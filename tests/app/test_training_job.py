@@ -12,6 +12,7 @@ import pytest
 
 from app import evaluation_job, training_job, training_set
 from app.feedback import Feedback, Opinion
+from app.gate import gate
 from app.jobs import Job
 from app.registry import Registry
 from app.settings import Settings
@@ -181,10 +182,10 @@ def measured(rows: int, better: int, worse: int, *, first: bool = False) -> dict
     ],
 )
 def test_the_gate(report: dict[str, Any], margin: float, better: bool) -> None:
-    said = training_job.gate(report, "if_better", margin)
+    said = gate(report, "if_better", margin)
     assert said["activate"] is better
-    assert training_job.gate(report, "always", margin)["activate"]
-    assert not training_job.gate(report, "never", margin)["activate"]
+    assert gate(report, "always", margin)["activate"]
+    assert not gate(report, "never", margin)["activate"]
     assert said["reason"]
     assert said["lower_90"] <= said["difference"]
 
@@ -204,7 +205,7 @@ def test_recorded_feedback_counts_beside_held_out_rows(
     report = measured(*held_out)
     counts = dict(zip(("rows", "better", "worse"), feedback, strict=True))
     report["diagnosis"]["feedback"] = {"paired": {"previous": counts}}
-    said = training_job.gate(report, "if_better")
+    said = gate(report, "if_better")
     assert said["activate"] is better, said
     assert said["feedback"] == counts
     assert said["rows"] == said["held_out"]["rows"] + 60
@@ -248,7 +249,7 @@ def test_feedback_is_measured_on_and_never_trained_on(settings: Settings) -> Non
     right = shown["accuracy"]
     counts = shown["paired"]["neighbours"]
     assert right["on"] - right["neighbours"] == counts["better"] - counts["worse"]
-    assert training_job.gate(result["report"], "if_better")["feedback"] == counts
+    assert gate(result["report"], "if_better")["feedback"] == counts
     again = training_job.run(
         params(settings, _out=str(settings.checkpoint_dir / "v2"), _base=params(settings)["_out"]),
         reporter(),

@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.metrics import accuracy, auroc, calibration_error, macro_f1, paired_interval
+from model.metrics import (
+    Compared,
+    accuracy,
+    auroc,
+    calibration_error,
+    macro_f1,
+    paired_interval,
+)
 
 SCORES = st.lists(st.integers(0, 5).map(float), min_size=1, max_size=12)
 
@@ -37,3 +44,18 @@ def test_interval_holds_the_mean_and_is_seeded() -> None:
     assert low < mean < high
     assert low > 0
     assert paired_interval(ours.astype(float), theirs.astype(float), draws=500) == (mean, low, high)
+
+
+def test_a_ratio_is_compared_on_the_same_rows() -> None:
+    """Spans of three texts: nothing there and nothing found is right."""
+    ours = [(4.0, 4.0), (0.0, 0.0), (2.0, 4.0)] * 30
+    theirs = [(2.0, 4.0), (0.0, 1.0), (2.0, 3.0)] * 30
+    found = Compared.of("f1", ours, theirs)
+    assert (found.rows, found.better, found.worse) == (90, 60, 30)
+    assert found.ours == pytest.approx(6 / 8)
+    assert found.theirs == pytest.approx(4 / 8)
+    assert 0.1 < found.lower() < found.difference == pytest.approx(0.25)
+    same = Compared.of("f1", ours, ours)
+    assert (same.difference, same.lower_90, same.better, same.worse) == (0.0, 0.0, 0, 0)
+    none = Compared.of("f1", [(0.0, 0.0)], [(0.0, 0.0)])
+    assert (none.ours, none.theirs, none.lower_90) == (0.0, 0.0, 0.0)

@@ -1,0 +1,148 @@
+"""Training the head for questions: on an uploaded set in SQuAD's shape, read beside what is found.
+
+Passages of a row's own text may be among its hits: that is what the server finds too, and what the
+retriever's weight is fitted on. In training only hits that hold no answer are read beside it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from app.datasets import Dataset
+from app.frozen_rows import PASSAGES, ROWS, Query, Retrieval, documents, freeze_rows, read_info
+from app.frozen_rows import lines as objects
+from app.problems import invalid
+from app.training import Training, check_rows, enough
+from index_data.analysis import detect_language
+from index_data.documents import Document, content_id, near_duplicate
+
+if TYPE_CHECKING:
+    from index_data.searcher import Searcher
+    from model.span_rows import SpanRow
+
+EPOCHS: Final = ((500, 20), (2_000, 10), (10_000, 4))
+"""By the number of questions; of more, as many as the configuration says."""
+SMALL_BATCH: Final = (1_500, 8)
+SGD_RATE: Final = 0.05
+
+
+def check_index(searcher: Searcher, field: str) -> None:
+    """Documents carry no questions. Raises ``validation``."""
+    raise invalid("#/dataset", "questions are learned from an uploaded set of the shape squad")
+
+
+def check_dataset(found: Dataset) -> None:
+    """Refuse too few questions. Raises ``validation``."""
+    check_rows(found)
+
+
+def freeze(training: Training, searcher: Searcher) -> None:
+    """Find passages for every question that has an answer.
+
+    Raises :class:`JobRefused` where there are too few.
+    """
+    from model.span_rows import SpanTrainConfig
+
+    given = training.dataset_rows() or []
+    rows = [row for row in given if row["answers"]]
+    enough(rows, f"of the {len(given)} questions of the set have an answer")
+    fits = searcher.has_vectors
+    retrieval = Retrieval(
+        searcher,
+        SpanTrainConfig(**training.options()).k,
+        searcher.default_method if fits else "bm25",
+        training.encoder.encode if fits else None,
+        passages=True,
+    )
+    freeze_rows(
+        retrieval,
+        training.work,
+        [_query(row) for row in rows],
+        training.reporter,
+        field=training.field,
+        labels={},
+        left_out=len(given) - len(rows),
+    )
+
+
+def _query(row: dict[str, Any]) -> Query:
+    question, context = row["question"], row["context"]
+    name = row.get("id") or content_id(f"{question}\n{context}")
+    return Query(name, question, row, partial(is_same, question, context))
+
+
+def is_same(question: str, context: str, other: Document) -> bool:
+    """Whether a document is the question again, or nearly its text but not its very text.
+
+    A text that only nearly is the row's own would count as another one that holds the answer.
+    """
+    if near_duplicate(question, other.text):
+        return True
+    own = context in other.text or other.text in context
+    return not own and near_duplicate(context, other.text)
+
+
+def train(training: Training) -> dict[str, Any]:
+    """Train on the frozen rows; the report, and what the rows were made from."""
+    from model.provenance import digests
+    from model.span_rows import SpanTrainConfig
+    from model.span_training import train_span
+
+    info, rows = read_info(training.work), load(training)
+    report = train_span(
+        rows,
+        SpanTrainConfig(
+            field=training.field, lang=language(rows), **sized(training.options(), len(rows))
+        ),
+        training.encoder,
+        training.out,
+        base=training.base,
+        documents=digests(documents(training.work)),
+        progress=training.progress,
+        cancelled=training.reporter.cancelled,
+    ).to_json()
+    if info.left_out:
+        left = f"{info.left_out} questions without an answer were left out"
+        report["warnings"] = [*report["warnings"], left]
+    return {"report": report, "data": asdict(info)}
+
+
+def load(training: Training) -> list[SpanRow]:
+    """The frozen rows."""
+    from model.network import Retrieved
+    from model.span_rows import SpanRow
+
+    found = [
+        Retrieved(passage["title"], passage["text"], None, 0.0, None)
+        for passage in objects(training.work / PASSAGES)
+    ]
+    return [
+        SpanRow(
+            row["id"],
+            row["question"],
+            row["context"],
+            [(answer["text"], answer["start"]) for answer in row["answers"]],
+            [found[number] for number, _ in row["hits"]],
+        )
+        for row in objects(training.work / ROWS)
+    ]
+
+
+def sized(given: dict[str, Any], rows: int) -> dict[str, Any]:
+    """The options with those filled in that go by the number of rows or by the optimizer."""
+    epochs = next((n for limit, n in EPOCHS if rows < limit), None)
+    chosen: dict[str, Any] = {} if epochs is None else {"epochs": epochs}
+    if rows < SMALL_BATCH[0]:
+        chosen["batch_size"] = SMALL_BATCH[1]
+    if given.get("optimizer") == "sgd":
+        chosen["lr"] = SGD_RATE
+    return chosen | given
+
+
+def language(rows: Sequence[SpanRow]) -> str:
+    """By whose rules answers are compared: the language of most texts."""
+    return Counter(detect_language(row.context) for row in rows).most_common(1)[0][0]
