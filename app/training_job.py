@@ -34,6 +34,7 @@ TYPE: Final = "train"
 WORK: Final = "jobs"  # under the store's folder: the frozen rows of each job
 MAX_FEEDBACK: Final = 500  # recorded feedback that the gate asks
 KEPT_WORK: Final = 3  # unfinished jobs whose work is kept for resuming
+MEASURES: Final = {"accuracy": "accuracy", "row_f1": "F1 of a row"}
 OPTIONS: Final = ("optimizer", "lr", "epochs", "batch_size", "seed", "holdout")
 
 
@@ -120,6 +121,7 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     from model.checkpoint import CheckpointRefused
     from model.config import TrainConfig
     from model.provenance import digests
+    from model.several_training import train_several
     from model.training import TrainingCancelled, TrainingRefused, train_head
 
     torch.set_num_threads(1)
@@ -144,8 +146,9 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
                 opinions=recorded_feedback(params),
             )
     info, rows = training_set.load(work)
+    learn = train_several if info.several else train_head
     try:
-        report = train_head(
+        report = learn(
             rows,
             config,
             encoder,
@@ -219,6 +222,8 @@ def gate(report: dict[str, Any], wish: str, margin: float = 0.0) -> dict[str, An
 
     paired = report["diagnosis"]["paired"]
     rival = "previous" if "previous" in paired else "neighbours"
+    # Of sets of labels: rows of a better and of a worse F1 than the rival's are counted.
+    measure = "row_f1" if "row_f1" in report["metrics"]["on"] else "accuracy"
     held_out = Paired(**paired[rival])
     said = report["diagnosis"].get("feedback", {}).get("paired", {}).get(rival)
     feedback = Paired(**said) if said else Paired(0, 0, 0)
@@ -228,8 +233,9 @@ def gate(report: dict[str, Any], wish: str, margin: float = 0.0) -> dict[str, An
         "wish": wish,
         "margin": margin,
         "against": rival,
-        "accuracy": report["metrics"]["on"]["accuracy"],
-        "rival_accuracy": report["metrics"][rival]["accuracy"],
+        "accuracy": report["metrics"]["on"][measure],
+        "rival_accuracy": report["metrics"][rival][measure],
+        "measure": measure,
         "difference": round(test.difference, 6),
         "lower_90": round(lower, 6),
         "evaluated_on": report["evaluated_on"],
@@ -245,7 +251,7 @@ def gate(report: dict[str, Any], wish: str, margin: float = 0.0) -> dict[str, An
         why = "Activation was asked for in any case" if better else "Activation was not asked for"
     name = "the neighbours alone" if rival == "neighbours" else "the head that serves"
     figures = (
-        f"accuracy {decision['accuracy']:.4f}, {name} {decision['rival_accuracy']:.4f}; "
+        f"{MEASURES[measure]} {decision['accuracy']:.4f}, {name} {decision['rival_accuracy']:.4f}; "
         f"{test.better} rows better, {test.worse} worse of {test.rows}"
         f"{f' ({feedback.rows} of them recorded feedback)' if feedback.rows else ''}, "
         f"difference at least {lower:+.4f} (90 %)"

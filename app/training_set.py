@@ -32,6 +32,7 @@ from model.training import Row
 SET: Final = "set.json"
 FEEDBACK: Final = "feedback.jsonl"
 ENCODED_AT_ONCE: Final = 64
+SEVERAL_FROM: Final = 0.1  # share of lists that makes a field one of several labels
 
 Encode = Callable[[Sequence[str]], NDArray[np.float32]]
 
@@ -49,19 +50,36 @@ class SetInfo:
     labels: dict[str, int]
     lists: int  # documents left out since their value of the field is a list
     dropped: int
+    several: bool = False  # the field's values are lists, and the labels are independent
 
 
-def labelled(documents: Iterator[Document], field: str) -> tuple[list[Document], int]:
-    """The documents with one label of ``field``, and how many have a list of them instead."""
-    rows: list[Document] = []
-    lists = 0
-    for document in documents:
-        value = document.labels.get(field)
-        if isinstance(value, str):
-            rows.append(document)
-        elif value is not None:
-            lists += 1
-    return rows, lists
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """The documents with a label of a field; ``lists``: how many with a list were left out."""
+
+    documents: list[Document]
+    lists: int
+    several: bool
+
+
+def labelled(documents: Iterator[Document], field: str) -> Labelled:
+    """The documents to learn a field from.
+
+    Where at least a tenth of them carry lists, the field is one of several labels, and a single
+    label is a list of one. Fewer are taken for mistakes and left out.
+    """
+    rows = [document for document in documents if document.labels.get(field) is not None]
+    single = [document for document in rows if isinstance(document.labels[field], str)]
+    lists = len(rows) - len(single)
+    if lists and lists >= SEVERAL_FROM * len(rows):
+        return Labelled(rows, 0, several=True)
+    return Labelled(single, lists, several=False)
+
+
+def names_of(document: Document, field: str) -> list[str]:
+    """A document's labels of a field, each once, however many."""
+    value = document.labels[field]
+    return [value] if isinstance(value, str) else [*dict.fromkeys(value)]
 
 
 def check_labels(field: str, counts: Counter[str]) -> None:
@@ -94,8 +112,9 @@ def freeze(
     A row never finds itself or a near-duplicate. ``fits``: the index's vectors are of this
     encoder. Raises :class:`JobRefused` on fewer than two labels.
     """
-    documents, lists = labelled(learned or searcher.documents(), field)
-    counts = Counter(str(document.labels[field]) for document in documents)
+    found = labelled(learned or searcher.documents(), field)
+    documents = found.documents
+    counts = Counter(name for document in documents for name in names_of(document, field))
     check_labels(field, counts)
     method = searcher.default_method if fits else "bm25"
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +122,7 @@ def freeze(
         (folder / "passages.jsonl").open("w", encoding="utf-8") as passages,
         (folder / "rows.jsonl").open("w", encoding="utf-8") as rows,
     ):
-        writer = _Passages(passages, field)
+        writer = _Passages(passages, field, several=found.several)
         dropped = done = 0
         for batch in _batches(documents):
             vectors = encode([d.text for d in batch]) if fits else [None] * len(batch)
@@ -133,8 +152,9 @@ def freeze(
         sequence=searcher.sequence,
         rows=len(documents),
         labels=dict(counts.most_common()),
-        lists=lists,
+        lists=found.lists,
         dropped=dropped,
+        several=found.several,
     )
     (folder / SET).write_text(json.dumps(asdict(info), ensure_ascii=False), encoding="utf-8")
     return info
@@ -179,9 +199,10 @@ def documents(folder: Path) -> set[str]:
 class _Passages:
     """Each passage that was found, written once and known by its number."""
 
-    def __init__(self, file: TextIO, field: str) -> None:
+    def __init__(self, file: TextIO, field: str, *, several: bool) -> None:
         self._file = file
         self._field = field
+        self._several = several
         self._numbers: dict[tuple[str, int, int], int] = {}
         self._vectors: list[NDArray[np.float16] | None] = []
 
@@ -203,10 +224,11 @@ class _Passages:
 
     def row(self, document: Document, hits: Sequence[Hit]) -> str:
         """A line of ``rows.jsonl``."""
+        names = names_of(document, self._field)
         row = {
             "id": document.id,
             "text": document.text,
-            "label": document.labels[self._field],
+            "label": names if self._several else document.labels[self._field],
             "hits": [[self.number(hit), hit.score] for hit in hits],
         }
         return json.dumps(row, ensure_ascii=False) + "\n"

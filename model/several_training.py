@@ -49,6 +49,7 @@ def train_several(
     *,
     base: Path | None = None,
     baseline: bool = True,
+    opinions: Sequence[Row] = (),
     documents: bytes = b"",
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
@@ -57,6 +58,7 @@ def train_several(
 
     As `training.train_head`, with its arguments; one label counts as a list of one, and an empty
     list says that no label applies. Every figure is of a threshold that has not seen the row.
+    `opinions` are not measured on: that one label is right says nothing of the others.
 
     Raises:
         TrainingRefused: No row with a label, or fewer than two labels.
@@ -126,13 +128,19 @@ def train_several(
         seconds=fitted.seconds,
         encoder_sha256=encoder.sha256,
         data_sha256=digest,
-        warnings=plan.warnings,
+        warnings=plan.warnings + _unasked(opinions),
     )
     shown = report.to_json() | {"curve": thinned(read_curve(work / "main"))}
     files = HeadFiles(replace(head, k=k), dict(model.state_dict()), shown, documents)
     save_checkpoint(out, {config.field: files}, encoder, base=base)
     shutil.rmtree(work, ignore_errors=True)
     return report
+
+
+def _unasked(opinions: Sequence[Row]) -> list[str]:
+    if not opinions:
+        return []
+    return [f"{len(opinions)} recorded opinions name one label each and were not measured on"]
 
 
 def answers(
