@@ -40,6 +40,7 @@ FIGURES: Final = {
     "rival_accuracy": "the rival's accuracy",
     "difference": "difference",
     "lower_90": "difference at least (90 %)",
+    "measure": "measured by",
     "margin": "margin",
     "rows": "rows compared",
     "better": "only the new one right",

@@ -120,9 +120,7 @@ def measure(
     train: list[tuple[str, list[str]]],
     test: list[tuple[str, list[str]]],
     encoder: Encoder,
-    *,
-    epochs: int | None,
-    seed: int,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Train with retrieval and without, answer the held-out part, compare row by row."""
     began = time.monotonic()
@@ -140,7 +138,7 @@ def measure(
     said: dict[str, Answers] = {}
     try:
         for view, retrieval in (("on", True), ("none", False)):
-            config = TrainConfig(k=K, seed=seed, epochs=epochs, retrieval=retrieval)
+            config = TrainConfig(k=K, retrieval=retrieval, **settings)
             given = rows if retrieval else [Row(r.id, r.text, r.label) for r in rows]
             report = train_several(
                 given, config, encoder, work / view, baseline=False, progress=progress(name, view)
@@ -192,11 +190,12 @@ def main() -> None:
     parser.add_argument("--only", choices=("helpdesk", "python"), default=None)
     parser.add_argument("--rows", type=int, default=1500, help="docstrings")
     parser.add_argument("--epochs", type=int, default=None)
+    parser.add_argument("--folds", type=int, default=None, help="1: the gate's rows are held out")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     encoder = Encoder.load()
-    given = {"epochs": arguments.epochs, "seed": arguments.seed}
+    given = {name: getattr(arguments, name) for name in ("epochs", "folds", "seed")}
     out: dict[str, Any] = {}
     if arguments.only != "python":
         english = [d for d in helpdesk() if d.lang == "en"]
