@@ -112,7 +112,7 @@ def answer(reader: Reader, rows: Sequence[Row], labels: Sequence[str]) -> NDArra
 
 
 def over(scores: NDArray[np.float32], labels: Sequence[str], threshold: float) -> Answers:
-    return [[labels[j] for j in np.flatnonzero(row >= threshold)] for row in scores]
+    return [[labels[j] for j in np.flatnonzero(row >= threshold).tolist()] for row in scores]
 
 
 def measure(
