@@ -203,8 +203,9 @@ def main() -> None:
         out["helpdesk"] = measure("helpdesk", tickets(english), tickets(apart), encoder, **given)
     if arguments.only != "helpdesk":
         rows = docstrings(arguments.rows)
-        test = [row for row in rows if bucket(row[0]) < HELD_OUT]
-        train = [row for row in rows if bucket(row[0]) >= HELD_OUT]
+        # Not the hash by which training holds rows out: it would find none among the others.
+        test = [row for row in rows if bucket("test " + row[0]) < HELD_OUT]
+        train = [row for row in rows if bucket("test " + row[0]) >= HELD_OUT]
         out["python"] = measure("python", train, test, encoder, **given)
     print(json.dumps(out))
 

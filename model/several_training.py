@@ -82,7 +82,8 @@ def train_several(
     hits = [row.hits[: config.k] for row in usable]
     data = prepare(encoder, [row.text for row in usable], truth, hits, config)
     run = Run(head, encoder, data, config, work)
-    folds = make_folds(plan.train, int(config.folds or 1))
+    # With nothing held out there is nothing else to fit the gate on.
+    folds = make_folds(plan.train, max(int(config.folds or 1), 1 if plan.held else 2))
     run.count(plan.train, folds, baseline, progress, cancelled)
     parts, closed = run.fold_by_fold(plan.train, folds)
     model, fitted = run.stage("main", plan.train, plan.held, config)

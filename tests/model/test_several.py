@@ -238,3 +238,12 @@ def test_refusals(encoder: Encoder, config: TrainConfig, tmp_path: Path) -> None
     with pytest.raises(TrainingRefused, match="1 labels"):
         train_several(rows, config, encoder, tmp_path / "m")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_with_nothing_held_out_the_gate_is_fitted_out_of_fold(
+    encoder: Encoder, lists: list[Row], config: TrainConfig, tmp_path: Path
+) -> None:
+    small = replace(config, holdout=0.0, folds=1, epochs=1)
+    report = train_several(lists[:30], small, encoder, tmp_path / "m", baseline=False)
+    assert report.evaluated_on == "out-of-fold"
+    assert report.metrics["on"]["rows"] == 30
