@@ -237,7 +237,7 @@ def gate(report: dict[str, Any], wish: str, margin: float = 0.0) -> dict[str, An
         "held_out": held_out.to_json(),
         "feedback": feedback.to_json(),
     }
-    better, why = _judged(test, lower, margin, first=rival == "neighbours")
+    better, why = judged(test, lower, margin, first=rival == "neighbours")
     if better and (not held_out.rows or held_out.difference < -margin):
         better, why = False, "Worse on held-out rows, whatever recorded feedback says"
     if wish != "if_better":
@@ -253,7 +253,8 @@ def gate(report: dict[str, Any], wish: str, margin: float = 0.0) -> dict[str, An
     return decision | {"activate": better, "reason": f"{why}: {figures}."}
 
 
-def _judged(test: Paired, lower: float, margin: float, *, first: bool) -> tuple[bool, str]:
+def judged(test: Paired, lower: float, margin: float, *, first: bool) -> tuple[bool, str]:
+    """Whether a paired test is passed, and why. ``first``: there is no rival but neighbours."""
     if not test.rows:
         return False, "There were no held-out rows to compare on"
     if first:
