@@ -48,6 +48,7 @@ def compare(
     registered yet. Raises :class:`JobRefused` where a side cannot be read, or
     where the field has fewer than two labels.
     """
+    from model.checkpoint import verify
     from model.metrics import Paired
 
     field = str(params["field"])
@@ -58,14 +59,17 @@ def compare(
         return None
     active = registry.active
     serving = None if active == NO_CHECKPOINT else registry.find(active)
+    if serving is not None and verify(serving).encoder_sha256 != old_encoder.sha256:
+        serving = None  # a checkpoint of another encoder is left aside by the server too
     old = _reader(serving, old_encoder)
     new = _reader(registry.fitting(new_encoder.sha256).folder, new_encoder)
     with opened(params, old_encoder) as searcher:
         old_rows, labels = _rows(searcher, old, old_encoder, field, reporter)
     with _built(params, built, new_encoder) as searcher:
         new_rows, _ = _rows(searcher, new, new_encoder, field, reporter)
-    held = [{row.id for row in held_out_rows(list(rows.values()), reader, field)[0]}
-            for rows, reader in ((old_rows, old), (new_rows, new))]  # fmt: skip
+    parts = [held_out_rows([*old_rows.values()], old, field)]
+    parts.append(held_out_rows([*new_rows.values()], new, field))
+    held = [{row.id for row in part} for part, _ in parts]
     names = [name for name in old_rows if name in new_rows and all(name in part for part in held)]
     right = [
         _right(reader, [rows[name] for name in names], field, labels, reporter, view)
@@ -77,6 +81,7 @@ def compare(
         "field": field,
         "head": field in new.heads,
         "rival_head": field in old.heads,
+        "evaluated_on": "held-out" if any(which == "held-out" for _, which in parts) else "all",
         "accuracy": round(sum(right[1]) / count, 6),
         "rival_accuracy": round(sum(right[0]) / count, 6),
         **test.to_json(),
