@@ -71,7 +71,7 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         info, rows = training_set.load(work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    measured, which = _rows(rows, trained, name, held_out=params["held_out"])
+    measured, which = held_out_rows(rows, trained, name, held_out=params["held_out"])
     measured = measured[: params.get("limit")]
     labels = sorted(info.labels)
     views: list[tuple[str, Callable[[Row], Row], Reader]] = [("neighbours", lambda r: r, alone)]
@@ -94,7 +94,9 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     }
 
 
-def _rows(rows: list[Row], reader: Reader, name: str, *, held_out: bool) -> tuple[list[Row], str]:
+def held_out_rows(
+    rows: list[Row], reader: Reader, name: str, *, held_out: bool = True
+) -> tuple[list[Row], str]:
     """The rows that the head held out, by the rule that it was trained with; else all."""
     from model.config import TrainConfig
     from model.split import plan_rows

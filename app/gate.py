@@ -67,7 +67,7 @@ def gate(report: dict[str, Any], wish: str, margin: float = 0.0) -> dict[str, An
     if report["evaluated_on"] == "training":
         better, why = False, "There were too few rows to hold any out and compare on"
     else:
-        better, why = _judged(test, lower, margin, first=rival != "previous")
+        better, why = judged(test, lower, margin, first=rival != "previous")
     if better and (not held_out.rows or held_out.difference < -margin):
         better, why = False, "Worse on held-out rows, whatever recorded feedback says"
     if wish != "if_better":
@@ -89,9 +89,10 @@ def _test_of(said: dict[str, Any]) -> Paired | Compared:
     return Compared(**said) if "metric" in said else Paired(**said)
 
 
-def _judged(
+def judged(
     test: Paired | Compared, lower: float, margin: float, *, first: bool
 ) -> tuple[bool, str]:
+    """Whether a paired test is passed, and why. ``first``: no head serves that is a rival."""
     from model.metrics import Paired
 
     if not test.rows:
