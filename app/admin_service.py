@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from app import indexing_job
 from app.datasets import DatasetBroken
 from app.keys import Scope
 from app.label_training import check_index
@@ -86,10 +87,19 @@ def reindex_params(footnote: Footnote, body: bodies.ReindexRequest) -> dict[str,
     """The parameters of a reindex. Raises ``validation`` for an analyzer that there is not."""
     if body.analyzer not in (None, ANALYZER_VERSION):
         raise invalid("#/analyzer", f"this version has one analyzer: {ANALYZER_VERSION}")
-    if body.encoder is not None and not body.activate:
+    wish = indexing_job.wish_of(body.activate)
+    if body.encoder is not None and wish == "never":
         raise invalid("#/activate", "another encoder goes live together with its generation")
     footnote.open_index()
-    return {"mode": body.mode, "activate": body.activate, "encoder": body.encoder}
+    if body.encoder is not None and wish == "if_better":
+        check_labels(footnote, body.field)
+    return {
+        "mode": body.mode,
+        "activate": wish,
+        "encoder": body.encoder,
+        "field": body.field,
+        "margin": body.margin,
+    }
 
 
 def check_labels(footnote: Footnote, field: str) -> None:

@@ -153,10 +153,15 @@ def ask_of(request: PredictRequest | ClassifyRequest, settings: Settings) -> Ask
         labels=None if labels is None else tuple(labels),
         min_confidence=settings.min_confidence if confidence is None else confidence,
         min_support=settings.min_support if support is None else support,
-        cite="citations" in explain or "influence" in explain,
+        cite=cites(request),
         influence="influence" in explain,
         ablation="ablation" in explain,
     )
+
+
+def cites(request: PredictRequest | ClassifyRequest) -> bool:
+    """Whether citations are wanted; an influence is told of one."""
+    return "citations" in request.explain or "influence" in request.explain
 
 
 def check_retrieval(retrieval: Retrieval) -> None:
@@ -283,7 +288,8 @@ def citation(cited: Cited, field: str) -> dict[str, Any]:
         "weight": round(cited.weight, 6),
     }
     if cited.influence is not None:
-        said["influence"] = asdict(cited.influence)
+        influence = asdict(cited.influence)
+        said["influence"] = {k: v for k, v in influence.items() if v is not None}
     return said
 
 

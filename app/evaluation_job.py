@@ -71,7 +71,7 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         info, rows = training_set.load(work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    measured, which = _rows(rows, trained, name, held_out=params["held_out"])
+    measured, which = held_out_rows(rows, trained, name, held_out=params["held_out"])
     measured = measured[: params.get("limit")]
     labels = sorted(info.labels)
     views: list[tuple[str, Callable[[Row], Row], Reader]] = [("neighbours", lambda r: r, alone)]
@@ -80,7 +80,9 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     metrics, abstention = {}, {}
     for view, change, reader in views:
         changed = [change(row) for row in measured]
-        metrics[view], abstention[view] = _measure(reader, changed, name, labels, reporter, view)
+        metrics[view], abstention[view] = _measure(
+            reader, changed, name, labels, reporter, view, several=info.several
+        )
     return {
         "version": params["_version"],
         "field": name,
@@ -92,7 +94,9 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     }
 
 
-def _rows(rows: list[Row], reader: Reader, name: str, *, held_out: bool) -> tuple[list[Row], str]:
+def held_out_rows(
+    rows: list[Row], reader: Reader, name: str, *, held_out: bool = True
+) -> tuple[list[Row], str]:
     """The rows that the head held out, by the rule that it was trained with; else all."""
     from model.config import TrainConfig
     from model.split import plan_rows
@@ -117,15 +121,20 @@ def _measure(
     labels: Sequence[str],
     reporter: Reporter,
     view: str,
+    *,
+    several: bool,
 ) -> tuple[dict[str, float], dict[str, list[dict[str, float]]]]:
     """Accuracy, macro F1 and calibration error of one view, by the code that serves.
 
     Beside them, by confidence and by support, what a threshold would answer and how well.
+    ``several``: answers are sets of labels, and a row is right when its whole set is; a confidence
+    is of the best label alone.
     """
     from model.abstention import risk_coverage
     from model.metrics import accuracy, calibration_error, macro_f1
+    from model.several_metrics import set_scores
 
-    truth, said, sure, support = [str(row.label) for row in rows], [], [], []
+    said, sure, support, sets = [], [], [], []
     for start in range(0, len(rows), ANSWERED_AT_ONCE):
         reporter.progress(start, len(rows), f"measure {view}")
         part = rows[start : start + ANSWERED_AT_ONCE]
@@ -133,14 +142,22 @@ def _measure(
         states = reader.read(tokens, [name] * len(part))
         answers = reader.predict(states, [r.hits for r in part], name, index_labels=labels)
         said += [str(answer.label) for answer in answers]
+        sets += [answer.answered for answer in answers]
         sure += [answer.confidence for answer in answers]
         support += [answer.support for answer in answers]
-    right = [t == s for t, s in zip(truth, said, strict=True)]
-    metrics = {
-        "accuracy": accuracy(truth, said),
-        "macro_f1": macro_f1(truth, said),
-        "calibration_error": calibration_error(sure, right),
-        "rows": float(len(rows)),
-    }
+    if several:
+        right = [set(row.names) == set(given) for row, given in zip(rows, sets, strict=True)]
+        best = [label in row.names for row, label in zip(rows, said, strict=True)]
+        metrics = set_scores([row.names for row in rows], sets)
+        metrics["calibration_error"] = calibration_error(sure, best)
+    else:
+        truth = [str(row.label) for row in rows]
+        right = [t == s for t, s in zip(truth, said, strict=True)]
+        metrics = {
+            "accuracy": accuracy(truth, said),
+            "macro_f1": macro_f1(truth, said),
+            "calibration_error": calibration_error(sure, right),
+            "rows": float(len(rows)),
+        }
     thresholds = {"confidence": sure, "support": support}
     return metrics, {by: risk_coverage(scores, right) for by, scores in thresholds.items()}

@@ -11,6 +11,7 @@ from app.feedback import Opinion
 from app.pipeline import Ask
 from app.predictions import Said
 from app.problems import invalid
+from app.replay import TASKS
 from app.schemas.documents import FeedbackRequest
 from app.snapshot import Snapshot
 from app.state import Footnote
@@ -72,6 +73,8 @@ async def about(footnote: Footnote, request: FeedbackRequest) -> tuple[str, str,
             raise invalid("#/index", "the prediction has no answer to an input of this number")
         if request.field not in (None, kept.field):
             raise invalid("#/field", "the prediction is of another field")
+        if request.label is not None and kept.record().get("route") in TASKS:
+            raise invalid("#/label", "the prediction has no label: say entities, or an answer")
         return said.text, kept.field, said
     text = request.input
     problem = footnote.pipeline.problem_of(text, "#/input")

@@ -50,6 +50,7 @@ class SetInfo:
     lists: int  # documents left out since their value of the field is a list
     dropped: int
     left_out: int = 0
+    several: bool = False  # the field's values are lists, and the labels are independent
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,15 +13,17 @@ RIVALS: Final = {
     "off": "the closed book",
 }
 """Whom a new head is compared with: the first of these that there is."""
+METRICS: Final = {"accuracy": "accuracy", "f1": "F1", "row_f1": "F1 of a row"}
 
 
 def gate(report: dict[str, Any], wish: str, margin: float = 0.0) -> dict[str, Any]:
     """Whether a new head is to serve, why, and the figures of the paired test.
 
-    The figure is the task's own: accuracy of labels, F1 of answers, strict F1 of entities. Recorded
-    feedback on texts that are in no training row counts as further rows where there is any: the
-    test is on both together, and on held-out rows alone the head must not be worse by more than
-    the margin.
+    The figure is the task's own: accuracy of labels, F1 of answers, strict F1 of entities; of sets
+    of labels the mean F1 of rows, and rows of a better and of a worse F1 than the rival's are
+    counted. Recorded feedback on texts that are in no training row counts as further rows where
+    there is any: the test is on both together, and on held-out rows alone the head must not be
+    worse by more than the margin.
 
     Against the head of this name that serves, on rows that neither judges by heart: it goes live
     when the one-sided 90 % bootstrap interval of the difference does not reach below ``-margin``,
@@ -40,7 +42,7 @@ def gate(report: dict[str, Any], wish: str, margin: float = 0.0) -> dict[str, An
     feedback = Paired(**said) if said else Paired(0, 0, 0)
     if isinstance(held_out, Paired):
         test: Paired | Compared = held_out.plus(feedback)
-        metric = "accuracy"
+        metric = "row_f1" if "row_f1" in report["metrics"]["on"] else "accuracy"
         ours, theirs = (report["metrics"][view][metric] for view in ("on", rival))
     else:
         test, metric = held_out, held_out.metric
@@ -65,14 +67,14 @@ def gate(report: dict[str, Any], wish: str, margin: float = 0.0) -> dict[str, An
     if report["evaluated_on"] == "training":
         better, why = False, "There were too few rows to hold any out and compare on"
     else:
-        better, why = _judged(test, lower, margin, first=rival != "previous")
+        better, why = judged(test, lower, margin, first=rival != "previous")
     if better and (not held_out.rows or held_out.difference < -margin):
         better, why = False, "Worse on held-out rows, whatever recorded feedback says"
     if wish != "if_better":
         better = wish == "always"
         why = "Activation was asked for in any case" if better else "Activation was not asked for"
     figures = (
-        f"{metric.replace('f1', 'F1')} {ours:.4f}, {RIVALS[rival]} {theirs:.4f}; "
+        f"{METRICS[metric]} {ours:.4f}, {RIVALS[rival]} {theirs:.4f}; "
         f"{test.better} rows better, {test.worse} worse of {test.rows}"
         f"{f' ({feedback.rows} of them recorded feedback)' if feedback.rows else ''}, "
         f"difference at least {lower:+.4f} (90 %)"
@@ -87,9 +89,10 @@ def _test_of(said: dict[str, Any]) -> Paired | Compared:
     return Compared(**said) if "metric" in said else Paired(**said)
 
 
-def _judged(
+def judged(
     test: Paired | Compared, lower: float, margin: float, *, first: bool
 ) -> tuple[bool, str]:
+    """Whether a paired test is passed, and why. ``first``: no head serves that is a rival."""
     from model.metrics import Paired
 
     if not test.rows:

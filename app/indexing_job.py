@@ -40,12 +40,14 @@ def kind(
     index: Callable[[], Index],
     published: Callable[[list[str]], None] = lambda damaged: None,
     change_encoder: Callable[[Path, str | None], None] | None = None,
+    decide: Callable[[dict[str, Any], float], dict[str, Any]] | None = None,
 ) -> JobKind:
     """The reindexing job of a server; ``index`` gives its index when the build is whole.
 
     ``published`` is called when the new generation serves, with the ids of documents that it lacks
     since they are damaged; ``change_encoder`` serves a generation together with the encoder that
-    made its vectors, where that is another one than before.
+    made its vectors, where that is another one than before. Asked to go live ``if_better``, such
+    a one was compared, and where ``decide`` says no to the figures it is kept without serving.
     """
 
     def prepare(job: Job) -> dict[str, Any]:
@@ -56,13 +58,18 @@ def kind(
             "_device": settings.device,
             "_dtype": settings.dtype,
             "_passage_words": settings.passage_words,
+            "_checkpoints": str(settings.checkpoint_dir),
         }
 
     def finish(job: Job, result: dict[str, Any]) -> dict[str, Any]:
         served = index()
         before = served.searcher.generation
         folder = Path(result["folder"])
-        if job.params.get("activate") is False:
+        gate = None
+        if decide is not None and result.get("compared") is not None:
+            gate = decide(result["compared"], float(job.params.get("margin") or 0.0))
+        refused = gate is not None and not gate["activate"]
+        if refused or wish_of(job.params.get("activate")) == "never":
             served.keep(folder)
         elif change_encoder is not None and result["encoder_sha"] != served.encoder_sha:
             change_encoder(folder, result["encoder"])
@@ -81,9 +88,17 @@ def kind(
             "damaged": result["damaged"],
             "activated": built.active,
             "previous": before,
+            "gate": gate,
         }
 
-    return JobKind("app.indexing_job:run", prepare, finish)
+    return JobKind("app.reindex_gate:run", prepare, finish)
+
+
+def wish_of(activate: object) -> str:
+    """``never``, ``if_better`` or ``always``, by what a request or an older job says."""
+    if isinstance(activate, str):
+        return activate
+    return "never" if activate is False else "always"
 
 
 def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:

@@ -28,11 +28,27 @@ Removed = frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)
+class EntityChange:
+    """A named entity with its score, and with its score ``without`` a document; 0: not found."""
+
+    text: str
+    type: str
+    start: int
+    end: int
+    score: float
+    without: float
+
+
+@dataclass(frozen=True, slots=True)
 class Influence:
-    """``delta``: the answered label's probability with the document less that without it."""
+    """``delta``: the answered label's probability with the document less that without it.
+
+    ``entities``: those that a document changes, where entities are asked for.
+    """
 
     delta: float
     flips: bool
+    entities: list[EntityChange] | None = None
 
 
 @dataclass(frozen=True, slots=True)

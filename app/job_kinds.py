@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app import audit_job, evaluation_job, indexing_job, training_job
+from app import audit_job, evaluation_job, indexing_job, reindex_gate, training_job
 from app.activation import Activation
 from app.audits import Audits
 from app.jobs import Job, JobKind
@@ -40,7 +40,9 @@ def job_kinds(
 
     kinds = {
         training_job.TYPE: training_job.kind(settings, registry, activate),
-        indexing_job.TYPE: indexing_job.kind(settings, index, published, change_encoder),
+        indexing_job.TYPE: indexing_job.kind(
+            settings, index, published, change_encoder, reindex_gate.decide
+        ),
         evaluation_job.TYPE: evaluation_job.kind(settings, registry),
     }
     if audits is not None:

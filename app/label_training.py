@@ -57,11 +57,13 @@ def train(training: Training) -> dict[str, Any]:
     from app import training_set
     from model.config import TrainConfig
     from model.provenance import digests
+    from model.several_training import train_several
     from model.training import train_head
 
     info, rows = training_set.load(training.work)
     given = training.options()
-    report = train_head(
+    learn = train_several if info.several else train_head
+    report = learn(
         rows,
         TrainConfig(field=training.field, task=training.params["task"], **given),
         training.encoder,

@@ -9,20 +9,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
-
-import orjson
 
 from app import accounts
 from app import classify_service as service
-from app.pipeline import CITED, Cited, together
+from app.influence import Influence
+from app.pipeline import CITED, Cited, Evidence, together
+from app.predictions import Said
 from app.problems import FieldError, Problem
 from app.retrieval import Wanted, filter_of, find, method_for, provided_hits
 from app.schemas.predict import Because, PredictRequest, ProvidedDocument
 from app.settings import Settings
 from app.snapshot import Snapshot
 from app.state import Footnote
+from app.task_influence import of_sentences
+from app.task_records import remembered
 from index_data.entities import COLUMN, Entities, entities_of, fault_in, spans, within
 from index_data.filters import MARKED, Filter
 from index_data.searcher import Hit
@@ -45,6 +48,7 @@ class Answered:
     hits: list[Hit]
     retrieve_ms: float
     predict_ms: float
+    influence: dict[int, Influence] = field(default_factory=dict)  # by place in ``hits``
 
 
 async def predict(footnote: Footnote, request: PredictRequest) -> bytes:
@@ -61,19 +65,52 @@ async def predict(footnote: Footnote, request: PredictRequest) -> bytes:
         pin = request.pin
         snapshot = await footnote.pins.snapshot(snapshot, pin.model_sha256, pin.index_sequence)
         footnote.pins.note(snapshot.searcher)
-        serving = snapshot.model()
-        with serving.engine.use():
+        with snapshot.model().engine.use():
             check_types(request, snapshot, await types_of_head(snapshot, head_of(request)))
-            good = [str(t) for t, problem in zip(inputs, bad, strict=True) if not problem]
-            answered = iter(await together([answer(footnote, snapshot, t, request) for t in good]))
-        done = [next(answered) if problem is None else problem for problem in bad]
-    name = service.new_id()
-    body = {
-        "id": name,
+            done = await answer_all(footnote, snapshot, inputs, bad, request)
+    body = predict_body(request, snapshot, done, began)
+    said = [
+        None if isinstance(one, Problem) else Said(str(text), None, None)
+        for text, one in zip(inputs, done, strict=True)
+    ]
+    from_index = request.retrieval.mode == "index"
+    found = [None if isinstance(one, Problem) else one.hits * from_index for one in done]
+    least = thresholds(request, footnote.settings)
+    return remembered(footnote, request, snapshot, said, found, least, body)
+
+
+async def answer_all(
+    footnote: Footnote,
+    snapshot: Snapshot,
+    inputs: Sequence[object],
+    bad: Sequence[Problem | None],
+    request: PredictRequest,
+    recorded: Sequence[Evidence | None] = (),
+) -> list[Answered | Problem]:
+    """The answers in order. ``recorded``: what was found for each, instead of looking again."""
+    known = recorded or [None] * len(inputs)
+    work = [
+        answer(footnote, snapshot, str(text), request, evidence)
+        for text, problem, evidence in zip(inputs, bad, known, strict=True)
+        if problem is None
+    ]
+    answered = iter(await together(work))
+    return [next(answered) if problem is None else problem for problem in bad]
+
+
+def predict_body(
+    request: PredictRequest,
+    snapshot: Snapshot,
+    done: Sequence[Answered | Problem],
+    began: float,
+) -> dict[str, Any]:
+    """The answer of ``POST /predict``."""
+    return {
+        "id": service.new_id(),
         "object": "prediction",
         "created": int(time.time()),
         "task": request.task,
-        "model": serving.model.to_json(),
+        "model": snapshot.model().model.to_json(),
         "index": snapshot.index_json(),
         "data": [item(i, one, request) for i, one in enumerate(done)],
         "usage": usage(done),
@@ -81,17 +118,14 @@ async def predict(footnote: Footnote, request: PredictRequest) -> bytes:
         "degraded": list(snapshot.degraded),
         "warnings": [w.replace("classification", "ner") for w in service.unused(request.params)],
     }
-    raw = orjson.dumps(body)
-    footnote.predictions.keep(name, field=HEAD, said=[None] * len(done), body=raw)
-    return raw
 
 
 def check(request: PredictRequest) -> None:
     """Raise ``capability-missing`` or ``validation`` for what does not go with entities."""
     if request.stream:
         raise Problem("capability-missing", "Entities are not streamed: they come at once.")
-    if any(part != "citations" for part in request.explain):
-        raise Problem("capability-missing", "explain: named entities can do: citations.")
+    if "ablation" in request.explain:
+        raise Problem("capability-missing", "explain: named entities can do: citations, influence.")
     service.check_retrieval(request.retrieval)
     errors = []
     for i, document in enumerate(request.retrieval.documents or ()):
@@ -136,13 +170,20 @@ def check_types(request: PredictRequest, snapshot: Snapshot, own: Sequence[str])
 
 
 async def answer(
-    footnote: Footnote, snapshot: Snapshot, text: str, request: PredictRequest
+    footnote: Footnote,
+    snapshot: Snapshot,
+    text: str,
+    request: PredictRequest,
+    recorded: Evidence | None = None,
 ) -> Answered:
-    """Find labelled sentences for one text, and tag it."""
+    """Find labelled sentences for one text (or take those recorded), and tag it."""
     from model.tag_evidence import TagHit  # torch takes seconds, and the port opens before it
 
     began = time.perf_counter()
-    hits, marked = await evidence(footnote, snapshot, text, request)
+    if recorded is not None and request.retrieval.mode == "index":
+        hits, marked = recorded.hits, marked_of(recorded.hits)
+    else:
+        hits, marked = await evidence(footnote, snapshot, text, request)
     found = time.perf_counter()
     given = [TagHit(h.text, m, h.score) for h, m in zip(hits, marked, strict=True)]
     head = head_of(request)
@@ -152,23 +193,49 @@ async def answer(
 
     said = await asyncio.wrap_future(snapshot.model().engine.call(tag))
     entities, because = judged(said, request, footnote.settings)
+    influence: dict[int, Influence] = {}
+    if "influence" in request.explain:
+        asked, engine = partial(wanted_of, request), snapshot.model().engine
+        cited = cited_of(hits, said, request)
+        influence = await of_sentences(engine, head, text, given, asked(said), cited, asked)
     now = time.perf_counter()
-    return Answered(said, entities, because, hits, 1000 * (found - began), 1000 * (now - found))
+    took = 1000 * (found - began), 1000 * (now - found)
+    return Answered(said, entities, because, hits, *took, influence)
+
+
+def cited_of(hits: Sequence[Hit], said: TagAnswer, request: PredictRequest) -> list[int]:
+    """Which of the hits are cited: those that count, the best ones unless the request says k."""
+    cited = [i for i in range(len(hits)) if said.weights[i] > 0]
+    if request.retrieval.k is not None:
+        return cited
+    return sorted(sorted(cited, key=lambda i: -said.weights[i])[:CITED])
+
+
+def wanted_of(request: PredictRequest, said: TagAnswer) -> list[Entity]:
+    """The entities of the types that a request asks for."""
+    wanted = request.params.labels
+    return [e for e in said.entities if wanted is None or e.type in wanted]
+
+
+def thresholds(request: PredictRequest, settings: Settings) -> tuple[float, float]:
+    """The least confidence and support: the request's, else the server's."""
+    least, support = request.abstain.min_confidence, request.abstain.min_support
+    return (
+        settings.min_confidence if least is None else least,
+        settings.min_support if support is None else support,
+    )
 
 
 def judged(
     said: TagAnswer, request: PredictRequest, settings: Settings
 ) -> tuple[list[Entity], Because | None]:
     """What is left of the entities, and why none is given where none may be."""
-    wanted, least = request.params.labels, request.abstain.min_confidence
-    least = settings.min_confidence if least is None else least
-    support = request.abstain.min_support
-    support = settings.min_support if support is None else support
+    least, support = thresholds(request, settings)
     if said.abstained:
         return [], "no_evidence"
     if said.support < support:
         return [], "low_support"
-    chosen = [e for e in said.entities if wanted is None or e.type in wanted]
+    chosen = wanted_of(request, said)
     kept = [e for e in chosen if e.score >= least]
     return kept, "low_confidence" if chosen and not kept else None
 
@@ -200,7 +267,12 @@ async def evidence(
         mine = Filter(f"{mine.key} {MARKED.key}", (*mine.clauses, *MARKED.clauses))
     search = replace(search, method=method, filter=mine or MARKED)
     hits = await find(footnote.pipeline.pool, snapshot, text, vector, search)
-    return hits, [within(entities_of(hit.document) or (), hit.start, hit.end) for hit in hits]
+    return hits, marked_of(hits)
+
+
+def marked_of(hits: Sequence[Hit]) -> list[Entities]:
+    """The entities of each hit's document that lie in its passage."""
+    return [within(entities_of(hit.document) or (), hit.start, hit.end) for hit in hits]
 
 
 def marked_in(document: ProvidedDocument) -> Entities:
@@ -226,11 +298,9 @@ def item(index: int, one: Answered | Problem, request: PredictRequest) -> dict[s
         "abstained": one.because is not None,
         "abstained_because": one.because,
     }
-    if "citations" in request.explain:
-        cited = [Cited(h, w) for h, w in zip(one.hits, said.weights, strict=True) if w > 0]
-        if request.retrieval.k is None:
-            best = sorted(cited, key=lambda c: -c.weight)[:CITED]
-            cited = [c for c in cited if c in best]
+    if service.cites(request):
+        places = cited_of(one.hits, said, request)
+        cited = [Cited(one.hits[i], said.weights[i], one.influence.get(i)) for i in places]
         body["citations"] = [service.citation(c, HEAD) for c in cited]
     return body
 

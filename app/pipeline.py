@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 CITED = 10  # documents cited when the request does not say how many it wants
-MULTI_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,7 +300,9 @@ def make_answer(prediction: Prediction, evidence: Evidence, ask: Ask, **timing: 
         because = "low_confidence"
     several = None
     if prediction.multi:
-        several = [] if because else [n for n, p in scores if p >= MULTI_THRESHOLD]
+        several = [] if because else [n for n, p in scores if p >= prediction.threshold]
+        if not several and not because:
+            because = "low_confidence"  # no label is over the threshold
     cited = [Cited(hit, float(w)) for hit, w in zip(hits, prediction.weights, strict=True)]
     if ask.k is None and len(cited) > CITED:
         kept = {id(c) for c in sorted(cited, key=lambda c: -c.weight)[:CITED]}
@@ -347,7 +348,7 @@ def verdict(prediction: Prediction, ask: Ask) -> Verdict:
     best = max(scores, key=lambda pair: pair[1], default=(None, 0.0))[0]
     said = [best] if best is not None else []
     if prediction.multi:
-        said = [n for n, p in scores if p >= MULTI_THRESHOLD]
+        said = [n for n, p in scores if p >= prediction.threshold]
     return Verdict(best, frozenset(said), dict(scores))
 
 

@@ -90,6 +90,10 @@ class Kept:
         cited = [c for item in raw["answer"]["data"] for c in item.get("citations") or ()]
         for citation in (c for c in cited if c["doc_id"] == doc_id):
             citation |= {"text": "", "title": None, "label": None, "metadata": {}, "erased": True}
+        for output in (item.get("output") or {} for item in raw["answer"]["data"]):
+            for one in (output, *(output.get("alternatives") or ())):
+                if one.get("doc_id") == doc_id:  # an answer is a piece of its document
+                    one["answer"] = ""
         for given in raw["record"]["inputs"]:
             if given and any(hit[0] == doc_id for hit in given["hits"]):
                 given |= {"hits": [], "erased": True}

@@ -10,19 +10,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-
-import orjson
 
 from app import accounts
 from app import classify_service as service
-from app.pipeline import Cited, together
+from app.influence import Influence
+from app.pipeline import Cited, Evidence, together
+from app.predictions import Said
 from app.problems import FieldError, Problem, invalid
 from app.retrieval import Wanted, filter_of, find, method_for
 from app.schemas.predict import MAX_QUESTION, PredictRequest
 from app.snapshot import Snapshot
 from app.state import Footnote
+from app.task_influence import of_passages
+from app.task_records import remembered
 from index_data.documents import Document
 from index_data.passages import passages
 from index_data.searcher import Hit, Searcher
@@ -57,6 +59,7 @@ class Answered:
     reason: str | None
     retrieve_ms: float
     predict_ms: float
+    influence: dict[int, Influence] = field(default_factory=dict)  # by place in ``hits``
 
 
 async def predict(footnote: Footnote, request: PredictRequest) -> bytes:
@@ -69,23 +72,59 @@ async def predict(footnote: Footnote, request: PredictRequest) -> bytes:
         pin = request.pin
         snapshot = await footnote.pins.snapshot(snapshot, pin.model_sha256, pin.index_sequence)
         footnote.pins.note(snapshot.searcher)
-        serving = snapshot.model()
-        if HEAD not in serving.model.span_heads:
-            can = ", ".join(service.TASKS)
-            raise Problem("capability-missing", f"The loaded checkpoint can do: {can}.")
+        check_head(snapshot)
         degraded = method_note(snapshot, request, given)
-        with serving.engine.use():
-            good = [q for q in given if isinstance(q, Question)]
-            work = [answer(footnote, snapshot, q, request) for q in good]
-            answered = iter(await together(work))
-        done = [next(answered) if isinstance(q, Question) else q for q in given]
-    name = service.new_id()
-    body = {
-        "id": name,
+        done = await answer_all(footnote, snapshot, given, request)
+    body = predict_body(request, snapshot, done, began, degraded)
+    said = [
+        None if isinstance(q, Problem) or isinstance(one, Problem) else Said(q.text, None, None)
+        for q, one in zip(given, done, strict=True)
+    ]
+    found = [
+        None
+        if isinstance(q, Problem) or isinstance(one, Problem)
+        else one.hits * (q.context is None)
+        for q, one in zip(given, done, strict=True)
+    ]
+    if request.retrieval.mode != "index":  # what came with the request comes with it again
+        found = [None if hits is None else [] for hits in found]
+    abstain = (request.abstain.min_confidence, request.abstain.min_support)
+    return remembered(footnote, request, snapshot, said, found, abstain, body)
+
+
+async def answer_all(
+    footnote: Footnote,
+    snapshot: Snapshot,
+    given: Sequence[Question | Problem],
+    request: PredictRequest,
+    recorded: Sequence[Evidence | None] = (),
+) -> list[Answered | Problem]:
+    """The answers in order. ``recorded``: what was found for each, instead of looking again."""
+    known = recorded or [None] * len(given)
+    with snapshot.model().engine.use():
+        work = [
+            answer(footnote, snapshot, q, request, evidence)
+            for q, evidence in zip(given, known, strict=True)
+            if isinstance(q, Question)
+        ]
+        answered = iter(await together(work))
+    return [next(answered) if isinstance(q, Question) else q for q in given]
+
+
+def predict_body(
+    request: PredictRequest,
+    snapshot: Snapshot,
+    done: Sequence[Answered | Problem],
+    began: float,
+    degraded: Sequence[str],
+) -> dict[str, Any]:
+    """The answer of ``POST /predict``."""
+    return {
+        "id": service.new_id(),
         "object": "prediction",
         "created": int(time.time()),
         "task": request.task,
-        "model": serving.model.to_json(),
+        "model": snapshot.model().model.to_json(),
         "index": snapshot.index_json(),
         "data": [item(i, one, request) for i, one in enumerate(done)],
         "usage": usage(done),
@@ -93,17 +132,22 @@ async def predict(footnote: Footnote, request: PredictRequest) -> bytes:
         "degraded": [*snapshot.degraded, *degraded],
         "warnings": warnings(done, request),
     }
-    raw = orjson.dumps(body)
-    footnote.predictions.keep(name, field=HEAD, said=[None] * len(done), body=raw)
-    return raw
+
+
+def check_head(snapshot: Snapshot) -> None:
+    """Raise ``capability-missing`` where the checkpoint does not answer questions."""
+    if HEAD not in snapshot.model().model.span_heads:
+        can = ", ".join(service.TASKS)
+        raise Problem("capability-missing", f"The loaded checkpoint can do: {can}.")
 
 
 def check(request: PredictRequest) -> None:
     """Raise ``capability-missing`` or ``validation`` for what does not go with questions."""
     if request.stream:
         raise Problem("capability-missing", "An answer is not streamed: it comes at once.")
-    if any(part != "citations" for part in request.explain):
-        raise Problem("capability-missing", "explain: question answering can do: citations.")
+    if "ablation" in request.explain:
+        can = "citations, influence; with the book closed there is no answer"
+        raise Problem("capability-missing", f"explain: question answering can do: {can}.")
     if request.field is not None:
         raise invalid("#/field", "question answering reads texts, not a label field")
     if request.params.labels is not None:
@@ -170,24 +214,39 @@ def method_note(
 
 
 async def answer(
-    footnote: Footnote, snapshot: Snapshot, asked: Question, request: PredictRequest
+    footnote: Footnote,
+    snapshot: Snapshot,
+    asked: Question,
+    request: PredictRequest,
+    recorded: Evidence | None = None,
 ) -> Answered:
-    """Find the passages of one question, read them, answer."""
+    """Find the passages of one question (or take those recorded), read them, answer."""
     from model.answers import PassageText  # torch takes seconds, and the port opens before it
 
     began = time.perf_counter()
     engine = snapshot.model().engine
     words = any(map(str.isalnum, asked.text))
     # Without a word there is nothing to look for; emoji and marks alone find chance neighbours.
-    hits, notes, ranked = (
-        await evidence(footnote, snapshot, asked, request) if words else ([], [], False)
-    )
+    hits: list[Hit] = []
+    notes: list[str] = []
+    ranked = request.retrieval.mode == "index" and asked.context is None
+    if recorded is not None and ranked:
+        hits = recorded.hits
+    elif words:
+        hits, notes, ranked = await evidence(footnote, snapshot, asked, request)
     found = time.perf_counter()
     texts = [PassageText(hit.text, hit.rank if ranked else 1) for hit in hits]
     said = await asyncio.wrap_future(engine.answer(asked.text, texts, HEAD))
     reason = why_not(said, asked, request)
+    influence: dict[int, Influence] = {}
+    if "influence" in request.explain:
+        cited = [i for i, hit in enumerate(hits) if hit.doc_id]
+        influence = await of_passages(engine, HEAD, said, cited)
+        if hits and not cited:
+            notes = [*notes, "explain.influence: a context that was given is not cited"]
     now = time.perf_counter()
-    return Answered(said, hits, notes, reason, 1000 * (found - began), 1000 * (now - found))
+    took = 1000 * (found - began), 1000 * (now - found)
+    return Answered(said, hits, notes, reason, *took, influence)
 
 
 def why_not(said: SpanAnswer, asked: Question, request: PredictRequest) -> str | None:
@@ -296,9 +355,9 @@ def item(index: int, done: Answered | Problem, request: PredictRequest) -> dict[
         "abstained": done.reason is not None,
         "abstained_because": because(done.reason),
     }
-    if "citations" in request.explain:
-        weights = zip(done.hits, said.mass, strict=True)
-        cited = [Cited(hit, weight) for hit, weight in weights if hit.doc_id]
+    if service.cites(request):
+        weights = enumerate(zip(done.hits, said.mass, strict=True))
+        cited = [Cited(h, w, done.influence.get(i)) for i, (h, w) in weights if h.doc_id]
         answered["citations"] = [service.citation(one, "label") for one in cited]
     return answered
 

@@ -32,7 +32,10 @@ EQUAL = 1e-5  # probabilities in fp32; those of another batch in bf16 differ by 
 REQUESTS: dict[str, type[PredictRequest] | type[ClassifyRequest]] = {
     "predict": PredictRequest,
     "classify": ClassifyRequest,
+    "qa": PredictRequest,
+    "ner": PredictRequest,
 }
+TASKS = ("qa", "ner")  # routes of records whose answers have no labels
 
 
 def record_of(
@@ -55,23 +58,51 @@ def record_of(
     }
 
 
+def task_record(
+    request: PredictRequest,
+    snapshot: Snapshot,
+    thresholds: Sequence[float | None],
+    found: Sequence[Sequence[Hit] | None],
+) -> dict[str, Any]:
+    """The same for questions and entities; ``found``: of each good input what the index gave.
+
+    Their passages are read as texts, so that no vectors are needed again.
+    """
+    return {
+        "route": request.task,
+        "request": request.model_dump(mode="json", exclude_unset=True),
+        "thresholds": list(thresholds),
+        "model": snapshot.model().model.to_json(),
+        "index": snapshot.index_json(),
+        "labels": [],
+        "inputs": [
+            None if hits is None else {"calibration": None, "hits": _hits_json(hits, vectors=False)}
+            for hits in found
+        ],
+    }
+
+
 def _evidence_json(evidence: Evidence, ask: Ask) -> dict[str, Any]:
     found = evidence.hits if ask.mode == "index" else []  # others come with the request again
     return {
         "calibration": evidence.calibration and astuple(evidence.calibration),
-        "hits": [
-            [
-                hit.doc_id,
-                hit.document.sequence,
-                hit.start,
-                hit.end,
-                hit.score,
-                hit.scores,
-                hit.vector is not None,
-            ]
-            for hit in found
-        ],
+        "hits": _hits_json(found, vectors=True),
     }
+
+
+def _hits_json(hits: Sequence[Hit], *, vectors: bool) -> list[list[Any]]:
+    return [
+        [
+            hit.doc_id,
+            hit.document.sequence,
+            hit.start,
+            hit.end,
+            hit.score,
+            hit.scores,
+            vectors and hit.vector is not None,
+        ]
+        for hit in hits
+    ]
 
 
 def recorded(
@@ -142,9 +173,27 @@ def compared(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
             same = same and ("error" in old) == ("error" in new)
             continue
         mine, theirs = old.get("output", old), new.get("output", new)
-        same = same and mine["label"] == theirs["label"]
-        was = {s["label"]: s["score"] for s in mine["scores"]}
-        now = {s["label"]: s["score"] for s in theirs["scores"]}
-        gaps = [abs(p - now[label]) for label, p in was.items() if label in now]
+        same = same and _answer(mine) == _answer(theirs)
+        was, now = _scores(mine), _scores(theirs)
+        gaps = [abs(p - now[name]) for name, p in was.items() if name in now]
         difference = max([difference, abs(old["confidence"] - new["confidence"]), *gaps])
     return {"equal": same and difference <= EQUAL, "difference": difference}
+
+
+def _answer(output: dict[str, Any]) -> object:
+    """What must be the same: a label, the place of an answer, or the places of entities."""
+    if "entities" in output:
+        return [(e["start"], e["end"], e["type"]) for e in output["entities"]]
+    if "answerable" in output:
+        return [output[part] for part in ("answer", "doc_id", "start", "end", "reason")]
+    return output["label"]
+
+
+def _scores(output: dict[str, Any]) -> dict[object, float]:
+    """The probabilities by what they are of."""
+    if "entities" in output:
+        return {(e["start"], e["end"], e["type"]): e["score"] for e in output["entities"]}
+    if "answerable" in output:
+        own = [output] if output["answer"] is not None else []
+        return {one["answer"]: one["score"] for one in [*own, *output["alternatives"]]}
+    return {one["label"]: one["score"] for one in output["scores"]}

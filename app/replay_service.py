@@ -10,10 +10,11 @@ from typing import Any
 import orjson
 
 from app import classify_service as service
+from app import ner_service, qa_service
 from app.pins import unavailable
 from app.pipeline import Ask
-from app.replay import REQUESTS, compared, recorded
-from app.schemas.predict import PredictRequest
+from app.replay import REQUESTS, TASKS, compared, recorded
+from app.schemas.predict import Abstain, PredictRequest
 from app.settings import Settings
 from app.snapshot import Snapshot
 from app.state import Footnote
@@ -30,6 +31,9 @@ async def replay(footnote: Footnote, name: str) -> bytes:
     if "request" not in record:
         raise unavailable("documents", "This prediction was kept without what it was made from.")
     request = REQUESTS[record["route"]].model_validate(record["request"])
+    if isinstance(request, PredictRequest) and record["route"] in TASKS:
+        body = await task_again(footnote, record, request, began)
+        return shown(before, body)
     ask = asked(record, footnote.settings)
     inputs, pointers = service.texts(request.input)
     with footnote.permits.take(len(inputs)):
@@ -49,9 +53,40 @@ async def replay(footnote: Footnote, name: str) -> bytes:
         body = service.predict_body(request, ask, snapshot, answers, began, ())
     else:
         body = service.classify_body(ask, snapshot, answers, began, ())
-    for name_ in ("id", "created", "index", "index_info", "degraded", "warnings"):
-        if name_ in before:
-            body[name_] = before[name_]
+    return shown(before, body)
+
+
+async def task_again(
+    footnote: Footnote, record: dict[str, Any], request: PredictRequest, began: float
+) -> dict[str, Any]:
+    """Answers to questions, or entities, again. Raises ``pin-unavailable``."""
+    confidence, support = record["thresholds"]
+    abstain = Abstain(min_confidence=confidence, min_support=support)
+    request = request.model_copy(update={"abstain": abstain})
+    with footnote.permits.take(len(record["inputs"])):
+        now = footnote.snapshot()
+        sha256 = record["model"]["sha256"]
+        serving = await asyncio.to_thread(footnote.pins.serving, now.model(), sha256)
+        searchers = [now.index(), *footnote.pins.searchers()]
+        encoder = serving.model.encoder_sha256
+        evidence = await asyncio.to_thread(recorded, record, searchers, encoder)
+        snapshot = Snapshot(None, serving)
+        if record["route"] == qa_service.HEAD:
+            given = qa_service.questions(request.input, footnote.settings.max_input_chars)
+            answers = await qa_service.answer_all(footnote, snapshot, given, request, evidence)
+            return qa_service.predict_body(request, snapshot, answers, began, ())
+        inputs, pointers = service.texts(request.input)
+        bad = [footnote.pipeline.problem_of(t, p) for t, p in zip(inputs, pointers, strict=True)]
+        with serving.engine.use():
+            done = await ner_service.answer_all(footnote, snapshot, inputs, bad, request, evidence)
+        return ner_service.predict_body(request, snapshot, done, began)
+
+
+def shown(before: dict[str, Any], body: dict[str, Any]) -> bytes:
+    """The answer with the ids of the first, and how far it is from it."""
+    for part in ("id", "created", "index", "index_info", "degraded", "warnings"):
+        if part in before:
+            body[part] = before[part]
     return orjson.dumps({**body, "replay": compared(before, body)})
 
 

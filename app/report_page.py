@@ -41,6 +41,8 @@ FIGURES: Final = {
     "rival_accuracy": "the rival's accuracy",
     "f1": "F1",
     "rival_f1": "the rival's F1",
+    "row_f1": "F1 of a row",
+    "rival_row_f1": "the rival's F1 of a row",
     "difference": "difference",
     "lower_90": "difference at least (90 %)",
     "margin": "margin",

@@ -3,13 +3,14 @@
 passages.jsonl  with "label"
 vectors.npy     their vectors, half precision [passages, dim]; zeros where there is none
 feedback.jsonl  recorded feedback in the shape of rows.jsonl: never trained on, only measured on
-rows.jsonl      {"id", "text", "label", "hits"}
+rows.jsonl      {"id", "text", "label", "hits"}; of several labels, "label" is a list
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -37,21 +38,38 @@ from model.network import Retrieved
 from model.training import Row
 
 FEEDBACK: Final = "feedback.jsonl"
+SEVERAL_FROM: Final = 0.1  # share of lists that makes a field one of several labels
 
 __all__ = ["FEEDBACK", "SET", "SetInfo", "documents", "freeze", "load", "load_feedback"]
 
 
-def labelled(documents: Iterator[Document], field: str) -> tuple[list[Document], int]:
-    """The documents with one label of ``field``, and how many have a list of them instead."""
-    rows: list[Document] = []
-    lists = 0
-    for document in documents:
-        value = document.labels.get(field)
-        if isinstance(value, str):
-            rows.append(document)
-        elif value is not None:
-            lists += 1
-    return rows, lists
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """The documents with a label of a field; ``lists``: how many with a list were left out."""
+
+    documents: list[Document]
+    lists: int
+    several: bool
+
+
+def labelled(documents: Iterator[Document], field: str) -> Labelled:
+    """The documents to learn a field from.
+
+    Where at least a tenth of them carry lists, the field is one of several labels, and a single
+    label is a list of one. Fewer are taken for mistakes and left out.
+    """
+    rows = [document for document in documents if document.labels.get(field) is not None]
+    single = [document for document in rows if isinstance(document.labels[field], str)]
+    lists = len(rows) - len(single)
+    if lists and lists >= SEVERAL_FROM * len(rows):
+        return Labelled(rows, 0, several=True)
+    return Labelled(single, lists, several=False)
+
+
+def names_of(document: Document, field: str) -> list[str]:
+    """A document's labels of a field, each once, however many."""
+    value = document.labels[field]
+    return [value] if isinstance(value, str) else [*dict.fromkeys(value)]
 
 
 def check_labels(field: str, counts: Counter[str]) -> None:
@@ -84,14 +102,16 @@ def freeze(
     A row never finds itself or a near-duplicate. ``fits``: the index's vectors are of this
     encoder. Raises :class:`JobRefused` on fewer than two labels.
     """
-    learned_from, lists = labelled(learned or searcher.documents(), field)
-    counts = Counter(str(document.labels[field]) for document in learned_from)
+    found = labelled(learned or searcher.documents(), field)
+    learned_from, several = found.documents, found.several
+    counts = Counter(name for document in learned_from for name in names_of(document, field))
     check_labels(field, counts)
     method = searcher.default_method if fits else "bm25"
     retrieval = Retrieval(searcher, k, method, encode if fits else None)
-    queries = [_query(document, field) for document in learned_from]
+    queries = [_query(document, field, several) for document in learned_from]
     texts = {normalise(document.text) for document in learned_from}
-    asked = [_query(one, field) for one in opinions if normalise(one.text) not in texts]
+    fresh = [one for one in opinions if normalise(one.text) not in texts]
+    asked = [_query(one, field, several) for one in fresh]
     folder.mkdir(parents=True, exist_ok=True)
     with (
         (folder / PASSAGES).open("w", encoding="utf-8") as passages,
@@ -117,15 +137,17 @@ def freeze(
         sequence=searcher.sequence,
         rows=len(learned_from),
         labels=dict(counts.most_common()),
-        lists=lists,
+        lists=found.lists,
         dropped=dropped,
+        several=several,
     )
     write_info(folder, info)
     return info
 
 
-def _query(document: Document, field: str) -> Query:
-    row = {"text": document.text, "label": document.labels[field]}
+def _query(document: Document, field: str, several: bool) -> Query:
+    label = names_of(document, field) if several else document.labels[field]
+    row = {"text": document.text, "label": label}
     same = partial(_near, document.text)
     return Query(document.id, document.text, row, same, document.lang)
 

@@ -2,7 +2,8 @@
 
 A real server with the sample and the shipped checkpoint, one client. Each text (a ticket, itself
 left out of the hits) is asked plainly and with every explanation, in turn, so that a busy moment
-meets all alike; a cost is the median of the differences. Last line: JSON.
+meets all alike; a cost is the median of the differences. Then corrections are previewed, with and
+without the look at the recent predictions that they change. Last line: JSON.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ KINDS: dict[str, list[str]] = {
     "ablation": ["citations", "ablation"],
 }
 FIELDS = {"label": 10, "sentiment": 10}
+CORRECTED = 20  # corrections of which it is timed what they would change
 WORDS = 20  # of each text: about 32 tokens
 
 
@@ -48,6 +50,7 @@ def main() -> None:
                     field: measured(client, documents, field, k, args.texts)
                     for field, k in FIELDS.items()
                 }
+                found["blast"] = blasts(client, documents)
         finally:
             server.stop()
     print(json.dumps(found))
@@ -100,6 +103,42 @@ def measured(
         "flipped_by_one": flips,
         "flip_sets": sets,
         "replays_equal": equal,
+    }
+
+
+def blasts(client: httpx.Client, documents: list[Any]) -> dict[str, Any]:
+    """Previews of corrections, in ms: plain, and with the look at recent predictions.
+
+    These are the questions of :func:`measured`, which the server still holds. Nothing is written.
+    """
+    tickets = [d for d in documents if isinstance(d.labels.get("label"), str)]
+    labels = sorted({d.labels["label"] for d in tickets})
+    took: dict[bool, list[float]] = {False: [], True: []}
+    checked, changed = [], 0
+    of = 0
+    for number, document in enumerate(tickets[:: max(1, len(tickets) // CORRECTED)][:CORRECTED]):
+        body = {
+            "input": " ".join(document.text.split()[:WORDS]),
+            "label": labels[number % len(labels)],
+            "apply": "index",
+            "preview": True,
+        }
+        for blast in (False, True):
+            answer, ms = timed(client, "/feedback", {**body, "blast": blast})
+            took[blast].append(ms)
+            if blast:
+                checked.append(answer["blast"]["checked"])
+                of = answer["blast"]["of"]
+                changed += len(answer["blast"]["changed"])
+    plain, whole = np.array(took[False]), np.array(took[True])
+    return {
+        "corrections": len(plain),
+        "preview_p50_ms": round(float(np.median(plain)), 2),
+        "blast_p50_ms": round(float(np.median(whole - plain)), 2),
+        "blast_p90_ms": round(float(np.percentile(whole - plain, 90)), 2),
+        "checked_p50": float(np.median(checked)),
+        "of": of,
+        "changed_each": round(changed / len(plain), 2),
     }
 
 

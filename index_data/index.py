@@ -205,6 +205,14 @@ class Index:
         """
         self._remove_all_but(self._number, self._register(path).number)
 
+    def try_out(self, path: Path) -> None:
+        """Search a generation that was just built; over a store that is open for reading only.
+
+        Nothing is registered. Raises GenerationCorrupt when the folder is not whole.
+        """
+        manifest = verify(path, sha256=manifest_sha256(path))
+        self._switch(path, manifest, None, self._encoder_sha)
+
     def activate(self, number: int, progress: Progress | None = None) -> None:
         """Serve another generation that is kept. Raises GenerationCorrupt, or KeyError for none."""
         path = dict(generation_folders(self._folder))[number]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -52,6 +52,7 @@ class SpanAnswer:
     `spans`: possible answers, the likeliest first, each text once. `mass`: for each passage the
     probability that the answer is in it; what is missing to 1 is that of there being none.
     `confidence`: that the first span is right; `support`: that the passages hold an answer.
+    `read`: what it was answered from.
     """
 
     spans: list[Span]
@@ -60,11 +61,44 @@ class SpanAnswer:
     support: float
     calibrated: bool
     tokens: int
+    read: Asked = field(repr=False, compare=False)
 
     @property
     def answerable(self) -> bool:
         """Whether the passages hold an answer, as far as can be told."""
         return bool(self.spans) and self.support >= 0.5
+
+    @property
+    def answered(self) -> str | None:
+        """The answer without what does not matter in it; None where there is none."""
+        return same_answer(self.spans[0].text) if self.answerable else None
+
+    def prob_of(self, text: str) -> float:
+        """The probability of an answer; 0 where it is not among the spans."""
+        key = same_answer(text)
+        return next((s.prob for s in self.spans if same_answer(s.text) == key), 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The spans of one pair, by `exp(s - peak)`: `total`, `best` (share, first and last token)."""
+
+    peak: float
+    total: float
+    best: list[tuple[float, int, int]]
+
+    @classmethod
+    def of(cls, logits: NDArray[np.float32], longest: int) -> Spread:
+        """All spans of at most `longest` tokens, by start and end logits [t, 2]."""
+        table = logits[:, 0, None] + logits[None, :, 1]  # [t, t]
+        offsets = np.arange(len(logits))[None, :] - np.arange(len(logits))[:, None]
+        table = np.where((offsets >= 0) & (offsets < longest), table, -np.inf)
+        peak = float(table.max())
+        share = np.exp(table - peak).ravel()
+        count = min(CANDIDATES, share.size)
+        places = np.argpartition(-share, count - 1)[:count].tolist()
+        best = [(float(share[i]), *divmod(int(i), len(table))) for i in places if share[i] > 0.0]
+        return cls(peak, float(share.sum()), best)
 
 
 @dataclass(slots=True)
@@ -76,6 +110,7 @@ class Asked:
     pairs: list[Pair]
     owner: list[int]  # the passage of each pair
     logits: list[NDArray[np.float32] | None] = field(default_factory=list)  # by pair, [t, 2]
+    spreads: dict[int, Spread] = field(default_factory=dict)  # by pair; what `weigh` made of it
 
     def unread(self) -> list[Pair]:
         """The pairs that have no logits yet."""
@@ -90,6 +125,31 @@ class Asked:
     def whole(self) -> bool:
         """Whether everything was read."""
         return all(found is not None for found in self.logits)
+
+    def spread(self, pair: int, longest: int) -> Spread:
+        """The spans of one pair, computed once. Raises ValueError while it is unread."""
+        if pair not in self.spreads:
+            logits = self.logits[pair]
+            if logits is None:
+                raise ValueError("a pair was not read yet")
+            self.spreads[pair] = Spread.of(logits, longest)
+        return self.spreads[pair]
+
+    def without(self, passage: int) -> Asked:
+        """The same with one passage less, and nothing in its place: those behind it move up."""
+        gone = self.passages[passage].rank
+        left = [i for i in range(len(self.passages)) if i != passage]
+        number = {old: new for new, old in enumerate(left)}
+        pairs = [n for n, owner in enumerate(self.owner) if owner != passage]
+        passages = [self.passages[i] for i in left]
+        return Asked(
+            [replace(p, rank=p.rank - 1) if p.rank > gone else p for p in passages],
+            [self.tokens[i] for i in left],
+            [self.pairs[n] for n in pairs],
+            [number[self.owner[n]] for n in pairs],
+            [self.logits[n] for n in pairs],
+            {new: self.spreads[n] for new, n in enumerate(pairs) if n in self.spreads},
+        )
 
 
 class SpanReader:
@@ -133,7 +193,7 @@ class SpanReader:
         read = sum(len(pair.ids) for pair in asked.pairs)
         if not asked.pairs:
             mass = [0.0] * len(asked.passages)
-            return SpanAnswer([], mass, 0.0, 0.0, self._judge is not None, read)
+            return SpanAnswer([], mass, 0.0, 0.0, self._judge is not None, read, asked)
         evidence = weigh(asked, self._mix, self.config.answer_tokens)
         features = evidence.features()
         chances = (
@@ -148,6 +208,7 @@ class SpanReader:
             float(chances[0]),
             self._judge is not None,
             read,
+            asked,
         )
 
 
@@ -180,33 +241,29 @@ class Evidence:
 def weigh(asked: Asked, mix: float, longest: int) -> Evidence:
     """Normalise over all spans of all passages. An answer's text counts wherever it stands."""
     prior = [-mix * math.log(passage.rank) for passage in asked.passages]
-    scores = []
-    for logits, owner in zip(asked.logits, asked.owner, strict=True):
-        if logits is None:
-            raise ValueError("a pair was not read yet")
-        table = logits[:, 0, None] + logits[None, :, 1] + prior[owner]
-        offsets = np.arange(len(logits))[None, :] - np.arange(len(logits))[:, None]
-        scores.append(np.where((offsets >= 0) & (offsets < longest), table, -np.inf))
-    top = max(0.0, *(float(table.max()) for table in scores))
+    spreads = [asked.spread(number, longest) for number in range(len(asked.pairs))]
+    peaks = [prior[owner] + one.peak for owner, one in zip(asked.owner, spreads, strict=True)]
+    top = max(0.0, *peaks)
     null = math.exp(-top)
-    total = null + sum(float(np.exp(table - top).sum()) for table in scores)
+    scales = [math.exp(peak - top) for peak in peaks]
+    total = null + sum(scale * one.total for scale, one in zip(scales, spreads, strict=True))
     mass = [0.0] * len(asked.passages)
     found: list[tuple[float, int, int, int]] = []
-    for table, pair, owner in zip(scores, asked.pairs, asked.owner, strict=True):
-        share = np.exp(table - top) / total
-        mass[owner] += float(share.sum())
-        flat = share.ravel()
-        count = min(CANDIDATES, flat.size)
-        for place in np.argpartition(-flat, count - 1)[:count]:
-            if flat[place] > 0.0:
-                begin, end = divmod(int(place), len(table))
-                points = asked.tokens[owner].spans
-                first, last = int(points[pair.first + begin][0]), int(points[pair.first + end][1])
-                found.append((float(flat[place]), owner, first, last))
+    for scale, one, pair, owner in zip(scales, spreads, asked.pairs, asked.owner, strict=True):
+        mass[owner] += scale * one.total / total
+        points = asked.tokens[owner].spans
+        for share, begin, end in one.best:
+            first, last = int(points[pair.first + begin][0]), int(points[pair.first + end][1])
+            found.append((scale * share / total, owner, first, last))
     spans = _merged(asked, found)
     best = spans[0] if spans else None
     rank = asked.passages[best.passage].rank if best else 1
     return Evidence(spans, mass, null / total, top if best else 0.0, rank)
+
+
+def same_answer(text: str) -> str:
+    """What two answers have in common that count as one: their words, without case and articles."""
+    return " ".join(answer_words(text, "")) or text
 
 
 def _merged(asked: Asked, found: list[tuple[float, int, int, int]]) -> list[Span]:
@@ -222,7 +279,7 @@ def _merged(asked: Asked, found: list[tuple[float, int, int, int]]) -> list[Span
         text = asked.passages[owner].text[start:end]
         if not any(map(str.isalnum, text)):  # marks and emoji answer nothing
             continue
-        key = " ".join(answer_words(text, "")) or text
+        key = same_answer(text)
         first.setdefault(key, (owner, start, end))
         total[key] = total.get(key, 0.0) + prob
     spans = [

@@ -24,7 +24,7 @@ class Prepared:
     """Rows as numbers. `lower` is None where the states are too many to keep."""
 
     token_ids: list[list[int]]
-    truth: Tensor  # [n]
+    truth: Tensor  # [n]; of independent labels [n, L], 0 or 1
     hits: list[list[Retrieved]]
     base: Tensor  # [n, d]
     lower: list[Tensor] | None  # n times [t, d], half precision
@@ -46,7 +46,7 @@ class Batch:
 def prepare(
     encoder: Encoder,
     texts: Sequence[str],
-    truth: Sequence[int],
+    truth: Sequence[int] | Tensor,
     hits: Sequence[Sequence[Retrieved]],
     config: TrainConfig,
 ) -> Prepared:
@@ -76,7 +76,7 @@ def prepare(
             for j, states in zip(picks, lower, strict=True):
                 i, n, part = flat[j]
                 keep[i][n * window : n * window + len(part)] = states[: len(part)].to(torch.float16)
-    known = torch.tensor(truth, dtype=torch.long)
+    known = truth if isinstance(truth, Tensor) else torch.tensor(truth, dtype=torch.long)
     return Prepared(token_ids, known, [list(h) for h in hits], base, keep, window)
 
 
@@ -94,7 +94,9 @@ def make_batch(model: RetrievalAugmentedModel, data: Prepared, rows: Sequence[in
             out[: len(window)] = window.to(encoder.device, encoder.dtype)
     # All hits that came along: how many of them count is fitted afterwards.
     widest = max((len(data.hits[i]) for i in rows), default=0)
-    memory = make_memory([data.hits[i] for i in rows], config.labels, encoder.dim, widest)
+    memory = make_memory(
+        [data.hits[i] for i in rows], config.labels, encoder.dim, widest, several=config.several
+    )
     memory = Memory(*(part.to(encoder.device) for part in memory))
     base = data.base[list(rows)].to(encoder.device)
     counts = [len(row) for row in parts]

@@ -46,7 +46,7 @@ class Evidence:
     match: Tensor  # [n, k] as in NeighbourMixture.match
     similarity: Tensor  # [n, k]
     memory: Memory
-    truth: Tensor  # [n] index into the labels
+    truth: Tensor  # [n] index into the labels; of independent labels [n, L], 0 or 1
     kernel: Tensor  # [n, 2] scale and ridge of the vote
 
     def first(self, k: int) -> Evidence:
@@ -139,14 +139,14 @@ def fit_gate(gate: Gate, evidence: Evidence, *, seed: int = 0) -> None:
     def head() -> Tensor:
         return head_loss(evidence.logits / gate.log_head_temperature.exp(), evidence.truth)
 
-    _minimise([gate.log_head_temperature], head)
+    minimise([gate.log_head_temperature], head)
     neighbours = evidence.neighbours(n)
     start = gate.weights.detach().clone()
 
     def mixed() -> Tensor:
         return RIDGE * ((gate.weights - start) ** 2).sum() + _likelihood(gate, evidence, neighbours)
 
-    _minimise([gate.weights], mixed)
+    minimise([gate.weights], mixed)
     if n > 2 and evidence.match.shape[1]:
         _fit_novel(gate, evidence, seed)
     with torch.no_grad():
@@ -156,7 +156,7 @@ def fit_gate(gate: Gate, evidence: Evidence, *, seed: int = 0) -> None:
         sharp = sharpen(probs, gate.log_temperature.exp())
         return -sharp.gather(1, evidence.truth[:, None]).clamp(min=SMALL).log().mean()
 
-    _minimise([gate.log_temperature], last)
+    minimise([gate.log_temperature], last)
 
 
 def _fit_novel(gate: Gate, evidence: Evidence, seed: int) -> None:
@@ -180,7 +180,7 @@ def _fit_novel(gate: Gate, evidence: Evidence, seed: int) -> None:
         ridge = RIDGE * ((gate.novel - start) ** 2).sum()
         return ridge + _likelihood(gate, rows, neighbours)
 
-    _minimise([gate.novel], mixed)
+    minimise([gate.novel], mixed)
     with torch.no_grad():
         absent = torch.full_like(neighbours.match, ABSENT)
         alone = gate(rows.logits, neighbours._replace(match=absent))
@@ -198,7 +198,7 @@ def _likelihood(gate: Gate, rows: Evidence, neighbours: Neighbours) -> Tensor:
     return -likely
 
 
-def _minimise(parameters: list[torch.nn.Parameter], loss: Callable[[], Tensor]) -> None:
+def minimise(parameters: list[torch.nn.Parameter], loss: Callable[[], Tensor]) -> None:
     """A few dozen steps of L-BFGS: the problems are small and smooth."""
     optimizer = torch.optim.LBFGS(
         parameters, max_iter=60, line_search_fn="strong_wolfe", tolerance_grad=1e-6

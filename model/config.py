@@ -51,6 +51,7 @@ class HeadConfig:
     fusion_k: int = 8  # hits that the fusion layers attend to
     k: int = 48  # hits that the neighbour mixture counts
     dropout: float = 0.1
+    several: bool = False  # the labels are independent: a text has any number of them
 
     def __post_init__(self) -> None:
         if len(set(self.labels)) != len(self.labels):
@@ -58,7 +59,10 @@ class HeadConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; the inverse of `from_json`."""
-        return dataclasses.asdict(self) | {"labels": list(self.labels)}
+        raw = dataclasses.asdict(self) | {"labels": list(self.labels)}
+        if not self.several:
+            del raw["several"]  # a head with one label is the file that it always was
+        return raw
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> HeadConfig:

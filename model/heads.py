@@ -10,7 +10,7 @@ from torch import nn
 
 from model.config import HeadConfig, HeadSettings
 from model.encoder import Encoder
-from model.network import RetrievalAugmentedModel
+from model.several import label_network
 from model.span import SpanConfig, SpanNetwork
 from model.tagging import TagConfig, TagNetwork
 
@@ -23,7 +23,7 @@ class Kind:
     network: Callable[[Any, Encoder], nn.Module]
 
 
-LABELS: Final = Kind(HeadConfig.from_json, RetrievalAugmentedModel)
+LABELS: Final = Kind(HeadConfig.from_json, label_network)
 SPANS: Final = Kind(SpanConfig.from_json, SpanNetwork)
 TAGS: Final = Kind(TagConfig.from_json, TagNetwork)
 KINDS: Final[Mapping[str, Kind]] = {

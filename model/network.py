@@ -63,12 +63,19 @@ class Retrieved:
     vector: NDArray[np.float32] | None
     exact: bool = False
 
+    @property
+    def names(self) -> list[str]:
+        """Its labels, however many."""
+        if self.label is None:
+            return []
+        return [self.label] if isinstance(self.label, str) else self.label
+
 
 class Memory(NamedTuple):
     """A batch of hits, padded. A hit with no vector has zeros and `known` false."""
 
     vectors: Tensor  # [b, k, d]
-    labels: Tensor  # [b, k] index into the united labels, or UNLABELLED
+    labels: Tensor  # [b, k] index into the united labels, or UNLABELLED; or marks [b, k, U]
     scores: Tensor  # [b, k] relative to the best hit of the row, 0 to 1
     mask: Tensor  # [b, k] true where there is a hit
     known: Tensor  # [b, k] true where it has a vector
@@ -107,13 +114,23 @@ class Reading(NamedTuple):
 
 
 def make_memory(
-    hits: Sequence[Sequence[Retrieved]], labels: Sequence[str], dim: int, k: int
+    hits: Sequence[Sequence[Retrieved]],
+    labels: Sequence[str],
+    dim: int,
+    k: int,
+    *,
+    several: bool = False,
 ) -> Memory:
-    """Pad lists of hits; a hit whose label is a list counts as unlabelled here."""
+    """Pad lists of hits; a hit whose label is a list counts as unlabelled.
+
+    `several`: for independent labels. `labels` of the memory are then marks [b, k, U], true where a
+    hit has the label, and a single label is a list of one.
+    """
     width = min(k, max((len(row) for row in hits), default=0))
     shape = (len(hits), width)
     vectors = np.zeros((*shape, dim), dtype=np.float32)
     label = np.full(shape, UNLABELLED, dtype=np.int64)
+    marks = np.zeros((*shape, len(labels) if several else 0), dtype=bool)
     scores = np.zeros(shape, dtype=np.float32)
     mask = np.zeros(shape, dtype=bool)
     known = np.zeros(shape, dtype=bool)
@@ -125,10 +142,13 @@ def make_memory(
             scores[i, j] = hit.score / best
             if isinstance(hit.label, str):
                 label[i, j] = position.get(hit.label, UNLABELLED)
+            if several:
+                marks[i, j, [position[name] for name in hit.names if name in position]] = True
             if hit.vector is not None:
                 vectors[i, j] = hit.vector
                 known[i, j] = True
-    return Memory(*(torch.from_numpy(part) for part in (vectors, label, scores, mask, known)))
+    held = marks if several else label
+    return Memory(*(torch.from_numpy(part) for part in (vectors, held, scores, mask, known)))
 
 
 class FusionLayer(nn.Module):
@@ -211,17 +231,27 @@ class Fusion(nn.Module):
 
     def entries(self, memory: Memory) -> Tensor:
         """Hits -> memory entries [b, k+1, f], the null entry first."""
-        b, k = memory.labels.shape
-        unknown = torch.full_like(memory.labels, self.n_labels)
-        labels = torch.where(memory.labels < self.n_labels, memory.labels, unknown)
-        labels = torch.where(memory.labels == UNLABELLED, unknown + 1, labels)
+        b, k = memory.mask.shape
         # Unit vectors have small entries; the factor puts them on the scale of the embeddings.
         entries = self.vector(memory.vectors * math.sqrt(memory.vectors.shape[-1]) * 0.5)
-        entries = entries + self.label(labels) + self.score(memory.scores[..., None])
-        entries = entries + self.rank(torch.arange(k, device=labels.device))  # [b, k, f]
+        entries = entries + self.labels(memory.labels) + self.score(memory.scores[..., None])
+        entries = entries + self.rank(torch.arange(k, device=entries.device))  # [b, k, f]
         null = self.null.expand(b, 1, -1)
         normed: Tensor = self.norm(torch.cat([null, entries], dim=1))
         return normed
+
+    def labels(self, labels: Tensor) -> Tensor:
+        """Embeddings [b, k, f] of labels [b, k]; of marks [b, k, U] the mean of a hit's."""
+        n = self.n_labels
+        if labels.ndim == 2:
+            unknown = torch.full_like(labels, n)
+            labels = torch.where(labels < n, labels, unknown)
+            labels = torch.where(labels == UNLABELLED, unknown + 1, labels)
+            return cast(Tensor, self.label(labels))
+        new = labels[..., n:].any(-1, keepdim=True)
+        marks = torch.cat([labels[..., :n], new, ~labels.any(-1, keepdim=True)], dim=-1)
+        weight = self.label.weight
+        return (marks / marks.sum(-1, keepdim=True)).to(weight.dtype) @ weight
 
     def forward(self, h: Tensor, mask: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
         """States [b, t, d] -> fused states [b, t, d], attention on each hit [b, k]."""
@@ -312,9 +342,12 @@ def vote(
 
     `match` [b, k]: of query and hits; scale and ridge: one, or one a row. The kernel is
     exp(scale * (cosine - 1)). A label's score is the sum of its hits' weights, of either sign;
-    probabilities are the positive ones, normalised.
+    probabilities are the positive ones, normalised. Where a hit has several labels (marks
+    [b, k, U]) each label's score is the share of its hits in all positive weight, 0 to 1.
     """
-    labelled = memory.mask & (memory.labels != UNLABELLED)
+    several = memory.labels.ndim == 3
+    has = memory.labels.any(-1) if several else memory.labels != UNLABELLED
+    labelled = memory.mask & has
     b, k = labelled.shape
     if k == 0:
         nothing = match.new_zeros(b, n_labels)
@@ -331,6 +364,14 @@ def vote(
         system = kernel + torch.diag_embed((1 + ridge)[:, None].expand(b, k))
         right = torch.exp(scale[:, None] * (match.float() - 1)) * labelled
         solved = torch.linalg.solve(system, right[:, :, None]).squeeze(-1) * labelled
+    if several:
+        weights = solved.relu()
+        weights = weights / weights.sum(-1, keepdim=True).clamp(min=SMALL)
+        # A sum, not a product of matrices: that would be in bf16 under autocast.
+        shares = (weights[..., None] * memory.labels).sum(1).clamp(max=1.0)
+        absent = torch.full_like(shares, ABSENT)
+        found = weights.sum(-1) > SMALL
+        return Neighbours(weights, shares, similarity * memory.mask, found, absent, absent)
     places = memory.labels.clamp(min=0)
     votes = solved.new_zeros(b, n_labels).scatter_add(1, places, solved).relu()
     probs = votes / votes.sum(-1, keepdim=True).clamp(min=SMALL)
@@ -493,8 +534,11 @@ class RetrievalAugmentedModel(nn.Module):
         with torch.no_grad():
             states = self.encoder.layers(lower, mask, self.first_layer, self.encoder.depth)
         base = self.encoder.pool(states, mask)
-        memory = make_memory(retrieved_docs, self.config.labels, self.encoder.dim, self.config.k)
-        reading = self.read(self.adapted(lower, mask), mask, base, memory, len(self.config.labels))
+        labels, several = self.config.labels, self.config.several
+        memory = make_memory(
+            retrieved_docs, labels, self.encoder.dim, self.config.k, several=several
+        )
+        reading = self.read(self.adapted(lower, mask), mask, base, memory, len(labels))
         probs = self.gate(reading.logits, reading.neighbours).probs
         answer: Tensor = probs.clamp(min=SMALL).log()
         return answer

@@ -8,7 +8,7 @@ has no head is answered by its neighbours alone; with neither, the answer abstai
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from model.network import (
     make_memory,
     plain_vote,
 )
+from model.several import THRESHOLD, SeveralModel
 from model.span import SpanNetwork
 from model.tagger import Tagger
 from model.tagging import TagNetwork
@@ -70,8 +71,8 @@ class Prediction:
 
     `support`: 0 to 1, how near the hits are that carry the answer. `weights`: for each hit, its
     share in the answer (mixture and fusion); what is missing to 1 is the closed book's.
-    `multi`: the field's values are lists, and the probabilities are independent. `decided`: by a
-    person's own label of the very same text.
+    `multi`: the field's values are lists, the probabilities are independent, and those from
+    `threshold` on are answered. `decided`: by a person's own label of the very same text.
     """
 
     label: str | None
@@ -85,6 +86,15 @@ class Prediction:
     abstained: bool
     multi: bool = False
     decided: bool = False
+    threshold: float = THRESHOLD
+
+    @property
+    def answered(self) -> list[str]:
+        """All labels that are answered: of a field with one label, that."""
+        if not self.multi:
+            return [] if self.label is None else [self.label]
+        pairs = zip(self.labels, self.probs.tolist(), strict=True)
+        return [label for label, p in pairs if p >= self.threshold]
 
 
 class Reader:
@@ -238,8 +248,10 @@ class Reader:
         """Answer for a batch of one field; `index_labels`: all labels of the field in the index."""
         network = self._networks.get(field)
         own = list(network.config.labels) if network else []
-        seen = {label for row in hits for hit in row for label in _labels(hit)}
+        seen = {label for row in hits for hit in row for label in hit.names}
         labels = own + sorted(({*index_labels} | seen) - {*own})
+        if isinstance(network, SeveralModel):
+            return self._independent(network, states, hits, labels)
         several = [any(isinstance(hit.label, list) for hit in row) for row in hits]
         if any(several):
             # Row by row, so that no answer depends on what it shares a batch with.
@@ -323,21 +335,63 @@ class Reader:
         attention = reading.attention.float().cpu()
         return Reading(reading.logits.float().cpu(), neighbours, attention, reading.pooled)
 
+    def _independent(
+        self,
+        network: SeveralModel,
+        states: Sequence[QueryState],
+        hits: Sequence[Sequence[Retrieved]],
+        labels: list[str],
+    ) -> list[Prediction]:
+        """A field whose values are lists, by its head."""
+        k = network.config.k
+        memory = make_memory(hits, labels, self.encoder.dim, k, several=True)
+        base = torch.from_numpy(np.stack([state.vector for state in states]))
+        reading = self._read_hits(network, states, base, memory, len(labels))
+        mixture = network.gate(reading.logits, reading.neighbours)
+        weights = mixture.gate[:, None] * reading.neighbours.weights
+        weights = weights + (1 - mixture.gate[:, None]) * reading.attention
+        answers: list[Prediction] = []
+        for i, row in enumerate(hits):
+            probs = mixture.probs[i].numpy()
+            decided = [labels.index(name) for hit in row if hit.exact for name in hit.names]
+            # A person's label of this very text is one of the right ones; others may be too.
+            probs[decided] = EXACT_SHARE + (1 - EXACT_SHARE) * probs[decided]
+            best = int(probs.argmax())
+            pairs = zip(reading.neighbours.similarity[i].tolist(), row, strict=False)
+            near = [cosine for cosine, hit in pairs if labels[best] in hit.names]
+            used = weights[i, : len(row)].tolist()
+            answers.append(
+                Prediction(
+                    label=labels[best],
+                    labels=labels,
+                    probs=probs,
+                    confidence=float(probs[best]),
+                    calibrated=True,
+                    support=1.0 if best in decided else min(1.0, max([0.0, *near])),
+                    weights=used + [0.0] * (len(row) - len(used)),
+                    gate=float(mixture.gate[i]),
+                    abstained=False,
+                    multi=True,
+                    decided=bool(decided),
+                    threshold=float(network.gate.threshold),
+                )
+            )
+        return answers
+
     def _several(
         self, state: QueryState, hits: Sequence[Retrieved], labels: list[str]
     ) -> Prediction:
         """A field whose values are lists: each label's share of the neighbours' weight."""
-        marks = [hit if _labels(hit) else _without_label(hit) for hit in hits]
-        flat = [_with_label(hit, "") for hit in marks if _labels(hit)]
+        flat = [replace(hit, label="") for hit in hits if hit.names]
         if not flat:
             return _nothing(len(hits))
         memory = make_memory([flat], [""], self.encoder.dim, NEIGHBOURS)
         vote_ = plain_vote(torch.from_numpy(state.vector)[None], memory, 1)
         share = iter(vote_.weights[0].tolist())
-        weights = [next(share, 0.0) if _labels(hit) else 0.0 for hit in hits]
+        weights = [next(share, 0.0) if hit.names else 0.0 for hit in hits]
         probs = np.zeros(len(labels), dtype=np.float32)
         for hit, weight in zip(hits, weights, strict=True):
-            for label in {*_labels(hit)}:
+            for label in {*hit.names}:
                 probs[labels.index(label)] += weight
         probs = probs.clip(0.0, 1.0)
         best = int(probs.argmax())
@@ -408,17 +462,3 @@ def _nothing(hits: int) -> Prediction:
         gate=0.0,
         abstained=True,
     )
-
-
-def _labels(hit: Retrieved) -> list[str]:
-    if hit.label is None:
-        return []
-    return [hit.label] if isinstance(hit.label, str) else hit.label
-
-
-def _with_label(hit: Retrieved, label: str | None) -> Retrieved:
-    return Retrieved(hit.title, hit.text, label, hit.score, hit.vector, hit.exact)
-
-
-def _without_label(hit: Retrieved) -> Retrieved:
-    return _with_label(hit, None)

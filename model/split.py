@@ -16,13 +16,18 @@ MAX_HELD_OUT = 500
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A training example with its hits, best first. A label that is not one string is left out."""
+    """A training example with its hits, best first. Its label is a list in a field of several."""
 
     id: str
     text: str
     label: str | list[str] | None
     hits: list[Retrieved] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)  # the hits' documents, where they are known
+
+    @property
+    def names(self) -> list[str]:
+        """Its labels, each once."""
+        return [*dict.fromkeys(self.label)] if isinstance(self.label, list) else [str(self.label)]
 
 
 @dataclass(slots=True)
@@ -41,17 +46,17 @@ def plan_rows(rows: Sequence[Row], config: TrainConfig) -> Plan:
     """
     order = sorted(range(len(rows)), key=lambda i: (bucket(rows[i].text), i))
     limit = min(int(len(rows) * config.holdout), MAX_HELD_OUT)
-    left = Counter(str(row.label) for row in rows)
+    left = Counter(name for row in rows for name in row.names)
     held: list[int] = []
     for i in order:
-        label = str(rows[i].label)
+        names = rows[i].names
         if bucket(rows[i].text) >= config.holdout or len(held) >= limit:
             break
-        if left[label] > 1:
-            left[label] -= 1
+        if all(left[name] > 1 for name in names):
+            left.subtract(names)
             held.append(i)
     apart = set(held)
-    counts = Counter(str(row.label) for row in rows)
+    counts = Counter(name for row in rows for name in row.names)
     single = sorted(label for label, n in counts.items() if n == 1)
     warnings = []
     if single:

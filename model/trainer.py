@@ -26,6 +26,7 @@ from model.config import TrainConfig, bf16_products
 from model.curves import Curve
 from model.encoder import mean_pool
 from model.network import SMALL, RetrievalAugmentedModel
+from model.several import best_threshold, binary_loss, loss_of_several, start_several
 
 STATE = "state.safetensors"
 Progress = Callable[[int, int, float | None, float | None], None]
@@ -158,6 +159,9 @@ class Stage:
     def start_head(self, data: Prepared, rows: Sequence[int]) -> None:
         """Start the head at the class means of the base vectors, around their common mean."""
         vectors, truth = data.base[list(rows)], data.truth[list(rows)]
+        if self.model.config.several:
+            start_several(self.model, vectors, truth)
+            return
         middle = vectors.mean(0)
         with torch.no_grad():
             for label in range(len(self.model.config.labels)):
@@ -234,8 +238,9 @@ class Stage:
         generator: torch.Generator,
     ) -> float:
         batch = make_batch(self.model, data, rows)
+        objective = loss_of_several if self.model.config.several else loss_of
         with bf16_products(self.model.encoder.device):
-            loss = loss_of(self.model, batch, config, generator)
+            loss = objective(self.model, batch, config, generator)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
@@ -256,9 +261,14 @@ class Stage:
             state["best_epoch"] = state["epoch"]
             return
         evidence, _ = evidence_of(self.model, data, held, closed_only=not config.retrieval)
-        state["last"] = float(F.cross_entropy(evidence.logits, evidence.truth))
         # Confidence keeps rising after accuracy has settled; errors are what counts.
-        wrong = float((evidence.logits.argmax(-1) != evidence.truth).float().mean())
+        if self.model.config.several:
+            probs = torch.sigmoid(evidence.logits)
+            state["last"] = float(binary_loss(probs, evidence.truth).sum(-1).mean())
+            wrong = 1 - best_threshold(probs, evidence.truth)[1]
+        else:
+            state["last"] = float(F.cross_entropy(evidence.logits, evidence.truth))
+            wrong = float((evidence.logits.argmax(-1) != evidence.truth).float().mean())
         judged = wrong + 0.05 * state["last"]
         if state["best"] is None or judged < state["best"]:
             state["best"], state["best_epoch"] = judged, state["epoch"]

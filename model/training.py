@@ -26,6 +26,7 @@ from model.metrics import accuracy, macro_f1
 from model.network import Gate, RetrievalAugmentedModel
 from model.opinions import judge_opinions
 from model.reader import Reader
+from model.several import label_network
 from model.split import Row, make_folds, plan_rows
 from model.trainer import Fitted, Progress, Stage, Ticker, TrainingCancelled
 from model.workspace import HeadReport, TrainingRefused, fingerprint, open_workspace, publish
@@ -112,20 +113,9 @@ def train_head(
         if len(rows) > len(usable)
         else []
     )
-    digest = fingerprint(config.to_json(), encoder, _plain(usable))
+    digest = fingerprint(config.to_json(), encoder, plain_rows(usable))
     work = open_workspace(out, digest)
-    head = HeadConfig(
-        field=config.field,
-        labels=tuple(labels),
-        encoder_sha256=encoder.sha256,
-        task=config.task,
-        dim=encoder.dim,
-        layers=min(config.layers, encoder.depth),
-        rank=config.rank,
-        fusion_k=config.fusion_k,
-        k=config.k,
-        dropout=config.dropout,
-    )
+    head = head_config(config, labels, encoder)
     config = replace(config, layers=head.layers)
     position = {label: i for i, label in enumerate(labels)}
     everything = [*usable, *(row for row in opinions if row.label in position)]
@@ -136,20 +126,10 @@ def train_head(
         [row.hits[: config.k] for row in everything],
         config,
     )
-    run = _Run(head, encoder, data, config, work)
-    steps = run.steps(len(plan.train))
+    run = Run(head, encoder, data, config, work)
     folds = make_folds(plan.train, int(config.folds or 1))
-    total = steps * (1 + baseline) + sum(run.steps(len(plan.train) - len(f)) for f in folds)
-    run.ticker = Ticker(total, progress, cancelled)
-
-    parts: list[Evidence] = []
-    closed: list[Tensor] = []
-    for i, fold in enumerate(folds):
-        rest = sorted(set(plan.train) - set(fold))
-        model, _ = run.stage(f"fold-{i}", rest, [], config)
-        part, shut = evidence_of(model, data, fold)
-        parts.append(part)
-        closed.append(shut)
+    run.count(plan.train, folds, baseline, progress, cancelled)
+    parts, closed = run.fold_by_fold(plan.train, folds)
     model, fitted = run.stage("main", plan.train, plan.held, config)
     evaluated_on = "held-out" if plan.held else "out-of-fold"
     held = evidence_of(model, data, plan.held) if plan.held else (join(parts), torch.cat(closed))
@@ -208,8 +188,27 @@ def train_head(
     return report
 
 
+def head_config(
+    config: TrainConfig, labels: Sequence[str], encoder: Encoder, *, several: bool = False
+) -> HeadConfig:
+    """The head that a run trains; `several`: with independent labels."""
+    return HeadConfig(
+        field=config.field,
+        labels=tuple(labels),
+        encoder_sha256=encoder.sha256,
+        task=config.task,
+        dim=encoder.dim,
+        layers=min(config.layers, encoder.depth),
+        rank=config.rank,
+        fusion_k=config.fusion_k,
+        k=config.k,
+        dropout=config.dropout,
+        several=several,
+    )
+
+
 @dataclass(slots=True)
-class _Run:
+class Run:
     """What the stages of one training share."""
 
     head: HeadConfig
@@ -220,13 +219,42 @@ class _Run:
     ticker: Ticker = field(default_factory=lambda: Ticker(1))
 
     def steps(self, rows: int) -> int:
+        """Of a stage that trains on so many rows."""
         return int(self.config.epochs or 1) * -(-rows // int(self.config.batch_size or 1))
+
+    def count(
+        self,
+        train_rows: Sequence[int],
+        folds: Sequence[Sequence[int]],
+        baseline: bool,
+        progress: Progress | None,
+        cancelled: Callable[[], bool] | None,
+    ) -> None:
+        """Set the ticker to the steps of all stages."""
+        total = self.steps(len(train_rows)) * (1 + baseline)
+        total += sum(self.steps(len(train_rows) - len(fold)) for fold in folds)
+        self.ticker = Ticker(total, progress, cancelled)
+
+    def fold_by_fold(
+        self, train_rows: Sequence[int], folds: Sequence[Sequence[int]]
+    ) -> tuple[list[Evidence], list[Tensor]]:
+        """Each fold's evidence, and its logits closed, by a network trained on the others."""
+        parts: list[Evidence] = []
+        closed: list[Tensor] = []
+        for i, fold in enumerate(folds):
+            rest = sorted(set(train_rows) - set(fold))
+            model, _ = self.stage(f"fold-{i}", rest, [], self.config)
+            part, shut = evidence_of(model, self.data, fold)
+            parts.append(part)
+            closed.append(shut)
+        return parts, closed
 
     def stage(
         self, name: str, rows: Sequence[int], held: Sequence[int], config: TrainConfig
     ) -> tuple[RetrievalAugmentedModel, Fitted]:
+        """One network, trained on some rows."""
         torch.manual_seed(config.seed)
-        model = RetrievalAugmentedModel(self.head, self.encoder).to(self.encoder.device)
+        model = label_network(self.head, self.encoder).to(self.encoder.device)
         stage = Stage(name, self.work / name, model)
         stage.start_head(self.data, rows)
         return model, stage.fit(self.data, rows, held, config, self.ticker)
@@ -254,7 +282,8 @@ def _labels(usable: Sequence[Row], rows: Sequence[Row]) -> list[str]:
     return labels
 
 
-def _plain(rows: Sequence[Row]) -> Iterator[object]:
+def plain_rows(rows: Sequence[Row]) -> Iterator[object]:
+    """What `fingerprint` reads of rows and of their hits."""
     for row in rows:
         yield [row.id, row.text, row.label]
         yield from ([hit.text[:64], hit.label, round(hit.score, 4)] for hit in row.hits)
@@ -262,7 +291,7 @@ def _plain(rows: Sequence[Row]) -> Iterator[object]:
 
 def _previous(
     base: Path,
-    run: _Run,
+    run: Run,
     rows: Sequence[Row],
     evaluated: Sequence[int],
 ) -> tuple[list[str], dict[str, float]] | None:

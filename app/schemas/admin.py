@@ -56,7 +56,15 @@ class ReindexRequest(Request):
         description="Another base encoder, a folder or a hub id: it goes live with the generation "
         "that holds its vectors, and with the newest checkpoint that was trained over it.",
     )
-    activate: bool = True
+    activate: bool | Literal["never", "if_better", "always"] = Field(
+        True,
+        description="true is `always`, false `never`. `if_better`: an index of another encoder "
+        "goes live only when a paired test on labelled documents says so.",
+    )
+    field: Name = Field("label", description="With `if_better`: the label field to test on.")
+    margin: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = Field(
+        0.0, description="With `if_better`: by how much accuracy may be worse, surely (90 %)."
+    )
 
 
 class EvaluateRequest(Request):

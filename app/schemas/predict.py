@@ -138,15 +138,29 @@ class LabelScore(Response):
     score: float
 
 
+class EntityChange(Response):
+    """An entity that a document changes: its score, and that ``without`` it. 0: not found."""
+
+    text: str
+    type: str
+    start: int
+    end: int
+    score: float
+    without: float
+
+
 class Influence(Response):
     """What the answer would be without this document: removed from the hits, no refill.
 
     ``delta``: by how much the answered label's probability would fall; ``flips``: whether another
-    label would be answered (list-valued fields: another set of labels).
+    label would be answered (list-valued fields: another set of labels). qa: the same of the
+    likeliest answer and a passage. ner: ``delta`` is the largest change of an entity's score,
+    ``flips`` whether other entities would be found, ``entities`` those that change.
     """
 
     delta: float
     flips: bool
+    entities: list[EntityChange] | None = None
 
 
 class FlipSet(Response):

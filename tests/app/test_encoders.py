@@ -15,6 +15,8 @@ from transformers import ModernBertConfig, ModernBertModel, PreTrainedTokenizerF
 from app.settings import Settings
 from tests.app.conftest import corpus, serving, state
 from tests.app.test_admin import wait
+from tests.app.test_several import FIELD, listed
+from tests.app.tiny import documents
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +95,74 @@ def test_a_changed_setting_is_fulfilled_by_a_reindex(
         assert wait(client, job)["state"] == "succeeded"
         assert state(client).snapshot().vectors_fit
         assert state(client).snapshot().model().model.dim == 32
+
+
+def test_it_goes_live_if_better_by_a_paired_test(
+    tmp_path: Path, settings_for: Callable[..., Settings], other_folder: Path, encoder_folder: Path
+) -> None:
+    rows = [document.to_json() for document in documents(12)]
+    with serving(settings_for(tmp_path)) as client:
+        assert client.post("/documents", json={"documents": rows}).status_code == 200
+        order = {"encoder": str(other_folder), "activate": "if_better"}
+        before = state(client).snapshot().model().model.encoder_sha256
+        # BM25 finds what it found: another random encoder is surely no better.
+        job = reindexed(client, order)
+        assert job["state"] == "succeeded", job
+        result, gate = job["result"], job["result"]["gate"]
+        assert (result["activated"], gate["activate"], gate["wish"]) == (False, False, "if_better")
+        assert (gate["rows"], gate["evaluated_on"]) == (len(rows), "all")
+        gap = gate["accuracy"] - gate["rival_accuracy"]
+        assert gate["difference"] == pytest.approx(gap, abs=1e-5)
+        assert gate["better"] - gate["worse"] == pytest.approx(gap * gate["rows"], abs=1e-3)
+        assert f"{gate['worse']} worse of {gate['rows']}" in gate["reason"]
+        snapshot = state(client).snapshot()
+        assert snapshot.model().model.encoder_sha256 == before
+        assert snapshot.vectors_fit
+        kept = {i["generation"] for i in client.get("/admin/indexes").json()["indexes"]}
+        assert result["generation"] in kept
+
+        # With the margin at its widest the same one may pass, and then it serves.
+        job = reindexed(client, {**order, "margin": 0.5})
+        assert job["result"]["activated"] == (job["result"]["gate"]["lower_90"] >= -0.5)
+        assert job["result"]["activated"]
+        assert state(client).snapshot().model().model.encoder_sha256 != before
+
+        # The same encoder again is no candidate; nor is one that is asked for in any case.
+        for plain in (
+            {"activate": "if_better"},
+            {"encoder": str(encoder_folder), "activate": "always"},
+        ):
+            result = reindexed(client, plain)["result"]
+            assert (result["activated"], result["gate"]) == (True, None)
+        assert state(client).snapshot().model().model.encoder_sha256 == before
+        result = reindexed(client, {"activate": "never"})["result"]
+        assert (result["activated"], result["gate"]) == (False, None)
+
+
+def test_sets_of_labels_are_judged_too(
+    tmp_path: Path, settings_for: Callable[..., Settings], other_folder: Path
+) -> None:
+    rows = [document.to_json() for document in listed(4)]
+    with serving(settings_for(tmp_path)) as client:
+        assert client.post("/documents", json={"documents": rows}).status_code == 200
+        order = {"encoder": str(other_folder), "activate": "if_better", "field": FIELD}
+        job = reindexed(client, order)
+        assert job["state"] == "succeeded", job
+        gate = job["result"]["gate"]
+        assert (gate["rows"], gate["field"], gate["head"]) == (len(rows), FIELD, False)
+        assert job["result"]["activated"] == gate["activate"]
+
+
+def test_there_must_be_labels_to_judge_another_encoder_on(
+    tmp_path: Path, settings_for: Callable[..., Settings], other_folder: Path
+) -> None:
+    with serving(settings_for(tmp_path)) as client:
+        client.post("/documents", json={"documents": corpus()})
+        body = {"encoder": str(other_folder), "activate": "if_better", "field": "nothing"}
+        answer = client.post("/admin/reindex", json=body)
+        assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "#/field")
+        answer = client.post("/admin/reindex", json={"analyzer": "another"})
+        assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "#/analyzer")
 
 
 def test_one_that_does_not_load_changes_nothing(

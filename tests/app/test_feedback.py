@@ -6,6 +6,7 @@ from typing import Any
 from starlette.testclient import TestClient
 
 from app.schemas.documents import FeedbackResponse, UndoResponse
+from tests.app.conftest import state
 
 TEXT = "Where is my parcel, and who pays for it"
 
@@ -90,3 +91,23 @@ def test_a_new_label_needs_no_training(client: TestClient) -> None:
 def test_unknown_predictions_are_not_found(client: TestClient) -> None:
     answer = client.post("/feedback", json={"prediction_id": "pred_x", "label": "a"})
     assert answer.status_code == 404
+
+
+def test_a_prediction_that_expired_is_not_found(client: TestClient) -> None:
+    old = client.post("/classify", json={"input": TEXT}).json()["id"]
+    state(client).predictions._limit = 1
+    new = client.post("/classify", json={"input": TEXT}).json()["id"]
+    opinion = {"correct": False, "label": "praise"}
+    answer = client.post("/feedback", json={"prediction_id": old, **opinion})
+    assert answer.status_code == 404
+    assert answer.json()["type"] == "/problems/not-found"
+    assert client.post("/feedback", json={"prediction_id": new, **opinion}).status_code == 201
+
+
+def test_a_label_of_another_field_is_refused(client: TestClient) -> None:
+    name = client.post("/classify", json={"input": TEXT}).json()["id"]
+    body = {"prediction_id": name, "correct": False, "label": "negative", "field": "sentiment"}
+    answer = client.post("/feedback", json=body)
+    assert answer.status_code == 422
+    assert [e["pointer"] for e in answer.json()["errors"]] == ["#/field"]
+    assert client.get("/feedback").text == ""

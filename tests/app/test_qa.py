@@ -158,7 +158,7 @@ def test_bad_input_is_told_where(asked: TestClient, given: object, pointer: str)
 
 @pytest.mark.parametrize(
     "more",
-    [{"stream": True}, {"explain": ["influence"]}, {"field": "x"}, {"params": {"labels": ["a"]}}],
+    [{"stream": True}, {"explain": ["ablation"]}, {"field": "x"}, {"params": {"labels": ["a"]}}],
 )
 def test_what_it_cannot_do_is_refused(asked: TestClient, more: dict[str, Any]) -> None:
     answer = asked.post("/predict", json={"task": "qa", "input": TOOL, **more})
