@@ -15,6 +15,8 @@ from index_data.documents import Document, content_id
 if TYPE_CHECKING:
     from index_data.searcher import Searcher
 
+SENTIMENT_LAYERS: Final = 6
+"""Adapted from the top: what sentiment hangs on lies further down than topics (docs/log.md)."""
 MAX_FEEDBACK: Final = 500  # recorded feedback that the gate asks
 
 
@@ -61,11 +63,13 @@ def train(training: Training) -> dict[str, Any]:
     from model.training import train_head
 
     info, rows = training_set.load(training.work)
-    given = training.options()
+    task, given = training.params["task"], training.options()
+    if task == "sentiment":
+        given["layers"] = SENTIMENT_LAYERS
     learn = train_several if info.several else train_head
     report = learn(
         rows,
-        TrainConfig(field=training.field, task=training.params["task"], **given),
+        TrainConfig(field=training.field, task=task, **given),
         training.encoder,
         training.out,
         base=training.base,
