@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,7 @@ from model.curves import Curve
 from model.encoder import mean_pool
 from model.network import SMALL, RetrievalAugmentedModel
 from model.several import best_threshold, binary_loss, loss_of_several, start_several
+from model.workspace import TrainingRefused
 
 STATE = "state.safetensors"
 Progress = Callable[[int, int, float | None, float | None], None]
@@ -58,8 +60,13 @@ class Ticker:
 
         Raises:
             TrainingCancelled: The caller asked for it.
+            TrainingRefused: The loss is no number any more.
         """
         self.step += 1
+        if loss is not None and not math.isfinite(loss):
+            raise TrainingRefused(
+                f"the loss became {loss} at step {self.step} of {self.total}: take a lower lr"
+            )
         if self.cancelled is not None and self.cancelled():
             raise TrainingCancelled(f"cancelled at step {self.step} of {self.total}")
         if self.progress is not None:

@@ -60,6 +60,15 @@ def test_it_learns_with_bf16_products_too(
     assert {t.dtype for t in heads["label"].tensors.values()} == {torch.float32}
 
 
+def test_a_run_that_diverges_is_refused(
+    encoder: Encoder, rows: list[Row], quick: TrainConfig, tmp_path: Path
+) -> None:
+    config = replace(quick, optimizer="sgd", lr=1e30, epochs=6, max_grad_norm=1e9)
+    with pytest.raises(TrainingRefused, match="take a lower lr"):
+        train_head(rows, config, encoder, tmp_path / "diverged", baseline=False)
+    assert not (tmp_path / "diverged").exists()
+
+
 def test_sgd_and_folds(
     encoder: Encoder, rows: list[Row], quick: TrainConfig, tmp_path: Path
 ) -> None:
