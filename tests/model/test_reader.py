@@ -19,7 +19,7 @@ from model.training import train_head
 def checkpoint(encoder: Encoder, rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("models") / "m"
     config = TrainConfig(
-        epochs=6, batch_size=16, lr=3e-3, k=6, fusion_k=4, layers=2, rank=4, folds=1, holdout=0.2
+        epochs=12, batch_size=16, lr=3e-3, k=6, fusion_k=4, layers=2, rank=4, folds=1, holdout=0.2
     )
     train_head(rows, config, encoder, out, baseline=False)
     return out
