@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -66,7 +65,7 @@ def compare(
     new = _reader(registry.fitting(new_encoder.sha256).folder, new_encoder)
     with opened(params, old_encoder) as searcher:
         old_rows, labels = _rows(searcher, old, old_encoder, field, reporter)
-    with _built(params, built, new_encoder) as searcher:
+    with opened(params, new_encoder, built) as searcher:
         new_rows, _ = _rows(searcher, new, new_encoder, field, reporter)
     parts = [held_out_rows([*old_rows.values()], old, field)]
     parts.append(held_out_rows([*new_rows.values()], new, field))
@@ -120,26 +119,6 @@ def _reader(folder: Path | None, encoder: Encoder) -> Reader:
         return Reader.load(folder, encoder)
     except CheckpointRefused as refused:
         raise JobRefused(str(refused)) from refused
-
-
-@contextmanager
-def _built(params: dict[str, Any], built: Path, encoder: Encoder) -> Iterator[Searcher]:
-    """The index as it would be with a generation that is not registered yet."""
-    from index_data.index import Index
-    from index_data.store import DocumentStore
-
-    store = DocumentStore.open_read_only(Path(params["_store"]))
-    try:
-        index = Index(
-            store,
-            Path(params["_index"]),
-            passage_words=params["_passage_words"],
-            encoder_sha=encoder.sha256,
-        )
-        index.try_out(built)
-        yield index.searcher
-    finally:
-        store.close()
 
 
 def _rows(

@@ -151,8 +151,13 @@ def load_encoder(params: dict[str, Any], reporter: Reporter) -> Encoder:
 
 
 @contextmanager
-def opened(params: dict[str, Any], encoder: Encoder) -> Iterator[Searcher]:
-    """The index as the server sees it now, for reading only."""
+def opened(
+    params: dict[str, Any], encoder: Encoder, built: Path | None = None
+) -> Iterator[Searcher]:
+    """The index as the server sees it now, for reading only.
+
+    ``built``: as it would be with this generation, which is not registered yet.
+    """
     from index_data.index import Index, NoGeneration
     from index_data.store import DocumentStore
 
@@ -164,10 +169,13 @@ def opened(params: dict[str, Any], encoder: Encoder) -> Iterator[Searcher]:
             passage_words=params["_passage_words"],
             encoder_sha=encoder.sha256,
         )
-        try:
-            index.open()
-        except NoGeneration:
-            index.open_without_generation()
+        if built is not None:
+            index.try_out(built)
+        else:
+            try:
+                index.open()
+            except NoGeneration:
+                index.open_without_generation()
         yield index.searcher
     finally:
         store.close()
