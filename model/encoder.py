@@ -156,8 +156,13 @@ class Encoder:
         self, h: Tensor, mask: Tensor, start: int, stop: int, adapter: Adapter | None = None
     ) -> Tensor:
         """Run layers `start` to `stop`; an adapter's layers belong to the topmost ones."""
-        parts: list[Any] = list(adapter.layers) if adapter else []
+        parts: list[Any] = (adapter.folded or list(adapter.layers)) if adapter else []
         return self.stack.run(h, mask, start, stop, parts)
+
+    def fold(self, adapter: Adapter) -> None:
+        """For inference: keep the top layers with the adapter in their weights (Hu et al. 2021)."""
+        parts: list[Any] = list(adapter.layers)
+        adapter.folded = self.stack.fold(parts)
 
     def pool(self, h: Tensor, mask: Tensor) -> Tensor:
         """Base states [b, t, d] -> base vectors [b, d] of length 1, as the encoder was made for."""

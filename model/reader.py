@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from model.adapter import Adapter
 from model.answers import SpanReader
 from model.checkpoint import build, load_heads
 from model.config import MAX_TOKENS
@@ -150,7 +151,10 @@ class Reader:
         others: dict[str, nn.Module] = {}
         for field, head in heads.items():
             network = build(head, encoder).requires_grad_(False)
-            network.to(device=device or encoder.device, dtype=dtype or encoder.dtype)
+            network.to(device=device or encoder.device)
+            assert isinstance(network.adapter, Adapter)
+            encoder.fold(network.adapter)
+            network.to(dtype=dtype or encoder.dtype)
             if not isinstance(network, RetrievalAugmentedModel):
                 others[field] = network
                 if isinstance(network, TagNetwork):

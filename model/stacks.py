@@ -6,6 +6,7 @@ model is taken apart into embeddings, layers, and what comes after the last one.
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,10 +29,14 @@ class Stack(Protocol):
     def embed(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Ids [b, t] -> states before the first layer."""
 
-    def run(
-        self, h: Tensor, mask: Tensor, start: int, stop: int, adapters: list[LayerAdapter]
-    ) -> Tensor:
-        """Run layers `start` to `stop`; `adapters` belong to the topmost layers of all."""
+    def run(self, h: Tensor, mask: Tensor, start: int, stop: int, adapters: list[Any]) -> Tensor:
+        """Run layers `start` to `stop`.
+
+        `adapters`: of the topmost layers of all, a `LayerAdapter` each, or what `fold` made of it.
+        """
+
+    def fold(self, adapters: list[LayerAdapter]) -> list[Any] | None:
+        """The adapters as layers that have them in their weights; None: it cannot."""
 
 
 class BertLayer:
@@ -80,6 +85,17 @@ class BertLayer:
         normed: Tensor = self.norm2(down + h)
         return normed
 
+    def folded(self, adapter: LayerAdapter) -> BertLayer:
+        """This layer with an adapter in its weights."""
+        other = copy.copy(self)
+        parts = zip(("query", "key", "value"), self.w_qkv.chunk(3), strict=True)
+        other.w_qkv = torch.cat([adapter.of(name).folded(part) for name, part in parts])
+        for name in ("out", "up", "down"):
+            linear: nn.Linear = copy.deepcopy(getattr(self, name))
+            linear.weight.data = adapter.of(name).folded(linear.weight.data)
+            setattr(other, name, linear)
+        return other
+
 
 class BertStack:
     """BERT and RoBERTa, whose layers have the same parts."""
@@ -118,9 +134,7 @@ class BertStack:
         states: Tensor = self.embeddings(input_ids=ids)
         return states
 
-    def run(
-        self, h: Tensor, mask: Tensor, start: int, stop: int, adapters: list[LayerAdapter]
-    ) -> Tensor:
+    def run(self, h: Tensor, mask: Tensor, start: int, stop: int, adapters: list[Any]) -> Tensor:
         """See `Stack`."""
         bias = None
         if not bool(mask.all()):
@@ -128,8 +142,18 @@ class BertStack:
             bias = bias.masked_fill(~mask, float("-inf"))[:, None, None, :]
         first = self.depth - len(adapters)
         for i in range(start, stop):
-            h = self.layers[i](h, bias, adapters[i - first] if i >= first else None)
+            own = adapters[i - first] if i >= first else None
+            if isinstance(own, BertLayer):
+                h = own(h, bias, None)
+            else:
+                h = self.layers[i](h, bias, own)
         return h
+
+    @torch.no_grad()
+    def fold(self, adapters: list[LayerAdapter]) -> list[Any] | None:
+        """See `Stack`."""
+        own = self.layers[self.depth - len(adapters) :]
+        return [layer.folded(part) for layer, part in zip(own, adapters, strict=True)]
 
 
 @dataclass(slots=True)
@@ -180,9 +204,7 @@ class LibraryStack:
         assert first is not None
         return first
 
-    def run(
-        self, h: Tensor, mask: Tensor, start: int, stop: int, adapters: list[LayerAdapter]
-    ) -> Tensor:
+    def run(self, h: Tensor, mask: Tensor, start: int, stop: int, adapters: list[Any]) -> Tensor:
         """See `Stack`. After the last layer comes what the model does there (a norm, mostly)."""
         ids = torch.zeros(mask.shape, dtype=torch.long, device=mask.device)
         calls = self._rehearse(ids, mask, None).calls
@@ -199,6 +221,10 @@ class LibraryStack:
             with self._rehearsing(_Rehearsal(result=h)):
                 h = self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         return h
+
+    def fold(self, adapters: list[LayerAdapter]) -> list[Any] | None:
+        """See `Stack`."""
+        return None
 
     def _rehearse(self, ids: Tensor, mask: Tensor, result: Tensor | None) -> _Rehearsal:
         rehearsal = _Rehearsal(result)

@@ -88,6 +88,13 @@ def test_an_adapter_reaches_the_top_layers_only(name: str, make: Make) -> None:
     given = [p.grad is not None and bool(p.grad.any()) for p in adapter.parameters()]
     assert all(given)
     assert torch.equal(encoder.layers(lower, mask, top - 1, top), plain)  # nothing stays behind
+    encoder.fold(adapter)
+    assert (adapter.folded is not None) is isinstance(encoder.stack, BertStack)
+    with torch.no_grad():
+        folded = encoder.layers(lower, mask, top - 1, top, adapter)
+    assert float(((folded - adapted.detach()).abs() * mask[:, :, None]).max()) < 1e-4
+    assert torch.equal(encoder.layers(lower, mask, top - 1, top), plain)
+    assert not any("folded" in key for key in adapter.state_dict())
 
 
 def test_which_are_written_out(make: Make, encoder: Encoder) -> None:
