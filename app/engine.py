@@ -26,10 +26,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from app.batching import BatchStats, Observe, in_sizes, similar_lengths
+from app.questions import Question, QuestionQueue
+
 if TYPE_CHECKING:
-    from model.answers import Asked, PassageText, SpanAnswer
+    from model.answers import PassageText, SpanAnswer
     from model.network import Retrieved
-    from model.pairs import Pair
     from model.reader import Prediction, QueryState, Reader
 
 logger = logging.getLogger(__name__)
@@ -38,21 +40,10 @@ T = TypeVar("T")
 ENCODE_TEXTS = 16  # documents encoded between two looks at the urgent queues,
 ENCODE_CHARS = 2_000  # and their characters: about a tenth of a second on one slow core
 PREDICT_ITEMS = 64
-SIZES = (128, 96, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)  # of the parts of a batch
-ANSWER_TOKENS = 2_048  # of passages that are read between two looks at the other queues
 
 
 class EngineClosed(RuntimeError):
     """The engine has ended; whoever still waits for it is told so."""
-
-
-@dataclass(frozen=True, slots=True)
-class BatchStats:
-    """One forward pass, for the metrics: how many inputs, and for how long the thread ran."""
-
-    kind: str
-    size: int
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +70,6 @@ class _Predict:
     field: str
     index_labels: tuple[str, ...]
     future: Future[Prediction]
-
-
-@dataclass(slots=True, eq=False)
-class _Question:
-    text: str
-    passages: Sequence[PassageText]
-    head: str
-    future: Future[SpanAnswer]
-    asked: Asked | None = None
 
 
 @dataclass(slots=True)
@@ -117,18 +99,18 @@ class Engine:
         windows: int = 1,
         batch_tokens: int,
         batch_wait_s: float = 0.002,
-        observe: Callable[[BatchStats], None] | None = None,
+        observe: Observe | None = None,
     ) -> None:
         self._load = load
         self._max_tokens = max_tokens
         self._windows = windows
         self._batch_tokens = batch_tokens
         self._batch_wait_s = batch_wait_s
-        self._observe = observe or (lambda stats: None)
+        self._observe: Observe = observe or (lambda stats: None)
         self._wake = threading.Condition()
         self._reads: deque[_Read] = deque()
         self._predicts: deque[_Predict] = deque()
-        self._questions: deque[_Question] = deque()
+        self._questions = QuestionQueue(self._wake, batch_tokens, self._observe)
         self._questions_turn = False
         self._encodes: deque[_Encode] = deque()
         self._calls: deque[tuple[Callable[[Reader], Any], Future[Any]]] = deque()
@@ -170,7 +152,7 @@ class Engine:
     ) -> Future[SpanAnswer]:
         """Read passages for a question, in batches with those of others, and answer."""
         future: Future[SpanAnswer] = Future()
-        self._put(self._questions, _Question(question, passages, head, future))
+        self._put(self._questions.waiting, Question(question, passages, head, future))
         return future
 
     def encode(self, texts: Sequence[str]) -> Future[NDArray[np.float32]]:
@@ -211,7 +193,7 @@ class Engine:
 
     def waiting(self) -> int:
         """Inputs in the queues of requests."""
-        return len(self._reads) + len(self._predicts) + len(self._questions)
+        return len(self._reads) + len(self._predicts) + len(self._questions.waiting)
 
     def _put(self, queue: deque[Any], entry: Any) -> None:
         with self._wake:
@@ -237,7 +219,7 @@ class Engine:
             futures: list[Future[Any]] = [
                 *(entry.future for entry in self._reads),
                 *(entry.future for entry in self._predicts),
-                *(entry.future for entry in self._questions),
+                *(entry.future for entry in self._questions.waiting),
                 *(entry.future for entry in self._encodes),
                 *(future for _, future in self._calls),
             ]
@@ -254,9 +236,9 @@ class Engine:
                     return partial(_settle, function, future)
                 if self._predicts:
                     return self._predict_batch
-                if self._questions and (self._questions_turn or not self._reads):
+                if self._questions.waiting and (self._questions_turn or not self._reads):
                     self._questions_turn = False
-                    return self._question_batch
+                    return self._questions.read_some
                 if self._reads:
                     self._questions_turn = True
                     return self._read_batch
@@ -324,63 +306,6 @@ class Engine:
                 if left <= 0 or not self._wake.wait(left):
                     return
 
-    def _question_batch(self, reader: Reader) -> None:
-        """One forward pass over passages of the questions that wait, the oldest first."""
-        began = time.perf_counter()
-        try:
-            batch, entries = self._next_pairs(reader)
-            for run in similar_lengths([len(pair.ids) for _, pair in batch]):
-                group = [batch[i] for i in run]
-                spans = reader.spans(group[0][0].head)
-                logits = spans.read([pair for _, pair in group])
-                for (entry, pair), found in zip(group, logits, strict=True):
-                    if entry.asked is not None:
-                        entry.asked.put(pair, found)
-            done = [entry for entry in entries if entry.asked is not None and entry.asked.whole]
-            results = [reader.spans(e.head).answer(e.asked) for e in done if e.asked is not None]
-        except Exception as error:  # told to each of those that wait; the thread lives on
-            logger.exception("reading passages failed")
-            with self._wake:
-                waiting = list(self._questions)
-                self._questions.clear()
-            for entry in waiting:
-                if entry.future.set_running_or_notify_cancel():
-                    entry.future.set_exception(error)
-            return
-        if batch:
-            self._observe(BatchStats("answer", len(batch), time.perf_counter() - began))
-        for entry, result in zip(done, results, strict=True):
-            self._drop(entry)
-            if entry.future.set_running_or_notify_cancel():
-                entry.future.set_result(result)
-
-    def _drop(self, entry: _Question) -> None:
-        with self._wake:
-            self._questions.remove(entry)
-
-    def _next_pairs(self, reader: Reader) -> tuple[list[tuple[_Question, Pair]], list[_Question]]:
-        """Pairs within the budget, all of one head, and the questions that were looked at."""
-        entries: list[_Question] = []
-        batch: list[tuple[_Question, Pair]] = []
-        longest = 0
-        with self._wake:
-            waiting = list(self._questions)
-        for entry in waiting:
-            if entry.future.cancelled():
-                self._drop(entry)
-                continue
-            if entries and entry.head != entries[0].head:
-                continue
-            if entry.asked is None:
-                entry.asked = reader.spans(entry.head).ask(entry.text, entry.passages)
-            entries.append(entry)
-            for pair in entry.asked.unread():
-                longest = max(longest, len(pair.ids))
-                if batch and longest * (len(batch) + 1) > min(self._batch_tokens, ANSWER_TOKENS):
-                    return batch, entries
-                batch.append((entry, pair))
-        return batch, entries
-
     def _encode_some(self, reader: Reader) -> None:
         entry = self._encodes[0]
         if entry.next == 0 and not entry.future.set_running_or_notify_cancel():
@@ -417,27 +342,6 @@ class Engine:
         self._observe(BatchStats(kind, len(futures), time.perf_counter() - began))
         for future, result in zip(futures, results, strict=True):
             future.set_result(result)
-
-
-def similar_lengths(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices of a batch in groups in which padding at most doubles the work of any one."""
-    groups: list[list[int]] = []
-    shortest = 0
-    for i in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if not groups or lengths[i] > 2 * shortest + 8:
-            groups.append([])
-            shortest = lengths[i]
-        groups[-1].append(i)
-    return groups
-
-
-def in_sizes(batch: Sequence[T]) -> Iterator[Sequence[T]]:
-    """A batch in parts of the sizes that there are: few shapes in all (`model.encoder.rounded`)."""
-    start = 0
-    while start < len(batch):
-        size = next(size for size in SIZES if size <= len(batch) - start)
-        yield batch[start : start + size]
-        start += size
 
 
 def _take(queue: deque[_Predict], limit: int) -> list[_Predict]:

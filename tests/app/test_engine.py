@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.engine import SIZES, BatchStats, Engine, EngineClosed, in_sizes, similar_lengths
+from app.batching import SIZES, BatchStats, in_sizes, similar_lengths
+from app.engine import Engine, EngineClosed
 from app.permits import Permits
 from app.problems import Problem
 from model.checkpoint import HeadFiles, save_checkpoint
