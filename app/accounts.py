@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 
 
-def usage(*, tokens: int, retrieved: int, used: int) -> dict[str, int]:
-    """What was read for a request; nothing is written by these tasks."""
+def usage(*, tokens: int, retrieved: int, used: int, new: int = 0) -> dict[str, int]:
+    """What was read for a request; ``new``: tokens that were written, by the tasks that write."""
     return {
         "prompt_tokens": tokens,
-        "completion_tokens": 0,
-        "total_tokens": tokens,
+        "completion_tokens": new,
+        "total_tokens": tokens + new,
         "retrieved": retrieved,
         "used": used,
     }

@@ -316,7 +316,7 @@ def timing(answers: Sequence[Answer | Problem], began: float) -> dict[str, float
 
 def unused(params: Params, task: str = "classification") -> list[str]:
     """Warnings about parameters that were given and have no effect here."""
-    concerns_text = {"max_new_tokens", "temperature", "seed", "stop"}
+    concerns_text = {"max_new_tokens", "temperature", "top_p", "seed", "stop"}
     return [
         f"params.{name} has no effect on {task}"
         for name in sorted(params.model_fields_set & concerns_text)

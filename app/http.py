@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import aclosing
 from typing import Annotated, Any, TypeVar
 
 import orjson
 from fastapi import Depends, Request
 from pydantic import BaseModel
+from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import Response
 
 from app.problems import KINDS, Problem, Slug, invalid
 from app.schemas.base import ProblemBody
 from app.state import Footnote
+from app.streaming import Event, Streaming
 
+PING_S = 15
 T = TypeVar("T")
 PROBLEM_TYPE = "application/problem+json"
 RETRIED: frozenset[Slug] = frozenset({"queue-full", "not-ready"})
@@ -70,6 +74,29 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     finally:
         task.cancel()
         left.cancel()
+
+
+async def event_stream(request: Request, streaming: Streaming) -> Response:
+    """The events of some work. What goes wrong before the first is answered as any problem."""
+    streaming = await unless_gone(request, streaming.started())
+    request_id = getattr(request.state, "request_id", None)
+
+    async def told() -> AsyncIterator[ServerSentEvent]:
+        async with aclosing(streaming.events()) as events:
+            async for event in events:
+                yield ServerSentEvent(event_text(event, request_id), event=event.name)
+        yield ServerSentEvent("{}", event="done")
+
+    grace = state_of(request).settings.shutdown_grace_s
+    return EventSourceResponse(told(), ping=PING_S, shutdown_grace_period=grace)
+
+
+def event_text(event: Event, request_id: str | None) -> str:
+    """The data of an event as JSON."""
+    if isinstance(event.data, Problem):
+        return orjson.dumps(event.data.to_json(request_id)).decode()
+    raw: bytes = event.data if isinstance(event.data, bytes) else orjson.dumps(event.data)
+    return raw.decode()
 
 
 async def _disconnected(request: Request) -> None:

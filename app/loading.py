@@ -12,9 +12,11 @@ from app.engine import Engine
 from app.metrics import Metrics
 from app.settings import Settings
 from app.snapshot import ModelInfo, Serving
+from app.writer import GeneratorEngine
 
 if TYPE_CHECKING:
     from model.encoder import Encoder
+    from model.generator import Generator
     from model.reader import Reader
 
 logger = logging.getLogger(__name__)
@@ -94,6 +96,34 @@ def load_serving(
     serving = Serving(engine, ModelInfo.of(reader, version), reader.encoder)
     warm_up(serving)
     return serving
+
+
+def load_generator(settings: Settings, metrics: Metrics, source: str) -> GeneratorEngine:
+    """A user's own generator on a thread of its own; blocks until it is loaded and has run once.
+
+    Raises ``GeneratorRefused``, or ``ValueError`` for a device.
+    """
+
+    def load() -> Generator:
+        from app.indexing_job import pick_device
+        from model.config import pick_dtype
+        from model.generator import Generator
+
+        set_threads(inference_threads(settings))
+        device = pick_device(settings.device)
+        return Generator.load(
+            source,
+            device=device,
+            dtype=pick_dtype(settings.dtype, device),
+            context=settings.generator_context,
+            streams=settings.generator_streams,
+        )
+
+    engine = GeneratorEngine(
+        load, streams=settings.generator_streams, observe=metrics.observe_batch
+    )
+    engine.start().result()
+    return engine
 
 
 def warm_up(serving: Serving) -> None:

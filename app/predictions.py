@@ -94,6 +94,9 @@ class Kept:
             for one in (output, *(output.get("alternatives") or ())):
                 if one.get("doc_id") == doc_id:  # an answer is a piece of its document
                     one["answer"] = ""
+        for item in raw["answer"]["data"]:
+            if any(c["doc_id"] == doc_id for c in item.get("citations") or ()):
+                unsay(item.get("output") or {})  # what was written from it may repeat it
         for given in raw["record"]["inputs"]:
             if given and any(hit[0] == doc_id for hit in given["hits"]):
                 given |= {"hits": [], "erased": True}
@@ -273,6 +276,16 @@ class Predictions:
                 return
             for number, body in rows:
                 yield number, Kept.restored(body)
+
+
+def unsay(output: dict[str, Any]) -> None:
+    """Take the text out of an output that was written, not chosen."""
+    if "sentences" in output:
+        output["sentences"] = []
+        if "message" in output:
+            output["message"]["content"] = ""
+        else:
+            output["text"] = ""
 
 
 def _replacing(number: int, kept: Kept | None) -> Callable[[sqlite3.Connection], Any]:

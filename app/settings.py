@@ -57,6 +57,24 @@ class Settings:
         "with Footnote. A store keeps its encoder until a reindex, which a change of this "
         "setting queues, has made the new one's vectors; both go live together.",
     )
+    generator: str | None = setting(
+        None,
+        "Model that writes text (tasks `generation` and `dialogue`, `/v1/chat/completions`): a "
+        "local folder or a hub id of any causal or sequence-to-sequence model of transformers, in "
+        "safetensors. Unset: dialogue quotes the retrieved documents, nothing is generated.",
+    )
+    generator_context: int = setting(
+        4_096,
+        "Most tokens of prompt, documents and answer together; less where the generator was made "
+        "for less. Memory and time grow with it.",
+        at_least=64,
+    )
+    generator_streams: int = setting(
+        8,
+        "Texts that the generator writes at once, in one batch; more wait. Each takes memory for a "
+        "whole context and slows the others.",
+        at_least=1,
+    )
     device: str = setting("auto", "Where the model runs: auto, cpu, cuda or cuda:N.")
     dtype: str = setting(
         "auto",

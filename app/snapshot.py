@@ -14,6 +14,7 @@ from index_data.searcher import Hit, Searcher
 from index_data.vectors import from_half
 
 if TYPE_CHECKING:
+    from app.writer import Writer
     from model.encoder import Encoder
     from model.reader import Reader
 
@@ -70,11 +71,12 @@ class Serving:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One searcher and one model; either may be missing where it did not load."""
+    """One searcher, one model, one generator; each may be missing where it did not load."""
 
     searcher: Searcher | None
     serving: Serving | None
     degraded: tuple[str, ...] = ()
+    writer: Writer | None = None
 
     def index(self) -> Searcher:
         """The searcher. Raises ``not-ready`` when no index is open."""
@@ -87,6 +89,11 @@ class Snapshot:
         if self.serving is None:
             raise Problem("not-ready", "No model is loaded.", retry_after=1)
         return self.serving
+
+    def model_json(self) -> dict[str, Any]:
+        """The ``model`` of an answer that may have been written by a generator."""
+        known = self.model().model.to_json()
+        return known if self.writer is None else {**known, "generator": self.writer.info.to_json()}
 
     @property
     def torn(self) -> bool:

@@ -25,7 +25,7 @@ from app.indexer import Indexer
 from app.job_kinds import job_kinds
 from app.jobs import Jobs
 from app.keys import Keys, is_loopback
-from app.loading import inference_threads, load_serving, set_threads
+from app.loading import inference_threads, load_generator, load_serving, set_threads
 from app.metrics import Metrics
 from app.neighbour_calibration import NeighbourCalibrations
 from app.permits import Permits
@@ -36,6 +36,7 @@ from app.problems import Problem
 from app.registry import NO_CHECKPOINT, Registry
 from app.settings import Settings
 from app.snapshot import ModelInfo, Serving, Snapshot
+from app.writer import GeneratorEngine
 from index_data.index import Index, NoGeneration
 from index_data.store import DocumentStore
 
@@ -103,6 +104,7 @@ class Footnote:
         self.index: Index | None = None
         self.indexer: Indexer | None = None
         self.serving: Serving | None = None
+        self.generator: GeneratorEngine | None = None
         self.activation = Activation(self.registry, self.activate_model)
         self.jobs = Jobs(
             self.store,
@@ -128,6 +130,7 @@ class Footnote:
             {
                 "footnote_in_flight": ("Inputs admitted.", lambda: self.permits.taken),
                 "footnote_queue": ("Inputs waiting for the model.", self._waiting),
+                "footnote_writing": ("Texts being written or waiting.", self._writing),
                 "footnote_refused": ("Requests refused with 429.", lambda: self.permits.refused),
                 "footnote_passages": ("Passages in the index.", self._passages),
                 "footnote_store_sequence": ("The last write.", lambda: self.store.sequence),
@@ -151,6 +154,8 @@ class Footnote:
         if self.serving is not None:
             self.serving.engine.retire()
             self.serving.engine.join(timeout=10)
+        if self.generator is not None:
+            self.generator.close()
         self.pins.close()
         self.pipeline.close()
         self.store.close()
@@ -159,7 +164,9 @@ class Footnote:
         """What the next request answers from."""
         for _ in range(TRIES):
             searcher = None if self.index is None or self.indexer is None else self.index.searcher
-            taken = Snapshot(searcher, self.serving, tuple(self.status.degraded.values()))
+            taken = Snapshot(
+                searcher, self.serving, tuple(self.status.degraded.values()), self.generator
+            )
             if not taken.torn:
                 break
             time.sleep(0.0005)  # a change of encoder is at its last step, two assignments
@@ -262,10 +269,13 @@ class Footnote:
         count = 1 if busy else inference_threads(self.settings)
         if self.serving is not None:
             self.serving.engine.call(lambda reader: set_threads(count))
+        if self.generator is not None:
+            self.generator.call(lambda generator: set_threads(count))
 
     def _start_up(self) -> None:
         stages = (
             ("loading the model", self._load_model),
+            ("loading the generator", self._load_generator),
             ("opening the index", self._open_index),
             ("filling the store with the sample", self._fill_sample),
         )
@@ -324,6 +334,19 @@ class Footnote:
         for text in degraded.values():
             logger.warning("start: %s", text)
 
+    def _load_generator(self) -> None:
+        source = self.settings.generator
+        if source is None:
+            return
+        from model.generator_files import GeneratorRefused
+
+        try:
+            self.generator = load_generator(self.settings, self.metrics, source)
+        except (GeneratorRefused, ValueError) as error:
+            told = f"FOOTNOTE_GENERATOR is not loaded: {error}"[:500]
+            self.status.degraded["generator"] = told
+            logger.warning("start: %s", told)
+
     def _open_index(self) -> None:
         from index_data.warmup import warm_up
 
@@ -372,6 +395,9 @@ class Footnote:
 
     def _waiting(self) -> float:
         return 0 if self.serving is None else self.serving.engine.waiting()
+
+    def _writing(self) -> float:
+        return 0 if self.generator is None else self.generator.active()
 
     def _passages(self) -> float:
         return 0 if self.index is None else self.index.searcher.size

@@ -41,6 +41,19 @@ def passages(text: str, *, words: int) -> list[Span]:
     return found
 
 
+def sentences(text: str) -> list[Span]:
+    """(start, end) of each sentence, without the white space around it; lines end sentences."""
+    found: list[Span] = []
+    begin = 0
+    for end in [*(match.end() for match in _END.finditer(text)), len(text)]:
+        part = text[begin:end]
+        if part.strip():
+            first = begin + len(part) - len(part.lstrip())
+            found.append((first, begin + len(part.rstrip())))
+        begin = end
+    return found
+
+
 def _sentences(text: str, units: list[Span], words: int) -> list[tuple[int, int, int]]:
     """(start, end, units) of each sentence; one longer than ``words`` is cut between units."""
     borders = [match.end() for match in _END.finditer(text)]

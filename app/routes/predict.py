@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from app import classify_service, ner_service, qa_service, replay_service
+from app import (
+    classify_service,
+    dialogue_service,
+    generation_service,
+    ner_service,
+    qa_service,
+    replay_service,
+)
 from app.body import checked, read_json
-from app.http import State, answers, body_of, json_answer, room, unless_gone
+from app.http import State, answers, body_of, event_stream, json_answer, room, unless_gone
 from app.keys import scope
 from app.problems import Slug
 from app.schemas.predict import (
@@ -16,6 +25,7 @@ from app.schemas.predict import (
     PredictRequest,
     PredictResponse,
 )
+from app.streaming import Streaming
 
 router = APIRouter(tags=["predict"])
 READ = [Depends(scope("predict")), Depends(room)]
@@ -29,6 +39,7 @@ REFUSALS: tuple[Slug, ...] = (
     "not-ready",
 )
 SERVICES = {"qa": qa_service.predict, "ner": ner_service.predict}
+WRITERS = {"generation": generation_service.predict, "dialogue": dialogue_service.predict}
 CHARGED = "I was charged twice for one order"
 CLASSIFY = {
     "one text": {"input": CHARGED},
@@ -61,6 +72,16 @@ PREDICT = {
             "context": "The shop in Mill Lane opens at nine. On Sundays it is closed.",
         },
     },
+    "dialogue": {
+        "task": "dialogue",
+        "input": {
+            "messages": [
+                {"role": "user", "content": "I was charged twice for one order"},
+                {"role": "assistant", "content": "I am sorry. Which order is it?"},
+                {"role": "user", "content": "Number 48213. What happens to the second payment?"},
+            ]
+        },
+    },
     "entities": {"task": "ner", "input": "Order 48213 from 3 March cost £89.00"},
     "provided documents": {
         "task": "classification",
@@ -84,8 +105,17 @@ PREDICT = {
     responses=answers(PredictResponse, *REFUSALS, "pin-unavailable"),
 )
 async def predict(request: Request, footnote: State) -> Response:
-    """Retrieval, then the Transformer: the answer names the documents that it rests on."""
+    """Retrieval, then the Transformer: the answer names the documents that it rests on.
+
+    With `stream` the tasks that write text answer as Server-Sent Events: `retrieval`, `token`...,
+    `prediction` (the whole answer), `done`; `error` where something goes wrong on the way.
+    """
     wanted = checked(PredictRequest, await read_json(request))
+    if (writing := WRITERS.get(wanted.task)) is not None:
+        if wanted.stream:
+            work = partial(writing, footnote, wanted)
+            return await event_stream(request, Streaming(work, last="prediction"))
+        return json_answer(await unless_gone(request, writing(footnote, wanted)))
     service = SERVICES.get(wanted.task, classify_service.predict)
     return json_answer(await unless_gone(request, service(footnote, wanted)))
 

@@ -27,6 +27,27 @@ TextsOrQuestions: JsonDict = {
             "additionalProperties": False,
             "description": "For `qa`: with `context` this text is read instead of the index.",
         },
+        {
+            "type": "object",
+            "properties": {
+                "messages": {
+                    "type": "array",
+                    "minItems": 1,
+                    "maxItems": 100,
+                    "items": {
+                        "type": "object",
+                        "properties": {
+                            "role": {"enum": ["system", "user", "assistant"]},
+                            "content": {"type": "string"},
+                        },
+                        "required": ["role", "content"],
+                    },
+                }
+            },
+            "required": ["messages"],
+            "additionalProperties": False,
+            "description": "For `dialogue`: turns that alternate, the user's last.",
+        },
     ]
 }
 OneText: JsonDict = {
@@ -88,6 +109,9 @@ class Pin(Request):
 Labels = Annotated[list[Name], Field(min_length=1, max_length=1_000)]
 
 
+StopString = Annotated[str, Field(min_length=1, max_length=256)]
+
+
 class Params(Request):
     """Parameters of a task. What concerns text generation has no effect on classification."""
 
@@ -97,8 +121,9 @@ class Params(Request):
     )
     max_new_tokens: Annotated[int, Field(ge=1, le=4_096)] = 64
     temperature: Annotated[float, Field(ge=0, le=2)] = 0
-    seed: int = 0
-    stop: Annotated[list[str], Field(max_length=16)] = []
+    top_p: Annotated[float, Field(ge=0, le=1)] = 1
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0
+    stop: Annotated[list[StopString], Field(max_length=16)] = []
 
 
 class PredictRequest(Request):
@@ -155,7 +180,10 @@ class Influence(Response):
     ``delta``: by how much the answered label's probability would fall; ``flips``: whether another
     label would be answered (list-valued fields: another set of labels). qa: the same of the
     likeliest answer and a passage. ner: ``delta`` is the largest change of an entity's score,
-    ``flips`` whether other entities would be found, ``entities`` those that change.
+    ``flips`` whether other entities would be found, ``entities`` those that change. A text that a
+    generator wrote: ``delta`` is its log-probability (nats) with the document less that without,
+    ``flips`` whether another token would be the likeliest somewhere in it. A quoted answer:
+    ``delta`` is the share of its support that goes, ``flips`` whether something else is quoted.
     """
 
     delta: float
@@ -191,12 +219,20 @@ class Citation(Response):
     erased: bool | None = Field(None, description="The document was erased since.")
 
 
+class GeneratorInfoBody(Response):
+    """The generator that the server has, whether it wrote or not."""
+
+    name: str
+    sha256: str
+
+
 class ModelInfoBody(Response):
     """The checkpoint that answered."""
 
     name: str
     version: str
     sha256: str
+    generator: GeneratorInfoBody | None = None
 
 
 class IndexInfoBody(Response):
@@ -278,6 +314,41 @@ class AnswerOutput(Response):
     reason: NoAnswer | None = None
 
 
+class SentenceBody(Response):
+    """A sentence of a written text, `text[start:end]`, and the ranks of what it rests on.
+
+    The server compares it with the retrieved text; the model is not asked.
+    """
+
+    start: int
+    end: int
+    citations: list[int]
+    supported: bool
+
+
+class TextOutput(Response):
+    """The output of generation; `length`: as many tokens were written as were allowed."""
+
+    text: str
+    finish_reason: Literal["stop", "length"]
+    sentences: list[SentenceBody]
+
+
+class MessageBody(Response):
+    """What the assistant says."""
+
+    role: Literal["assistant"]
+    content: str
+
+
+class MessageOutput(Response):
+    """The output of dialogue."""
+
+    message: MessageBody
+    finish_reason: Literal["stop", "length"]
+    sentences: list[SentenceBody]
+
+
 class Ablation(Response):
     """The same model's answer with retrieval off, under no threshold."""
 
@@ -290,7 +361,7 @@ class PredictItem(Response):
     """The answer to one input; with ``error`` instead where that input alone was bad."""
 
     index: int
-    output: LabelOutput | AnswerOutput | EntitiesOutput | None = None
+    output: LabelOutput | AnswerOutput | EntitiesOutput | TextOutput | MessageOutput | None = None
     confidence: float | None = None
     calibrated: bool | None = None
     support: float | None = None

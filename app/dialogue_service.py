@@ -1,0 +1,234 @@
+"""Dialogue behind ``POST /predict``: retrieve by the turns, answer from what was found, or say so.
+
+With a generator the answer is written with the documents in its context; without one it is quoted
+from them (`app.extraction`). Where nothing bears on the turns, neither is tried. It knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
+
+from app import generation_service as writing
+from app.extraction import Quotable, chosen, framed, nothing, quotables
+from app.generation_service import Written
+from app.grounding import Found, Query
+from app.influence import Influence
+from app.problems import FieldError, Problem, invalid
+from app.schemas.predict import PredictRequest
+from app.snapshot import Snapshot
+from app.state import Footnote
+from app.streaming import Emit, silent
+from index_data.analysis import detect_language
+from index_data.searcher import Hit
+
+if TYPE_CHECKING:
+    from model.prompting import Turn
+
+ROLES = ("system", "user", "assistant")
+MAX_MESSAGES = 100
+LAST, BEFORE, TURNS = 3, 1, 10  # what a turn weighs in the query: the last, others; how many count
+
+
+@dataclass(frozen=True, slots=True)
+class Dialogue:
+    """Checked messages and where they stand in the request."""
+
+    turns: tuple[tuple[Literal["system", "user", "assistant"], str], ...]
+    pointer: str
+
+    @property
+    def last(self) -> str:
+        """What is to be answered."""
+        return self.turns[-1][1]
+
+    def query(self) -> Query:
+        """What is searched for: the turns, of which the last weighs most."""
+        said = [text for role, text in self.turns if role != "system" and text.strip()]
+        recent = said[-TURNS:][::-1]
+        weights = [LAST, *[BEFORE] * (len(recent) - 1)]
+        return Query(tuple(zip(recent, weights, strict=True)))
+
+
+async def predict(footnote: Footnote, request: PredictRequest, emit: Emit = silent) -> bytes:
+    """The answer to ``POST /predict`` with the task ``dialogue``. Raises :class:`Problem`."""
+    began = time.perf_counter()
+    writing.check(request)
+    snapshot, given, done = await answered(footnote, request, emit)
+    body = writing.predict_body(request, snapshot, done, began)
+    asked = [d.last if isinstance(d, Dialogue) else "" for d in given]
+    return writing.kept(footnote, request, snapshot, asked, done, body)
+
+
+async def answered(
+    footnote: Footnote, request: PredictRequest, emit: Emit
+) -> tuple[Snapshot, list[Dialogue | Problem], list[Written | Problem]]:
+    """The dialogues of a request with their answers, and what they were answered from."""
+    given = dialogues(request.input, footnote.settings.max_input_chars)
+    bad = [d if isinstance(d, Problem) else None for d in given]
+    writing.refuse_all(bad)
+    with footnote.permits.take(len(given)):
+        snapshot = await writing.captured(footnote, request)
+
+        async def one(dialogue: Dialogue, pointer: str) -> Written:
+            return await answer(footnote, snapshot, dialogue, request, emit)
+
+        done = await writing.answer_all(snapshot, given, [""] * len(given), bad, one)
+    return snapshot, given, done
+
+
+async def answer(
+    footnote: Footnote,
+    snapshot: Snapshot,
+    dialogue: Dialogue,
+    request: PredictRequest,
+    emit: Emit,
+) -> Written:
+    """The next turn of one dialogue."""
+    query = dialogue.query()
+    found, retrieve_ms = await writing.retrieved(footnote, snapshot, query, request)
+    began = time.perf_counter()
+    sentences = await quotables(snapshot, query, found.vector, found.hits)
+    quoted = chosen(sentences)
+    closed = request.retrieval.mode == "off"
+    if snapshot.writer is not None and (quoted or closed):
+        emitted = (found, retrieve_ms + 1000 * (time.perf_counter() - began))
+        written = await writing.write(
+            footnote, snapshot.writer, chatting(dialogue, request), emitted, request, emit,
+            dialogue.pointer,
+        )  # fmt: skip
+        return withheld(written, dialogue) if written.because else written
+    emit("retrieval", {"citations": [writing.citation(h, None, None) for h in found.hits]})
+    text, places = framed(quoted, found.hits)
+    notes = [*found.notes, *unused(request), *writing.no_confidence(request)]
+    written = Written(
+        text=text or nothing(detect_language(dialogue.last)),
+        finish="stop",
+        sentences=places,
+        hits=found.hits,
+        used=tuple(sorted({q.place for q in quoted})),
+        because=None if quoted else "no_evidence" if not found.hits else "low_support",
+        notes=notes,
+        retrieve_ms=retrieve_ms,
+        predict_ms=1000 * (time.perf_counter() - began),
+    )
+    if "influence" in request.explain and quoted:
+        written = replace(written, influence=influences(sentences, quoted, found))
+    emit("token", {"text": written.text})
+    return written
+
+
+def withheld(written: Written, dialogue: Dialogue) -> Written:
+    """What was written has too little support: it is not said."""
+    return replace(written, text=nothing(detect_language(dialogue.last)))
+
+
+def chatting(dialogue: Dialogue, request: PredictRequest) -> Callable[[Any], writing.Prompting]:
+    """Makes, of a generator, what makes a prompt of documents and these turns."""
+    new = request.params.max_new_tokens
+
+    def make(generator: Any) -> writing.Prompting:
+        from model.prompting import Turn
+
+        turns: list[Turn] = [Turn(role, text) for role, text in dialogue.turns]
+        return lambda hits: generator.chat(turns, writing.sources(hits), new=new)
+
+    return make
+
+
+def influences(
+    sentences: Sequence[Quotable], quoted: Sequence[Quotable], found: Found
+) -> dict[int, Influence]:
+    """What each passage did to a quoted answer: what would be quoted without it.
+
+    ``delta``: by which share the best sentence would bear less on the turns.
+    """
+    hits: list[Hit] = found.hits
+
+    def said(quotes: Sequence[Quotable]) -> list[str]:
+        return [hits[q.place].text[q.start : q.end] for q in quotes]
+
+    effects = {}
+    for place in range(len(hits)):
+        left = [q for q in sentences if q.place != place]
+        best = left[0].relevance if left else 0.0
+        delta = 1 - best / sentences[0].relevance
+        effects[place] = Influence(max(0.0, delta), said(chosen(left)) != said(quoted))
+    return effects
+
+
+def unused(request: PredictRequest) -> list[str]:
+    """Parameters that have no effect where nothing is generated."""
+    given = {"max_new_tokens", "temperature", "top_p", "seed", "stop"}
+    return [
+        f"params.{name} has no effect: the answer is quoted, not generated"
+        for name in sorted(request.params.model_fields_set & given)
+    ]
+
+
+def dialogues(given: object, max_chars: int) -> list[Dialogue | Problem]:
+    """The dialogues of a request, or what is wrong with each."""
+    if isinstance(given, list):
+        return [dialogue(one, f"#/input/{i}", max_chars) for i, one in enumerate(given)]
+    return [dialogue(given, "#/input", max_chars)]
+
+
+def dialogue(given: object, pointer: str, max_chars: int) -> Dialogue | Problem:
+    """One input: an object with ``messages``, or a text, which is a dialogue of one turn."""
+    if isinstance(given, str):
+        given = {"messages": [{"role": "user", "content": given}]}
+        where = pointer
+    else:
+        where = f"{pointer}/messages"
+    if not isinstance(given, dict) or given.keys() != {"messages"}:
+        return invalid(pointer, "an object with messages, nothing else, or a text")
+    messages = given["messages"]
+    if not isinstance(messages, list) or not 1 <= len(messages) <= MAX_MESSAGES:
+        return invalid(where, f"a list of 1 to {MAX_MESSAGES} messages")
+    errors = wrong(messages, where, max_chars)
+    if errors:
+        return Problem("validation", "The request is not valid.", errors=errors)
+    return Dialogue(tuple((m["role"], m["content"]) for m in messages), where)
+
+
+def wrong(messages: Sequence[Any], where: str, max_chars: int) -> list[FieldError]:
+    """What is wrong with messages: each by itself, then their order."""
+    errors = [
+        FieldError(f"{where}/{i}{place}", why)
+        for i, message in enumerate(messages)
+        for place, why in wrong_message(message)
+    ]
+    if errors:
+        return errors
+    total = sum(len(m["content"]) for m in messages)
+    if total > max_chars:
+        return [FieldError(where, f"{total} characters; at most {max_chars}")]
+    roles = [m["role"] for m in messages]
+    said = [(i, role) for i, role in enumerate(roles) if role != "system"]
+    if "system" in roles[len(roles) - len(said) :]:
+        place = len(roles) - 1 - roles[::-1].index("system")
+        return [FieldError(f"{where}/{place}/role", "system messages come before all others")]
+    for (_, before), (i, role) in pairwise(said):
+        if before == role:
+            why = f"two turns of the {role} in a row: user and assistant alternate"
+            return [FieldError(f"{where}/{i}/role", why)]
+    if not said or said[-1][1] != "user":
+        return [FieldError(f"{where}/{len(roles) - 1}/role", "the last turn must be the user's")]
+    return []
+
+
+def wrong_message(message: object) -> list[tuple[str, str]]:
+    """(place, what is wrong there) of one message."""
+    if not isinstance(message, dict) or message.keys() != {"role", "content"}:
+        return [("", "an object with role and content")]
+    found = []
+    if message["role"] not in ROLES:
+        found.append(("/role", f"one of {', '.join(ROLES)}"))
+    if not isinstance(message["content"], str):
+        found.append(("/content", "must be a string"))
+    elif not message["content"].strip():
+        found.append(("/content", "the turn is empty"))
+    return found

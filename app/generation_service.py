@@ -1,0 +1,436 @@
+"""Text generation behind ``POST /predict``: retrieve, put before the prompt, write, and check.
+
+What the written sentences rest on is found afterwards in the retrieved text (`app.support`), never
+asked of the model. Dialogue (`app.dialogue_service`) writes by the same way. It knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from app import accounts
+from app import classify_service as service
+from app.grounding import Found, Query, evidence, method_note
+from app.influence import Influence
+from app.pipeline import Cited, together
+from app.predictions import Said
+from app.problems import FieldError, Problem, invalid
+from app.schemas.predict import Params, PredictRequest
+from app.snapshot import Snapshot
+from app.state import Footnote
+from app.streaming import Emit, silent
+from app.support import Ground, Sentence, share, supported, weights
+from app.task_records import remembered
+from app.writer import Piece, Writer
+from index_data.searcher import Hit
+
+if TYPE_CHECKING:
+    from model.prompting import Prompt
+    from model.sampling import Sampling
+
+TASK = "generation"
+QUERY_CHARS = 2_000  # of a prompt, from its end, that is searched with
+SETTING = "FOOTNOTE_GENERATOR (a folder or hub id of a causal or sequence-to-sequence model)"
+Prompting = Callable[[Sequence[Hit]], "Prompt"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """A text with what it rests on. ``used``: places in ``hits`` that stood in the prompt."""
+
+    text: str
+    finish: str
+    sentences: list[Sentence]
+    hits: list[Hit]
+    used: tuple[int, ...] = ()
+    because: str | None = None  # why nothing is said
+    notes: list[str] = field(default_factory=list)
+    influence: dict[int, Influence] = field(default_factory=dict)  # by place in ``hits``
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    queue_ms: float = 0.0
+    retrieve_ms: float = 0.0
+    predict_ms: float = 0.0
+
+    @property
+    def support(self) -> float:
+        """How much of the text the retrieved passages hold, by length."""
+        return share(self.sentences)
+
+
+async def predict(footnote: Footnote, request: PredictRequest, emit: Emit = silent) -> bytes:
+    """The answer to ``POST /predict`` with the task ``generation``. Raises :class:`Problem`."""
+    began = time.perf_counter()
+    check(request)
+    inputs, pointers = service.texts(request.input)
+    bad = [footnote.pipeline.problem_of(t, p) for t, p in zip(inputs, pointers, strict=True)]
+    refuse_all(bad)
+    with footnote.permits.take(len(inputs)):
+        snapshot = await captured(footnote, request)
+        writer = writer_of(snapshot)
+
+        async def one(text: str, pointer: str) -> Written:
+            found = await retrieved(footnote, snapshot, Query(((text[-QUERY_CHARS:], 1),)), request)
+            prompting = completing(text, request.params)
+            return await write(footnote, writer, prompting, found, request, emit, pointer)
+
+        done = await answer_all(snapshot, inputs, pointers, bad, one)
+    body = predict_body(request, snapshot, done, began)
+    return kept(footnote, request, snapshot, inputs, done, body)
+
+
+def check(request: PredictRequest) -> None:
+    """Raise ``capability-missing`` or ``validation`` for what does not go with written text."""
+    if "ablation" in request.explain:
+        can = "citations, influence; with retrieval.mode 'off' the same model writes without"
+        raise Problem("capability-missing", f"explain: {request.task} can do: {can}.")
+    if request.field is not None:
+        raise invalid("#/field", f"{request.task} reads texts, not a label field")
+    if request.params.labels is not None:
+        raise invalid("#/params/labels", f"{request.task} has no labels")
+    if request.stream and isinstance(request.input, list) and len(request.input) != 1:
+        raise invalid("#/input", "one input can be streamed, not a list")
+    service.check_retrieval(request.retrieval)
+
+
+def refuse_all(bad: Sequence[Problem | None]) -> None:
+    """Raise ``validation`` when no input is good."""
+    if all(problem is not None for problem in bad):
+        errors = [error for problem in bad if problem for error in problem.errors]
+        raise Problem("validation", "The request is not valid.", errors=errors)
+
+
+async def captured(footnote: Footnote, request: PredictRequest) -> Snapshot:
+    """The snapshot that a request answers from, pinned where it asks for that."""
+    snapshot = await service.captured(footnote, request.retrieval)
+    pin = request.pin
+    snapshot = await footnote.pins.snapshot(snapshot, pin.model_sha256, pin.index_sequence)
+    footnote.pins.note(snapshot.searcher)
+    return snapshot
+
+
+def writer_of(snapshot: Snapshot) -> Writer:
+    """The generator. Raises ``capability-missing`` where none is loaded."""
+    if snapshot.writer is None:
+        can = "classification, sentiment, qa, ner, dialogue"
+        why = next((d for d in snapshot.degraded if "FOOTNOTE_GENERATOR" in d), None)
+        told = why or f"Generation needs a generator: set {SETTING}"
+        detail = f"Without a generator this server can do: {can}. {told}."
+        raise Problem("capability-missing", detail)
+    return snapshot.writer
+
+
+async def retrieved(
+    footnote: Footnote, snapshot: Snapshot, query: Query, request: PredictRequest
+) -> tuple[Found, float]:
+    """The evidence, and the milliseconds that it took."""
+    began = time.perf_counter()
+    found = await evidence(footnote, snapshot, query, request.retrieval)
+    return found, 1000 * (time.perf_counter() - began)
+
+
+async def answer_all(
+    snapshot: Snapshot,
+    inputs: Sequence[Any],
+    pointers: Sequence[str],
+    bad: Sequence[Problem | None],
+    one: Callable[[Any, str], Any],
+) -> list[Written | Problem]:
+    """The texts in order; what is wrong with one input alone stands in its place."""
+    with snapshot.model().engine.use():
+        work = [
+            guarded(one(given, pointer), alone=len(inputs) == 1)
+            for given, pointer, problem in zip(inputs, pointers, bad, strict=True)
+            if problem is None
+        ]
+        answered = iter(await together(work))
+    done = [next(answered) if problem is None else problem for problem in bad]
+    refuse_all([d if isinstance(d, Problem) else None for d in done])
+    return done
+
+
+async def guarded(work: Any, *, alone: bool) -> Written | Problem:
+    """The text, or what is wrong with its input, which is raised where it is the only one."""
+    try:
+        written: Written = await work
+    except Problem as problem:
+        if alone or problem.slug != "validation":
+            raise
+        return problem
+    return written
+
+
+def sampling_of(params: Params) -> Sampling:
+    """How a request wants its text continued."""
+    from model.sampling import Sampling
+
+    return Sampling(
+        max_new_tokens=params.max_new_tokens,
+        temperature=params.temperature,
+        top_p=params.top_p,
+        seed=params.seed,
+        stop=tuple(params.stop),
+    )
+
+
+def completing(text: str, params: Params) -> Callable[[Any], Prompting]:
+    """Makes, of a generator, what makes a prompt of documents and this text."""
+    return lambda generator: (
+        lambda hits: generator.completion(text, sources(hits), new=params.max_new_tokens)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Sourced:
+    """A passage as a prompt shows it."""
+
+    title: str | None
+    text: str
+
+
+def sources(hits: Sequence[Hit]) -> list[Sourced]:
+    """The passages of hits."""
+    return [Sourced(hit.document.title, hit.text) for hit in hits]
+
+
+async def prompt_of(
+    writer: Writer, make: Callable[[Any], Prompting], hits: Sequence[Hit], pointer: str
+) -> Prompt:
+    """The prompt with the documents. Raises ``validation`` where it does not fit the generator."""
+    from model.generator import TemplateRefused
+    from model.prompting import PromptTooLong
+
+    try:
+        return await asyncio.wrap_future(writer.call(lambda generator: make(generator)(hits)))
+    except PromptTooLong as error:
+        raise Problem(
+            "validation",
+            "The request is not valid.",
+            errors=[FieldError(pointer, str(error))],
+            more={"code": "context_length_exceeded"},
+        ) from None
+    except TemplateRefused:
+        why = "the generator's chat template does not take these messages"
+        raise invalid(pointer, why) from None
+
+
+async def write(
+    footnote: Footnote,
+    writer: Writer,
+    make: Callable[[Any], Prompting],
+    found: tuple[Found, float],
+    request: PredictRequest,
+    emit: Emit,
+    pointer: str,
+) -> Written:
+    """Write a text from what was found, and say of each sentence what it rests on."""
+    (evidence, retrieve_ms), hits = found, found[0].hits
+    prompt = await prompt_of(writer, make, hits, pointer)
+    emit("retrieval", {"citations": [citation(hit, None, None) for hit in hits]})
+    began = time.perf_counter()
+    threshold = least_support(footnote, request)
+    text, last = "", Piece()
+    async with aclosing(pieces(writer, prompt, sampling_of(request.params))) as stream:
+        async for piece in stream:
+            text, last = text + piece.text, piece
+            if piece.text and not threshold:  # else it is not known yet whether it may be said
+                emit("token", {"text": piece.text})
+    sentences = await grounded(footnote, text, [hits[i] for i in prompt.used])
+    because = "low_support" if share(sentences) < threshold else None
+    influence: dict[int, Influence] = {}
+    if "influence" in request.explain and not because:
+        influence = await influences(writer, make, hits, prompt, last.ids)
+    return Written(
+        text="" if because else text,
+        finish=last.finish or "stop",
+        sentences=[] if because else sentences,
+        hits=hits,
+        used=prompt.used,
+        because=because,
+        notes=[*evidence.notes, *left_out(hits, prompt), *no_confidence(request)],
+        influence=influence,
+        prompt_tokens=len(prompt.ids),
+        new_tokens=len(last.ids),
+        queue_ms=1000 * last.waited,
+        retrieve_ms=retrieve_ms,
+        predict_ms=1000 * (time.perf_counter() - began - last.waited),
+    )
+
+
+async def pieces(writer: Writer, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Piece]:
+    """The parts of a text as they are written; leaving stops the writing."""
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[Piece] = asyncio.Queue()
+
+    def deliver(piece: Piece) -> None:
+        loop.call_soon_threadsafe(queue.put_nowait, piece)
+
+    ticket = writer.write(prompt, sampling, deliver)
+    try:
+        while True:
+            piece = await queue.get()
+            if piece.error is not None:
+                raise piece.error
+            yield piece
+            if piece.finish is not None:
+                return
+    finally:
+        ticket.cancel()
+
+
+async def grounded(footnote: Footnote, text: str, hits: Sequence[Hit]) -> list[Sentence]:
+    """The sentences of a text with the passages that hold them."""
+
+    def compare() -> list[Sentence]:
+        grounds = [Ground.of(hit.rank, hit.document.title, hit.text) for hit in hits]
+        return supported(text, grounds)
+
+    return await asyncio.get_running_loop().run_in_executor(footnote.pipeline.pool, compare)
+
+
+async def influences(
+    writer: Writer,
+    make: Callable[[Any], Prompting],
+    hits: Sequence[Hit],
+    prompt: Prompt,
+    ids: Sequence[int],
+) -> dict[int, Influence]:
+    """What each document in the prompt did: the log-probability of the text with and without it.
+
+    ``flips``: at some place another token would have been the likeliest, so that a greedy text
+    would be another.
+    """
+    inside = [hits[i] for i in prompt.used]
+    if not ids or not inside:
+        return {}
+    left = [[*inside[:i], *inside[i + 1 :]] for i in range(len(inside))]
+    others = await asyncio.wrap_future(
+        writer.call(lambda generator: [make(generator)(part).ids for part in left])
+    )
+    whole, *without = await asyncio.wrap_future(writer.score([prompt.ids, *others], ids))
+    return {
+        place: Influence(whole.logprob - other.logprob, whole.choices != other.choices)
+        for place, other in zip(prompt.used, without, strict=True)
+    }
+
+
+def least_support(footnote: Footnote, request: PredictRequest) -> float:
+    """Under which support nothing is said."""
+    asked = request.abstain.min_support
+    return footnote.settings.min_support if asked is None else asked
+
+
+def left_out(hits: Sequence[Hit], prompt: Prompt) -> list[str]:
+    """Which documents did not fit into the prompt."""
+    missing = len(hits) - len(prompt.used)
+    notes = [f"{missing} of {len(hits)} documents did not fit the generator's context"]
+    return notes * bool(missing) + ["the last document in the prompt was cut"] * prompt.cut
+
+
+def no_confidence(request: PredictRequest) -> list[str]:
+    """A threshold that has no effect."""
+    given = request.abstain.min_confidence
+    return [f"abstain.min_confidence has no effect on {request.task}"] * (given is not None)
+
+
+def predict_body(
+    request: PredictRequest, snapshot: Snapshot, done: Sequence[Written | Problem], began: float
+) -> dict[str, Any]:
+    """The answer of ``POST /predict``."""
+    good = [one for one in done if isinstance(one, Written)]
+    notes = [note for one in good for note in one.notes]
+    return {
+        "id": service.new_id(),
+        "object": "prediction",
+        "created": int(time.time()),
+        "task": request.task,
+        "model": snapshot.model_json(),
+        "index": snapshot.index_json(),
+        "data": [item(i, one, request) for i, one in enumerate(done)],
+        "usage": usage(good),
+        "timing_ms": accounts.timing(
+            began,
+            queue=max(one.queue_ms for one in good),
+            retrieve=max(one.retrieve_ms for one in good),
+            predict=max(one.predict_ms for one in good),
+        ),
+        "degraded": [*snapshot.degraded, *method_note(snapshot, request.retrieval)],
+        "warnings": list(dict.fromkeys(notes)),
+    }
+
+
+def usage(good: Sequence[Written]) -> dict[str, int]:
+    """What was read and written for a request."""
+    return accounts.usage(
+        tokens=sum(one.prompt_tokens for one in good),
+        new=sum(one.new_tokens for one in good),
+        retrieved=sum(len(one.hits) for one in good),
+        used=sum(len(one.used) for one in good),
+    )
+
+
+def item(index: int, done: Written | Problem, request: PredictRequest) -> dict[str, Any]:
+    """One element of ``data``."""
+    if isinstance(done, Problem):
+        return {"index": index, "error": done.to_json()}
+    sentences = [sentence.to_json() for sentence in done.sentences]
+    output: dict[str, Any]
+    if request.task == TASK:
+        output = {"text": done.text, "finish_reason": done.finish, "sentences": sentences}
+    else:
+        message = {"role": "assistant", "content": done.text}
+        output = {"message": message, "sentences": sentences, "finish_reason": done.finish}
+    said: dict[str, Any] = {
+        "index": index,
+        "output": output,
+        "confidence": None,
+        "calibrated": False,
+        "support": round(done.support, 6),
+        "abstained": done.because is not None,
+        "abstained_because": done.because,
+    }
+    if service.cites(request):
+        said["citations"] = cited(done)
+    return said
+
+
+def cited(done: Written) -> list[dict[str, Any]]:
+    """The passages of an answer, with how much of it rests on each."""
+    shares = weights(done.sentences, [hit.rank for hit in done.hits])
+    return [
+        citation(hit, shares[hit.rank], done.influence.get(i)) for i, hit in enumerate(done.hits)
+    ]
+
+
+def citation(hit: Hit, weight: float | None, influence: Influence | None) -> dict[str, Any]:
+    """A passage as the contract writes it; its weight is not known before the text is."""
+    said = service.citation(Cited(hit, weight or 0.0, influence), "label")
+    if weight is None:
+        del said["weight"]
+    return said
+
+
+def kept(
+    footnote: Footnote,
+    request: PredictRequest,
+    snapshot: Snapshot,
+    asked: Sequence[Any],
+    done: Sequence[Written | Problem],
+    body: dict[str, Any],
+) -> bytes:
+    """The answer as it is sent, which is kept with what it was answered from."""
+    good = [isinstance(one, Written) for one in done]
+    said = [Said(str(a), None, None) if g else None for a, g in zip(asked, good, strict=True)]
+    found = [
+        (one.hits if request.retrieval.mode == "index" else [])
+        if isinstance(one, Written)
+        else None
+        for one in done
+    ]
+    thresholds = (None, least_support(footnote, request))
+    return remembered(footnote, request, snapshot, said, found, thresholds, body)

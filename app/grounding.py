@@ -1,0 +1,115 @@
+"""What a text that is to be written may rest on: passages for a prompt or a dialogue."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.qa_service import nearest
+from app.retrieval import Wanted, filter_of, find, method_for
+from app.schemas.predict import Retrieval
+from app.snapshot import Snapshot
+from app.state import Footnote
+from index_data.documents import Document
+from index_data.searcher import Hit
+
+PASSAGES = 8  # retrieved where a request does not say
+MOST_PASSAGES = 32
+Vector = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is searched for: texts with weights, whole numbers, the weightiest first."""
+
+    parts: tuple[tuple[str, int], ...]
+
+    @property
+    def text(self) -> str:
+        """For BM25, which counts a term as often as it is said."""
+        return "\n".join(text for text, weight in self.parts for _ in range(weight))
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no word to look for."""
+        return not any(map(str.isalnum, self.text))
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The passages, best first; notes for the request's warnings; the query's vector."""
+
+    hits: list[Hit]
+    notes: list[str]
+    vector: Vector | None
+
+
+async def vectors_of(snapshot: Snapshot, texts: Sequence[str]) -> list[Vector]:
+    """The base vectors [dim] of some texts, read in batches on the model's thread."""
+    engine = snapshot.model().engine
+    reads = [asyncio.wrap_future(engine.read(text, None)) for text in texts]
+    return [done.state.vector for done in await asyncio.gather(*reads)]
+
+
+async def query_vector(snapshot: Snapshot, query: Query) -> Vector:
+    """The vector [dim] of a query of several parts, of length 1."""
+    vectors = await vectors_of(snapshot, [text for text, _ in query.parts])
+    total = sum(w * v for v, (_, w) in zip(vectors, query.parts, strict=True))
+    mean: Vector = np.asarray(total, np.float32)
+    length = float(np.linalg.norm(mean))
+    return mean / length if length else mean
+
+
+async def evidence(
+    footnote: Footnote, snapshot: Snapshot, query: Query, wanted: Retrieval
+) -> Found:
+    """The passages that a text may rest on, by the request's mode.
+
+    Raises ``capability-missing`` for a method that the index cannot do.
+    """
+    if wanted.mode == "off" or query.empty:
+        return Found([], [], None)
+    k = wanted.k or PASSAGES
+    notes = [f"retrieval.k: the best {MOST_PASSAGES} were read"] if k > MOST_PASSAGES else []
+    k = min(k, MOST_PASSAGES)
+    vector = await query_vector(snapshot, query)
+    pool, loop = footnote.pipeline.pool, asyncio.get_running_loop()
+    if wanted.mode == "provided":
+        left = [d for d in wanted.documents or () if d.id not in set(wanted.exclude_ids)]
+        given = [Document(d.id, d.text, d.title) for d in left]
+        pieces, more = await loop.run_in_executor(pool, nearest, given, query.text, MOST_PASSAGES)
+        return Found(await ranked(snapshot, pieces, vector, k), [*notes, *more], vector)
+    method, _ = method_for(snapshot, wanted.method, "retrieval.method")
+    search = Wanted(
+        k=k,
+        method=method,
+        filter=filter_of(wanted.filter, "#/retrieval/filter"),
+        exclude_ids=tuple(wanted.exclude_ids),
+        passages=True,
+    )
+    hits = await find(pool, snapshot, query.text, vector, search)
+    return Found(hits, notes, vector)
+
+
+async def ranked(snapshot: Snapshot, pieces: Sequence[Hit], query: Vector, k: int) -> list[Hit]:
+    """Passages that came with the request, by the cosine to the query."""
+    vectors = await vectors_of(snapshot, [piece.text for piece in pieces])
+    scores = [float(vector @ query) for vector in vectors]
+    order = sorted(range(len(pieces)), key=lambda i: (-scores[i], i))[:k]
+    return [
+        replace(
+            pieces[i], rank=rank, score=scores[i], scores={"dense": scores[i]}, vector=vectors[i]
+        )
+        for rank, i in enumerate(order, 1)
+    ]
+
+
+def method_note(snapshot: Snapshot, wanted: Retrieval) -> list[str]:
+    """In what retrieval falls short of what the index was made for."""
+    if wanted.mode != "index":
+        return []
+    return method_for(snapshot, wanted.method, "retrieval.method")[1]

@@ -1,0 +1,234 @@
+"""Running a language model token by token, several texts in each forward pass.
+
+The model and the cache's protocol are `transformers`' own. A `DecoderState` holds the caches of
+several rows in one, padded on the left, so that rows of different lengths share a forward pass;
+rows join and leave between any two steps (continuous batching: Yu et al. 2022, Orca).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
+
+ROOM = 64  # tokens by which a cache grows, at least
+SAME = 0.05  # largest mean difference of logits, in their deviations, of a row in company
+
+
+class GrowingLayer(DynamicLayer):
+    """One layer's keys and values [b, heads, t, d], in buffers with room for more tokens.
+
+    `DynamicLayer` copies everything at each token; this one when the room is used up.
+    """
+
+    _room: tuple[Tensor, Tensor] | None = None
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Add new tokens [b, heads, n, d]; all keys and values, as views of the buffers."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        old = self.get_seq_length()
+        end = old + key_states.shape[-2]
+        if self._room is None or end > self._room[0].shape[-2]:
+            spare = max(ROOM, end // 4)
+            self._room = (
+                _grown(self.keys, key_states, old, end + spare),
+                _grown(self.values, value_states, old, end + spare),
+            )
+        keys, values = self._room
+        keys[:, :, old:end] = key_states
+        values[:, :, old:end] = value_states
+        self.keys, self.values = keys[:, :, :end], values[:, :, :end]
+        return self.keys, self.values
+
+    def replace(self, keys: Tensor, values: Tensor) -> None:
+        """Hold these keys and values instead."""
+        self.dtype, self.device = keys.dtype, keys.device
+        self.keys, self.values, self._room, self.is_initialized = keys, values, None, True
+
+
+def _grown(old: Tensor, like: Tensor, length: int, size: int) -> Tensor:
+    buffer = like.new_zeros((*like.shape[:2], size, like.shape[3]))
+    if length:
+        buffer[:, :, :length] = old
+    return buffer
+
+
+@dataclass(slots=True)
+class DecoderState:
+    """What rows have read so far.
+
+    ``mask`` [b, t] is true on tokens in the cache; ``encoded`` [b, s, d] with ``encoded_mask``
+    [b, s] are the encoder's states, for a model that has one.
+    """
+
+    cache: Any
+    mask: Tensor
+    encoded: Tensor | None = None
+    encoded_mask: Tensor | None = None
+
+    def _caches(self) -> list[Cache]:
+        if isinstance(self.cache, EncoderDecoderCache):
+            return [self.cache.self_attention_cache, self.cache.cross_attention_cache]
+        return [self.cache]
+
+    def kept(self, rows: Sequence[int]) -> DecoderState:
+        """Only these rows, without the padding that all of them have."""
+        chosen = torch.tensor(rows, device=self.mask.device)
+        mask = self.mask[chosen]
+        lead = int(mask.any(0).to(torch.uint8).argmax()) if mask.shape[1] else 0
+        for number, cache in enumerate(self._caches()):
+            for layer in cache.layers:
+                start = lead if number == 0 else 0
+                layer.replace(layer.keys[chosen, :, start:], layer.values[chosen, :, start:])
+        self.mask = mask[:, lead:]
+        if self.encoded is not None and self.encoded_mask is not None:
+            self.encoded, self.encoded_mask = self.encoded[chosen], self.encoded_mask[chosen]
+        return self
+
+
+def merged(first: DecoderState, second: DecoderState) -> DecoderState:
+    """The rows of both in one state; the shorter one's are padded on the left."""
+    for mine, other in zip(first._caches(), second._caches(), strict=True):
+        for layer, added in zip(mine.layers, other.layers, strict=True):
+            layer.replace(
+                _joined(layer.keys, added.keys, 2), _joined(layer.values, added.values, 2)
+            )
+    first.mask = _joined(first.mask, second.mask, 1)
+    if first.encoded is not None and second.encoded is not None:
+        first.encoded = _joined(first.encoded, second.encoded, 1)
+    if first.encoded_mask is not None and second.encoded_mask is not None:
+        first.encoded_mask = _joined(first.encoded_mask, second.encoded_mask, 1)
+    return first
+
+
+def _joined(first: Tensor, second: Tensor, dim: int) -> Tensor:
+    """Rows of both, padded with zeros in front along `dim` to one length."""
+    size = max(first.shape[dim], second.shape[dim])
+
+    def padded(x: Tensor) -> Tensor:
+        sides = [0, 0] * (x.dim() - 1 - dim) + [size - x.shape[dim], 0]
+        return F.pad(x, sides)
+
+    return torch.cat([padded(first), padded(second)])
+
+
+class Decoder:
+    """A causal or sequence-to-sequence model of `transformers`, run step by step."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.seq2seq = bool(model.config.is_encoder_decoder)
+        weight = next(model.parameters())
+        self.device: torch.device = weight.device
+        takes = inspect.signature(model.forward).parameters
+        self._positions = "position_ids" in takes
+        self._keeps = "logits_to_keep" in takes
+        self.start = _start_token(model) if self.seq2seq else None
+        self.shares = False  # until `check` has shown that rows may share a pass
+
+    @torch.inference_mode()
+    def read(
+        self, ids: Sequence[int], sizes: Iterator[int]
+    ) -> Iterator[tuple[DecoderState, Tensor]]:
+        """Read a prompt in parts of the given sizes; after each the state and the last logits [V].
+
+        The last pair is that of the whole prompt. An encoder reads it at once.
+        """
+        if self.seq2seq:
+            mask = torch.ones((1, len(ids)), dtype=torch.bool, device=self.device)
+            encoder = self.model.get_encoder()
+            given = torch.tensor([list(ids)], device=self.device)
+            encoded = encoder(input_ids=given, attention_mask=mask.long()).last_hidden_state
+            cache = EncoderDecoderCache(_empty(), _empty())
+            state = DecoderState(cache, mask[:, :0], encoded, mask)
+            yield state, self.step(state, [self.start or 0])[0]
+            return
+        empty = torch.ones((1, 0), dtype=torch.bool, device=self.device)
+        state = DecoderState(_empty(), empty)
+        begin = 0
+        while begin < len(ids):
+            end = min(len(ids), begin + max(1, next(sizes)))
+            logits = self._forward(state, torch.tensor([list(ids[begin:end])], device=self.device))
+            yield state, logits[0, -1]
+            begin = end
+
+    @torch.inference_mode()
+    def step(self, state: DecoderState, tokens: Sequence[int]) -> Tensor:
+        """One token for each row -> logits [b, V] of the next."""
+        ids = torch.tensor(tokens, device=self.device)[:, None]
+        return self._forward(state, ids)[:, -1]
+
+    @torch.inference_mode()
+    def follow(self, state: DecoderState, ids: Sequence[int]) -> Tensor:
+        """Tokens that are known, for a state of one row -> logits [n, V], each of the next."""
+        return self._forward(state, torch.tensor([list(ids)], device=self.device), keep=len(ids))[0]
+
+    def _forward(self, state: DecoderState, ids: Tensor, keep: int = 1) -> Tensor:
+        count, width = ids.shape
+        mask = torch.cat([state.mask, state.mask.new_ones((count, width))], 1)
+        given: dict[str, Any] = {"past_key_values": state.cache, "use_cache": True}
+        padded = not bool(mask.all())
+        if self.seq2seq:
+            given |= {
+                "decoder_input_ids": ids,
+                "encoder_outputs": BaseModelOutput(last_hidden_state=state.encoded),
+                "attention_mask": None if state.encoded_mask is None else state.encoded_mask.long(),
+                "decoder_attention_mask": mask.long() if padded else None,
+            }
+        else:
+            given["input_ids"] = ids
+            if padded:
+                given["attention_mask"] = mask.long()
+            if padded and self._positions:
+                given["position_ids"] = (mask.long().cumsum(1) - 1)[:, -width:]
+            if self._keeps:
+                given["logits_to_keep"] = keep
+        logits: Tensor = self.model(**given).logits
+        state.mask = mask
+        return logits[:, -keep:].float()
+
+    def check(self, long: Sequence[int], short: Sequence[int]) -> None:
+        """Run two prompts alone and together: whether rows may share a pass (`shares`).
+
+        Not every model keeps its positions when a row is padded in front. Raises what the model
+        raises where it cannot be run like this at all.
+        """
+        alone = [self._after(ids) for ids in (long, short)]
+        states = [self._last(ids)[0] for ids in (long, short)]
+        together = self.step(merged(*states), [ids[-1] for ids in (long, short)])
+        off = [
+            float((together[i] - alone[i]).abs().mean() / alone[i].std().clamp_min(1e-6))
+            for i in range(2)
+        ]
+        self.shares = max(off) < SAME
+
+    def _last(self, ids: Sequence[int]) -> tuple[DecoderState, Tensor]:
+        *_, last = self.read(ids, iter(lambda: 16, None))
+        return last
+
+    def _after(self, ids: Sequence[int]) -> Tensor:
+        state, _ = self._last(ids)
+        return self.step(state, [ids[-1]])[0]
+
+
+def _empty() -> Cache:
+    return Cache(layer_class_to_replicate=GrowingLayer)
+
+
+def _start_token(model: Any) -> int:
+    for config in (model.generation_config, model.config):
+        for name in ("decoder_start_token_id", "bos_token_id", "pad_token_id"):
+            found = getattr(config, name, None)
+            if isinstance(found, int):
+                return found
+    return 0
