@@ -21,6 +21,7 @@ from app.problems import Problem
 from app.routes import datasets
 from app.routes.feedback import CORRECTION
 from app.schemas import base
+from app.snapshot import MODEL_NAME
 from app.state import Footnote
 
 ASSETS = Path(__file__).parent / "static" / "docs"
@@ -111,7 +112,7 @@ def describe(app: FastAPI, version: str) -> dict[str, Any]:
         summary="Retrieval-augmented predictions: every answer names what it rests on.",
         routes=app.routes,
     )
-    models: list[type[BaseModel]] = [*base.Request.__subclasses__(), base.ProblemBody]
+    models: list[type[BaseModel]] = [*requests(base.Request), base.ProblemBody]
     _, schemas = models_json_schema(
         [(model, "validation") for model in models],
         ref_template="#/components/schemas/{model}",
@@ -128,6 +129,11 @@ def describe(app: FastAPI, version: str) -> dict[str, Any]:
     for name in FASTAPIS_OWN:
         known.pop(name, None)
     return document
+
+
+def requests(kind: type[BaseModel]) -> list[type[BaseModel]]:
+    """Every kind of request body, however it is derived."""
+    return [made for direct in kind.__subclasses__() for made in (direct, *requests(direct))]
 
 
 def secure(document: dict[str, Any], app: FastAPI) -> None:
@@ -202,6 +208,7 @@ def known_ids(footnote: Footnote) -> dict[str, str | int]:
         "job_id": "job_none_yet",
         "key_id": "none_yet",
         "dataset_id": datasets.EXAMPLE,
+        "model_id": MODEL_NAME,
         "slug": "validation",
     }
     if not footnote.keys.open:

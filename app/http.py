@@ -87,8 +87,13 @@ async def event_stream(request: Request, streaming: Streaming) -> Response:
                 yield ServerSentEvent(event_text(event, request_id), event=event.name)
         yield ServerSentEvent("{}", event="done")
 
+    return event_source(request, told())
+
+
+def event_source(request: Request, events: AsyncIterator[ServerSentEvent]) -> Response:
+    """Server-Sent Events; those under way may end before the server does."""
     grace = state_of(request).settings.shutdown_grace_s
-    return EventSourceResponse(told(), ping=PING_S, shutdown_grace_period=grace)
+    return EventSourceResponse(events, ping=PING_S, shutdown_grace_period=grace)
 
 
 def event_text(event: Event, request_id: str | None) -> str:

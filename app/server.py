@@ -25,6 +25,7 @@ from app.routes import (
     documents,
     feedback,
     jobs,
+    openai,
     operations,
     predict,
     problems,
@@ -39,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 ROUTERS = (
     predict.router,
+    openai.router,
     search.router,
     documents.router,
     feedback.router,

@@ -71,6 +71,7 @@ class Footnote:
 
     def __init__(self, settings: Settings, *, address: str | None = None) -> None:
         self.settings = settings
+        self.started = int(time.time())
         self.status = Status()
         self.metrics = Metrics()
         self.permits = Permits(settings.queue_size)

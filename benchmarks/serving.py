@@ -112,19 +112,28 @@ def build(texts: Sequence[str], encoder: Encoder) -> Path:
 
 
 class Server:
-    """A `footnote serve` process on a copy of a store."""
+    """A `footnote serve` process on a copy of a store, or on a new one with the sample."""
 
-    def __init__(self, store: Path, folder: Path, threads: int = 0, dtype: str = "auto") -> None:
-        shutil.copytree(store, folder / "store")
+    def __init__(
+        self,
+        store: Path | None,
+        folder: Path,
+        threads: int = 0,
+        dtype: str = "auto",
+        generator: Path | None = None,
+    ) -> None:
+        if store is not None:
+            shutil.copytree(store, folder / "store")
         self._environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("FOOTNOTE_")},
             "FOOTNOTE_STORE_DIR": str(folder / "store"),
             "FOOTNOTE_CHECKPOINT_DIR": str(folder / "checkpoints"),
-            "FOOTNOTE_SAMPLE": "0",
+            "FOOTNOTE_SAMPLE": "0" if store is not None else "1",
             "FOOTNOTE_REINDEX_AFTER": "0",
             "FOOTNOTE_LOG_LEVEL": "warning",
             "FOOTNOTE_THREADS": str(threads),
             "FOOTNOTE_DTYPE": dtype,
+            "FOOTNOTE_GENERATOR": "" if generator is None else str(generator),
         }
         self._log = folder / "server.txt"
         self.port = 0
@@ -166,9 +175,12 @@ class Server:
 
 
 @contextmanager
-def running(store: Path, threads: int = 0, dtype: str = "auto") -> Iterator[Server]:
+def running(
+    store: Path | None, threads: int = 0, dtype: str = "auto", generator: Path | None = None
+) -> Iterator[Server]:
+    RUNS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=RUNS) as folder:
-        server = Server(store, Path(folder), threads, dtype)
+        server = Server(store, Path(folder), threads, dtype, generator)
         server.start()
         try:
             yield server

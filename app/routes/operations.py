@@ -52,6 +52,7 @@ async def what_serves(footnote: State) -> Response:
         {
             "version": code_version(),
             "model": None if serving is None else serving.model.to_json(),
+            "generator": None if snapshot.writer is None else snapshot.writer.info.to_json(),
             "heads": {f: {"task": h.task, "labels": list(h.labels)} for f, h in heads.items()},
             "index": snapshot.index_json(),
             "retrieval_brought": footnote.ablations.to_json(),

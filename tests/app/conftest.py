@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from app.cli.local import bind, make_server
 from app.server import create_app
 from app.settings import Settings
 from app.state import Footnote
@@ -173,3 +175,49 @@ def client(tmp_path: Path, settings_for: Any) -> Iterator[TestClient]:
         answer = client.post("/documents", json={"documents": corpus()})
         assert answer.status_code == 200, answer.text
         yield client
+
+
+@pytest.fixture(scope="session")
+def generator_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny random Llama with a chat template, to be loaded as any other."""
+    from tests.model.tiny_generators import TEMPLATE, make
+
+    return make("llama", tmp_path_factory.mktemp("llama"), template=TEMPLATE, longest=512)
+
+
+@pytest.fixture(scope="session")
+def writing(
+    tmp_path_factory: pytest.TempPathFactory, settings_for: Any, generator_folder: Path
+) -> Iterator[TestClient]:
+    """An application with a generator and the corpus, for tests that leave it as they found it."""
+    settings = settings_for(tmp_path_factory.mktemp("writing"), generator=str(generator_folder))
+    with serving(settings) as client:
+        assert client.post("/documents", json={"documents": corpus()}).status_code == 200
+        yield client
+
+
+@contextmanager
+def listening(settings: Settings) -> Iterator[tuple[str, Footnote]]:
+    """A server on a port of its own, with the corpus: its address and its state."""
+    footnote = Footnote(settings)
+    footnote.registry.set_active("none")
+    with bind("127.0.0.1", 0) as socket:
+        server = make_server(footnote)
+        thread = threading.Thread(target=server.run, args=([socket],))
+        thread.start()
+        host, port = socket.getsockname()
+        try:
+            deadline = time.monotonic() + READY_S
+            while not footnote.status.ready:
+                assert thread.is_alive()
+                assert time.monotonic() < deadline, footnote.status
+                time.sleep(0.02)
+            fill(footnote)
+            indexer = footnote.open_indexer()
+            indexer.notify()
+            while indexer.reached < footnote.store.sequence:
+                time.sleep(0.02)
+            yield f"http://{host}:{port}", footnote
+        finally:
+            server.should_exit = True
+            thread.join()

@@ -72,6 +72,9 @@ def test_the_examples_succeed_on_a_fresh_server(
         document = client.get("/openapi.json").json()
         answers = list(tries(client, document, admin=False))
     for method, path, answer in answers:
+        if path == "/v1/completions":  # a fresh server has no generator
+            assert answer.json()["error"]["code"] == "model_not_found"
+            continue
         assert answer.is_success, (method, path, answer.text)
     assert len(answers) > 20
 

@@ -1,0 +1,136 @@
+"""``/v1``: chats, completions and the list of models, as OpenAI's clients speak them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from functools import partial
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Depends, Path, Request
+from sse_starlette import ServerSentEvent
+from starlette.responses import Response
+
+from app import openai_service as service
+from app.body import checked, read_json
+from app.http import State, answers, body_of, event_source, json_answer, room, unless_gone
+from app.keys import scope
+from app.problems import Problem, Slug
+from app.schemas.openai import (
+    ChatRequest,
+    CompletionRequest,
+    ModelBody,
+    ModelList,
+    Shared,
+)
+from app.streaming import Emit, Streaming
+
+router = APIRouter(prefix="/v1", tags=["clients"])
+READ = [Depends(scope("predict")), Depends(room)]
+REFUSALS: tuple[Slug, ...] = (
+    "validation",
+    "capability-missing",
+    "not-found",
+    "payload-too-large",
+    "unsupported-media-type",
+    "request-timeout",
+    "queue-full",
+    "not-ready",
+)
+QUESTION = "I was charged twice for one order. What happens to the second payment?"
+CHAT = {
+    "a question": {"model": "footnote", "messages": [{"role": "user", "content": QUESTION}]},
+    "a dialogue, from some documents": {
+        "model": "footnote",
+        "messages": [
+            {"role": "user", "content": "I was charged twice for one order"},
+            {"role": "assistant", "content": "I am sorry. Which order is it?"},
+            {"role": "user", "content": "48213. What happens to the second payment?"},
+        ],
+        "retrieval": {"k": 5, "filter": {"lang": "en"}},
+    },
+}
+COMPLETION = {
+    "a text to be continued": {
+        "model": "footnote",
+        "prompt": "A second payment for one order",
+        "max_tokens": 32,
+    }
+}
+ModelId = Annotated[str, Path(max_length=256)]
+
+
+@router.post(
+    "/chat/completions",
+    summary="Answer in a dialogue, as OpenAI does",
+    dependencies=READ,
+    openapi_extra=body_of(ChatRequest, CHAT),
+    responses=answers(None, *REFUSALS),
+)
+async def chat(request: Request, footnote: State) -> Response:
+    """The task `dialogue`; citations, sentences and support stand in extra fields."""
+    wanted = checked(ChatRequest, await read_json(request))
+    work = partial(service.chat, footnote, wanted)
+    return await told(request, "chat.completion", wanted, work)
+
+
+@router.post(
+    "/completions",
+    summary="Continue a text, as OpenAI does",
+    dependencies=READ,
+    openapi_extra=body_of(CompletionRequest, COMPLETION),
+    responses=answers(None, *REFUSALS),
+)
+async def completions(request: Request, footnote: State) -> Response:
+    """The task `generation`; without a generator 404 `model_not_found`."""
+    wanted = checked(CompletionRequest, await read_json(request))
+    work = partial(service.completion, footnote, wanted)
+    return await told(request, "text_completion", wanted, work)
+
+
+@router.get(
+    "/models",
+    summary="The models that serve",
+    dependencies=[Depends(scope("predict"))],
+    responses=answers(ModelList),
+)
+async def models(footnote: State) -> Response:
+    """`footnote` answers chats; with a generator completions too, also under its own name."""
+    return json_answer(service.models(footnote, footnote.snapshot()))
+
+
+@router.get(
+    "/models/{model_id:path}",
+    summary="One of them",
+    dependencies=[Depends(scope("predict"))],
+    responses=answers(ModelBody, "not-found"),
+)
+async def model(model_id: ModelId, footnote: State) -> Response:
+    """404 `model_not_found` for any other."""
+    service.check_model(footnote.snapshot(), model_id)
+    return json_answer(service.model(footnote, model_id))
+
+
+async def told(request: Request, kind: service.Kind, wanted: Shared, work: Any) -> Response:
+    """An answer at once, or as a stream of chunks that ends with `[DONE]`."""
+    if not wanted.stream:
+        prediction = await unless_gone(request, work())
+        return json_answer(service.answer(kind, wanted, prediction))
+
+    async def emitting(emit: Emit) -> Any:
+        return await work(emit)
+
+    streaming = await unless_gone(request, Streaming(emitting, last="prediction").started())
+    request_id = getattr(request.state, "request_id", None)
+
+    def problem(error: Problem) -> dict[str, Any]:
+        return error.to_openai(request_id)
+
+    async def chunks() -> AsyncIterator[ServerSentEvent]:
+        async with aclosing(streaming.events()) as events:
+            async for chunk in service.chunks(kind, wanted, events, problem):
+                yield ServerSentEvent(orjson.dumps(chunk).decode())
+        yield ServerSentEvent("[DONE]")
+
+    return event_source(request, chunks())
