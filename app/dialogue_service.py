@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from app import generation_service as writing
 from app.extraction import Quotable, chosen, framed, nothing, quotables
 from app.generation_service import Written
-from app.grounding import Found, Query
+from app.grounding import Found, Query, method_note
 from app.influence import Influence
+from app.pipeline import Evidence
 from app.problems import FieldError, Problem, invalid
 from app.schemas.predict import PredictRequest
 from app.snapshot import Snapshot
@@ -57,27 +58,33 @@ async def predict(footnote: Footnote, request: PredictRequest, emit: Emit = sile
     """The answer to ``POST /predict`` with the task ``dialogue``. Raises :class:`Problem`."""
     began = time.perf_counter()
     writing.check(request)
-    snapshot, given, done = await answered(footnote, request, emit)
-    body = writing.predict_body(request, snapshot, done, began)
-    asked = [d.last if isinstance(d, Dialogue) else "" for d in given]
+    given = dialogues(request.input, footnote.settings.max_input_chars)
+    writing.refuse_all([d if isinstance(d, Problem) else None for d in given])
+    with footnote.permits.take(len(given)):
+        snapshot = await writing.captured(footnote, request)
+        asked, done = await answers(footnote, snapshot, request, emit)
+    degraded = method_note(snapshot, request.retrieval)
+    body = writing.predict_body(request, snapshot, done, began, degraded)
     return writing.kept(footnote, request, snapshot, asked, done, body)
 
 
-async def answered(
-    footnote: Footnote, request: PredictRequest, emit: Emit
-) -> tuple[Snapshot, list[Dialogue | Problem], list[Written | Problem]]:
-    """The dialogues of a request with their answers, and what they were answered from."""
+async def answers(
+    footnote: Footnote,
+    snapshot: Snapshot,
+    request: PredictRequest,
+    emit: Emit,
+    recorded: Sequence[Evidence | None] = (),
+) -> tuple[list[str], list[Written | Problem]]:
+    """What each dialogue asks last, and the next turns. ``recorded``: what was found before."""
     given = dialogues(request.input, footnote.settings.max_input_chars)
     bad = [d if isinstance(d, Problem) else None for d in given]
-    writing.refuse_all(bad)
-    with footnote.permits.take(len(given)):
-        snapshot = await writing.captured(footnote, request)
 
-        async def one(dialogue: Dialogue, pointer: str) -> Written:
-            return await answer(footnote, snapshot, dialogue, request, emit)
+    async def one(dialogue: Dialogue, pointer: str, known: Evidence | None) -> Written:
+        return await answer(footnote, snapshot, dialogue, request, emit, known)
 
-        done = await writing.answer_all(snapshot, given, [""] * len(given), bad, one)
-    return snapshot, given, done
+    places = [""] * len(given)
+    done = await writing.answer_all(snapshot, given, places, bad, one, recorded)
+    return [d.last if isinstance(d, Dialogue) else "" for d in given], done
 
 
 async def answer(
@@ -86,10 +93,11 @@ async def answer(
     dialogue: Dialogue,
     request: PredictRequest,
     emit: Emit,
+    recorded: Evidence | None = None,
 ) -> Written:
     """The next turn of one dialogue."""
     query = dialogue.query()
-    found, retrieve_ms = await writing.retrieved(footnote, snapshot, query, request)
+    found, retrieve_ms = await writing.retrieved(footnote, snapshot, query, request, recorded)
     began = time.perf_counter()
     sentences = await quotables(snapshot, query, found.vector, found.hits)
     quoted = chosen(sentences)

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from app import accounts
 from app import classify_service as service
-from app.grounding import Found, Query, evidence, method_note
+from app.grounding import Found, Query, evidence, method_note, query_vector
 from app.influence import Influence
-from app.pipeline import Cited, together
+from app.pipeline import Cited, Evidence, together
 from app.predictions import Said
 from app.problems import FieldError, Problem, invalid
 from app.schemas.predict import Params, PredictRequest
@@ -68,20 +68,43 @@ async def predict(footnote: Footnote, request: PredictRequest, emit: Emit = sile
     began = time.perf_counter()
     check(request)
     inputs, pointers = service.texts(request.input)
-    bad = [footnote.pipeline.problem_of(t, p) for t, p in zip(inputs, pointers, strict=True)]
-    refuse_all(bad)
+    refuse_all(problems_of(footnote, inputs, pointers))
     with footnote.permits.take(len(inputs)):
         snapshot = await captured(footnote, request)
-        writer = writer_of(snapshot)
+        writer_of(snapshot)
+        asked, done = await answers(footnote, snapshot, request, emit)
+    body = predict_body(request, snapshot, done, began, method_note(snapshot, request.retrieval))
+    return kept(footnote, request, snapshot, asked, done, body)
 
-        async def one(text: str, pointer: str) -> Written:
-            found = await retrieved(footnote, snapshot, Query(((text[-QUERY_CHARS:], 1),)), request)
-            prompting = completing(text, request.params)
-            return await write(footnote, writer, prompting, found, request, emit, pointer)
 
-        done = await answer_all(snapshot, inputs, pointers, bad, one)
-    body = predict_body(request, snapshot, done, began)
-    return kept(footnote, request, snapshot, inputs, done, body)
+async def answers(
+    footnote: Footnote,
+    snapshot: Snapshot,
+    request: PredictRequest,
+    emit: Emit,
+    recorded: Sequence[Evidence | None] = (),
+) -> tuple[list[str], list[Written | Problem]]:
+    """The inputs of a request and their texts. ``recorded``: what was found for each before."""
+    inputs, pointers = service.texts(request.input)
+    bad = problems_of(footnote, inputs, pointers)
+    writer = writer_of(snapshot)
+
+    async def one(text: str, pointer: str, known: Evidence | None) -> Written:
+        query = Query(((text[-QUERY_CHARS:], 1),))
+        found = await retrieved(footnote, snapshot, query, request, known)
+        prompting = completing(text, request.params)
+        return await write(footnote, writer, prompting, found, request, emit, pointer)
+
+    done = await answer_all(snapshot, inputs, pointers, bad, one, recorded)
+    return [str(text) for text in inputs], done
+
+
+def problems_of(
+    footnote: Footnote, inputs: Sequence[object], pointers: Sequence[str]
+) -> list[Problem | None]:
+    """What is wrong with each input, if anything."""
+    problem_of = footnote.pipeline.problem_of
+    return [problem_of(text, p) for text, p in zip(inputs, pointers, strict=True)]
 
 
 def check(request: PredictRequest) -> None:
@@ -126,11 +149,19 @@ def writer_of(snapshot: Snapshot) -> Writer:
 
 
 async def retrieved(
-    footnote: Footnote, snapshot: Snapshot, query: Query, request: PredictRequest
+    footnote: Footnote,
+    snapshot: Snapshot,
+    query: Query,
+    request: PredictRequest,
+    recorded: Evidence | None = None,
 ) -> tuple[Found, float]:
-    """The evidence, and the milliseconds that it took."""
+    """The evidence, and the milliseconds that it took. ``recorded``: instead of looking again."""
     began = time.perf_counter()
-    found = await evidence(footnote, snapshot, query, request.retrieval)
+    if recorded is None:
+        found = await evidence(footnote, snapshot, query, request.retrieval)
+    else:
+        vector = None if query.empty else await query_vector(snapshot, query)
+        found = Found(recorded.hits, [], vector)
     return found, 1000 * (time.perf_counter() - began)
 
 
@@ -139,13 +170,15 @@ async def answer_all(
     inputs: Sequence[Any],
     pointers: Sequence[str],
     bad: Sequence[Problem | None],
-    one: Callable[[Any, str], Any],
+    one: Callable[[Any, str, Evidence | None], Coroutine[Any, Any, Written]],
+    recorded: Sequence[Evidence | None] = (),
 ) -> list[Written | Problem]:
     """The texts in order; what is wrong with one input alone stands in its place."""
+    known = recorded or [None] * len(inputs)
     with snapshot.model().engine.use():
         work = [
-            guarded(one(given, pointer), alone=len(inputs) == 1)
-            for given, pointer, problem in zip(inputs, pointers, bad, strict=True)
+            guarded(one(given, pointer, before), alone=len(inputs) == 1)
+            for given, pointer, problem, before in zip(inputs, pointers, bad, known, strict=True)
             if problem is None
         ]
         answered = iter(await together(work))
@@ -154,15 +187,14 @@ async def answer_all(
     return done
 
 
-async def guarded(work: Any, *, alone: bool) -> Written | Problem:
+async def guarded(work: Coroutine[Any, Any, Written], *, alone: bool) -> Written | Problem:
     """The text, or what is wrong with its input, which is raised where it is the only one."""
     try:
-        written: Written = await work
+        return await work
     except Problem as problem:
         if alone or problem.slug != "validation":
             raise
         return problem
-    return written
 
 
 def sampling_of(params: Params) -> Sampling:
@@ -339,7 +371,11 @@ def no_confidence(request: PredictRequest) -> list[str]:
 
 
 def predict_body(
-    request: PredictRequest, snapshot: Snapshot, done: Sequence[Written | Problem], began: float
+    request: PredictRequest,
+    snapshot: Snapshot,
+    done: Sequence[Written | Problem],
+    began: float,
+    degraded: Sequence[str],
 ) -> dict[str, Any]:
     """The answer of ``POST /predict``."""
     good = [one for one in done if isinstance(one, Written)]
@@ -359,7 +395,7 @@ def predict_body(
             retrieve=max(one.retrieve_ms for one in good),
             predict=max(one.predict_ms for one in good),
         ),
-        "degraded": [*snapshot.degraded, *method_note(snapshot, request.retrieval)],
+        "degraded": [*snapshot.degraded, *degraded],
         "warnings": list(dict.fromkeys(notes)),
     }
 

@@ -34,8 +34,10 @@ REQUESTS: dict[str, type[PredictRequest] | type[ClassifyRequest]] = {
     "classify": ClassifyRequest,
     "qa": PredictRequest,
     "ner": PredictRequest,
+    "generation": PredictRequest,
+    "dialogue": PredictRequest,
 }
-TASKS = ("qa", "ner")  # routes of records whose answers have no labels
+TASKS = ("qa", "ner", "generation", "dialogue")  # routes of records whose answers have no labels
 
 
 def record_of(
@@ -64,7 +66,7 @@ def task_record(
     thresholds: Sequence[float | None],
     found: Sequence[Sequence[Hit] | None],
 ) -> dict[str, Any]:
-    """The same for questions and entities; ``found``: of each good input what the index gave.
+    """The same for questions, entities and texts; ``found``: what the index gave for good inputs.
 
     Their passages are read as texts, so that no vectors are needed again.
     """
@@ -72,7 +74,7 @@ def task_record(
         "route": request.task,
         "request": request.model_dump(mode="json", exclude_unset=True),
         "thresholds": list(thresholds),
-        "model": snapshot.model().model.to_json(),
+        "model": snapshot.model_json(),
         "index": snapshot.index_json(),
         "labels": [],
         "inputs": [
@@ -176,7 +178,9 @@ def compared(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
         same = same and _answer(mine) == _answer(theirs)
         was, now = _scores(mine), _scores(theirs)
         gaps = [abs(p - now[name]) for name, p in was.items() if name in now]
-        difference = max([difference, abs(old["confidence"] - new["confidence"]), *gaps])
+        sure = [one["confidence"] for one in (old, new) if one["confidence"] is not None]
+        apart = abs(sure[0] - sure[1]) if len(sure) == 2 else 0.0
+        difference = max([difference, apart, *gaps])
     return {"equal": same and difference <= EQUAL, "difference": difference}
 
 
@@ -184,6 +188,8 @@ def _answer(output: dict[str, Any]) -> object:
     """What must be the same: a label, the place of an answer, or the places of entities."""
     if "entities" in output:
         return [(e["start"], e["end"], e["type"]) for e in output["entities"]]
+    if "sentences" in output:
+        return output.get("text", output.get("message"))
     if "answerable" in output:
         return [output[part] for part in ("answer", "doc_id", "start", "end", "reason")]
     return output["label"]
@@ -191,6 +197,8 @@ def _answer(output: dict[str, Any]) -> object:
 
 def _scores(output: dict[str, Any]) -> dict[object, float]:
     """The probabilities by what they are of."""
+    if "sentences" in output:
+        return {}
     if "entities" in output:
         return {(e["start"], e["end"], e["type"]): e["score"] for e in output["entities"]}
     if "answerable" in output:

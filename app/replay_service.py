@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import orjson
 
 from app import classify_service as service
-from app import ner_service, qa_service
+from app import dialogue_service, generation_service, ner_service, qa_service
 from app.pins import unavailable
-from app.pipeline import Ask
+from app.pipeline import Ask, Evidence
 from app.replay import REQUESTS, TASKS, compared, recorded
 from app.schemas.predict import Abstain, PredictRequest
 from app.settings import Settings
-from app.snapshot import Snapshot
+from app.snapshot import Serving, Snapshot
 from app.state import Footnote
+from app.streaming import silent
+
+WRITERS = {
+    "generation": generation_service.answers,
+    "dialogue": dialogue_service.answers,
+}
 
 
 async def replay(footnote: Footnote, name: str) -> bytes:
@@ -70,6 +77,8 @@ async def task_again(
         searchers = [now.index(), *footnote.pins.searchers()]
         encoder = serving.model.encoder_sha256
         evidence = await asyncio.to_thread(recorded, record, searchers, encoder)
+        if record["route"] in WRITERS:
+            return await written_again(footnote, record, request, began, now, serving, evidence)
         snapshot = Snapshot(None, serving)
         if record["route"] == qa_service.HEAD:
             given = qa_service.questions(request.input, footnote.settings.max_input_chars)
@@ -80,6 +89,26 @@ async def task_again(
         with serving.engine.use():
             done = await ner_service.answer_all(footnote, snapshot, inputs, bad, request, evidence)
         return ner_service.predict_body(request, snapshot, done, began)
+
+
+async def written_again(
+    footnote: Footnote,
+    record: dict[str, Any],
+    request: PredictRequest,
+    began: float,
+    now: Snapshot,
+    serving: Serving,
+    evidence: Sequence[Evidence | None],
+) -> dict[str, Any]:
+    """A text, or a turn, again. Raises ``pin-unavailable`` where another generator serves."""
+    wanted = record["model"].get("generator")
+    if wanted != (None if now.writer is None else now.writer.info.to_json()):
+        raise unavailable("model", "The generator that wrote it does not serve any more.")
+    snapshot = Snapshot(None, serving, (), now.writer)
+    given = evidence if request.retrieval.mode == "index" else ()
+    answer_all = WRITERS[record["route"]]
+    _, done = await answer_all(footnote, snapshot, request, silent, given)
+    return generation_service.predict_body(request, snapshot, done, began, ())
 
 
 def shown(before: dict[str, Any], body: dict[str, Any]) -> bytes:

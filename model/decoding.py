@@ -203,22 +203,27 @@ class Decoder:
         Not every model keeps its positions when a row is padded in front. Raises what the model
         raises where it cannot be run like this at all.
         """
-        alone = [self._after(ids) for ids in (long, short)]
-        states = [self._last(ids)[0] for ids in (long, short)]
-        together = self.step(merged(*states), [ids[-1] for ids in (long, short)])
+        # The first has written some tokens when the second comes, as happens to an encoder's too.
+        further = (long[:3], ())
+        prompts = (long, short)
+        alone = [
+            self.step(self._after(ids, more), [ids[-1]])[0]
+            for ids, more in zip(prompts, further, strict=True)
+        ]
+        states = [self._after(ids, more) for ids, more in zip(prompts, further, strict=True)]
+        together = self.step(merged(*states), [ids[-1] for ids in prompts])
         off = [
             float((together[i] - alone[i]).abs().mean() / alone[i].std().clamp_min(1e-6))
             for i in range(2)
         ]
         self.shares = max(off) < SAME
 
-    def _last(self, ids: Sequence[int]) -> tuple[DecoderState, Tensor]:
-        *_, last = self.read(ids, iter(lambda: 16, None))
-        return last
-
-    def _after(self, ids: Sequence[int]) -> Tensor:
-        state, _ = self._last(ids)
-        return self.step(state, [ids[-1]])[0]
+    def _after(self, ids: Sequence[int], more: Sequence[int]) -> DecoderState:
+        """The state after a prompt and some tokens."""
+        *_, (state, _) = self.read(ids, iter(lambda: 16, None))
+        for token in more:
+            self.step(state, [token])
+        return state
 
 
 def _empty() -> Cache:

@@ -37,13 +37,13 @@ class Finding:
 @click.command()
 @json_option
 def doctor(as_json: bool) -> None:
-    """Check store, index, checkpoints, encoder, settings and disk, and explain what is found.
+    """Check store, index, checkpoints, models, settings and disk, and explain what is found.
 
     Only reads, and may run beside a server. Exits with 1 when there is a problem.
     """
     settings = settings_or_exit()
     findings: list[Finding] = []
-    for check in (disk, variables, store, generations, checkpoints, encoder):
+    for check in (disk, variables, store, generations, checkpoints, encoder, generator):
         for finding in check(settings):
             findings.append(finding)
             if not as_json:
@@ -193,6 +193,30 @@ def encoder(settings: Settings) -> list[Finding]:
             detail = f"{name} was made with {sha256[:12]}, the encoder is {loaded.sha256[:12]}"
             found.append(Finding("encoder", "problem", detail, advice))
     return found
+
+
+def generator(settings: Settings) -> list[Finding]:
+    """Whether the generator, where there is to be one, would be loaded. Nothing of it is."""
+    from app.indexing_job import pick_device
+    from model.config import pick_dtype
+    from model.generator_files import GeneratorFiles, GeneratorRefused, available_memory
+
+    if settings.generator is None:
+        return []
+    folder = Path(settings.generator)
+    if not folder.is_dir():
+        return [Finding("generator", "warning", "a hub id: looked at only when it is loaded")]
+    try:
+        files = GeneratorFiles.of(folder)
+        item = pick_dtype(settings.dtype, pick_device(settings.device)).itemsize
+        context = min(settings.generator_context, files.longest or settings.generator_context)
+        available = available_memory()
+        files.check_memory(item, available, context=context, streams=settings.generator_streams)
+    except GeneratorRefused as error:
+        advice = "set FOOTNOTE_GENERATOR to another one: docs/generation.md says which"
+        return [Finding("generator", "problem", str(error), advice)]
+    detail = f"{folder.name}, {files.parameters:,} weights, {context} tokens of context"
+    return [Finding("generator", "ok", detail)]
 
 
 def made_by(settings: Settings) -> list[tuple[str, str, str]]:

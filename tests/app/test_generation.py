@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
+from app.cli import doctor
 from app.schemas.predict import PredictResponse
-from tests.app.conftest import state
+from tests.app.conftest import serving, state
 
 PARCEL = "Where is my parcel, it is late"
 
@@ -199,6 +202,60 @@ def test_without_a_generator_the_answer_says_what_to_set(filled: TestClient) -> 
     assert answer.json()["type"] == "/problems/capability-missing"
     assert "FOOTNOTE_GENERATOR" in answer.json()["detail"]
     assert "dialogue" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("task", ["generation", "dialogue"])
+def test_a_text_is_written_again_from_the_same_passages(writing: TestClient, task: str) -> None:
+    for more in ({}, {"retrieval": {"mode": "off"}}):
+        asked = {"task": task, "input": PARCEL, "params": {"max_new_tokens": 8}, **more}
+        before = writing.post("/predict", json=asked).json()
+        again = writing.post(f"/predictions/{before['id']}/replay")
+        assert again.status_code == 200, again.text
+        assert again.json()["replay"] == {"equal": True, "difference": 0.0}
+        assert again.json()["data"] == before["data"]
+    feedback = {"prediction_id": before["id"], "correct": False, "label": "delivery"}
+    refused = writing.post("/feedback", json=feedback)
+    assert refused.json()["errors"][0]["pointer"] == "#/label"
+
+
+def test_an_erased_document_goes_from_what_was_written_of_it(
+    client: TestClient,
+) -> None:
+    asked = {"task": "dialogue", "input": "my parcel is late, where is it now"}
+    said = client.post("/predict", json=asked).json()
+    assert PARCEL in said["data"][0]["output"]["message"]["content"]
+    assert client.delete("/documents/delivery-0?erase=true").status_code == 200
+    kept = client.get(f"/predictions/{said['id']}")
+    assert kept.json()["data"][0]["output"]["message"]["content"] == ""
+    assert PARCEL not in kept.text
+
+
+def test_a_generator_that_is_refused_is_told_and_the_rest_serves(
+    tmp_path: Path, settings_for: Any
+) -> None:
+    folder = tmp_path / "pickled"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    settings = settings_for(tmp_path, generator=str(folder))
+    with serving(settings) as client:
+        ready = client.get("/health/ready").json()
+        assert "pytorch_model.bin" in str(ready["degraded"])
+        answer = client.post("/predict", json={"task": "generation", "input": "a"})
+        assert answer.status_code == 422
+        assert "pytorch_model.bin" in answer.json()["detail"]
+        assert client.post("/predict", json={"task": "dialogue", "input": "a"}).is_success
+    (finding,) = doctor.generator(settings)
+    assert (finding.state, "pytorch_model.bin" in finding.detail) == ("problem", True)
+
+
+def test_the_doctor_looks_at_a_generator(settings_for: Any, generator_folder: Path) -> None:
+    settings = settings_for(generator_folder, generator=str(generator_folder))
+    (finding,) = doctor.generator(settings)
+    assert (finding.state, finding.about) == ("ok", "generator")
+    assert doctor.generator(settings_for(generator_folder)) == []
+    (finding,) = doctor.generator(replace(settings, generator="org/name"))
+    assert finding.state == "warning"
 
 
 def test_permits_are_given_back(writing: TestClient) -> None:

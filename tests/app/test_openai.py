@@ -62,8 +62,9 @@ def test_a_chat_is_answered_with_citations(client: OpenAI) -> None:
     assert choice.message.content
     assert choice.finish_reason in ("stop", "length")
     assert answer.usage is not None
-    assert answer.usage.completion_tokens == 12
-    assert answer.usage.total_tokens == answer.usage.prompt_tokens + 12
+    written = answer.usage.completion_tokens
+    assert 0 < written <= 12
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + written
     extra = answer.model_extra or {}
     assert extra["citations"][0]["doc_id"] == "delivery-0"
     assert {"start", "end", "citations", "supported"} == set(extra["sentences"][0])
