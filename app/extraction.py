@@ -19,7 +19,8 @@ from index_data.searcher import Hit
 MOST_SENTENCES = 64  # that are compared, of the best passages
 QUOTED = 3
 NEAR = 0.85  # of the best sentence's relevance, for another one to be quoted with it
-RELEVANT = 0.6  # under which nothing is quoted
+# Under which nothing is quoted: `python -m benchmarks.dialogue relevance`, in docs/log.md.
+RELEVANT = 0.43
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +54,12 @@ async def quotables(
 
 
 def relevance(query: Query, vector: Vector, text: str, near: Vector, title: str | None) -> float:
-    """How a sentence bears on a query: the cosine, and the share of the query's words it holds.
+    """How a sentence bears on a query: the cosine of their vectors.
 
-    The title of its document counts as said.
+    0 where it, with the title of its document, says none of the query's content words.
     """
-    asked = {t: w for part, w in reversed(query.parts) for t in terms(part)}
-    held = {*terms(text), *terms(title or "")}
-    total = sum(asked.values())
-    share = sum(w for t, w in asked.items() if t in held) / total if total else 0.0
-    return float(near @ vector) + share / 2
+    asked = {term for part, _ in query.parts for term in terms(part)}
+    return float(near @ vector) if asked & {*terms(text), *terms(title or "")} else 0.0
 
 
 def chosen(found: Sequence[Quotable]) -> list[Quotable]:

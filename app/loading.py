@@ -98,8 +98,8 @@ def load_serving(
     return serving
 
 
-def load_generator(settings: Settings, metrics: Metrics, source: str) -> GeneratorEngine:
-    """A user's own generator on a thread of its own; blocks until it is loaded and has run once.
+def load_generator(settings: Settings, metrics: Metrics) -> GeneratorEngine:
+    """The generator of the settings on a thread of its own; blocks until it has run once.
 
     Raises ``GeneratorRefused``, or ``ValueError`` for a device.
     """
@@ -112,7 +112,7 @@ def load_generator(settings: Settings, metrics: Metrics, source: str) -> Generat
         set_threads(inference_threads(settings))
         device = pick_device(settings.device)
         return Generator.load(
-            source,
+            str(settings.generator),
             device=device,
             dtype=pick_dtype(settings.dtype, device),
             context=settings.generator_context,

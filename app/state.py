@@ -274,9 +274,10 @@ class Footnote:
             self.generator.call(lambda generator: set_threads(count))
 
     def _start_up(self) -> None:
+        writing = (("loading the generator", self._load_generator),)
         stages = (
             ("loading the model", self._load_model),
-            ("loading the generator", self._load_generator),
+            *(writing if self.settings.generator else ()),
             ("opening the index", self._open_index),
             ("filling the store with the sample", self._fill_sample),
         )
@@ -336,13 +337,10 @@ class Footnote:
             logger.warning("start: %s", text)
 
     def _load_generator(self) -> None:
-        source = self.settings.generator
-        if source is None:
-            return
         from model.generator_files import GeneratorRefused
 
         try:
-            self.generator = load_generator(self.settings, self.metrics, source)
+            self.generator = load_generator(self.settings, self.metrics)
         except (GeneratorRefused, ValueError) as error:
             told = f"FOOTNOTE_GENERATOR is not loaded: {error}"[:500]
             self.status.degraded["generator"] = told

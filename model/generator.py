@@ -14,7 +14,6 @@ import torch
 
 from model.decoding import Decoder
 from model.generator_files import (
-    GIB,
     GeneratorFiles,
     GeneratorRefused,
     available_memory,
@@ -24,6 +23,7 @@ from model.prompting import (
     PLAIN_STOP,
     PLAIN_TEMPLATE,
     Prompt,
+    PromptTooLong,
     Source,
     Turn,
     completion_text,
@@ -84,8 +84,8 @@ class Generator:
         files.check_memory(item, available, context=context, streams=streams)
         model, tokenizer = _from_library(files, dtype)
         model.eval().requires_grad_(False).to(device)
-        name = source.rstrip("/").rpartition("/")[2] if folder.name == source else source
-        made = cls(model, tokenizer, name=_name(name), sha256=files.sha256(), context=context)
+        name = source.rstrip("/").rpartition("/")[2] or folder.name  # of a hub id without its owner
+        made = cls(model, tokenizer, name=name, sha256=files.sha256(), context=context)
         made.warm_up()
         return made
 
@@ -149,8 +149,6 @@ class Generator:
         return text
 
     def _check_length(self, chars: int, new: int) -> None:
-        from model.prompting import PromptTooLong
-
         if chars > CHARS_PER_TOKEN * self.context:
             raise PromptTooLong(chars // CHARS_PER_TOKEN, new, self.context)
 
@@ -267,15 +265,3 @@ def _first_id(tokenizer: Any, ends: frozenset[int]) -> int:
     """What a text without any token begins with."""
     found = tokenizer.bos_token_id
     return int(found) if found is not None else min(ends, default=0)
-
-
-def _name(source: str) -> str:
-    """A name for people: a hub id as it is, of a folder its last part."""
-    return (
-        source
-        if source.count("/") == 1 and not source.startswith(("/", "."))
-        else (source.rstrip("/").rpartition("/")[2] or source)
-    )
-
-
-__all__ = ["GIB", "Generator", "GeneratorRefused", "TemplateRefused"]

@@ -101,7 +101,7 @@ async def models(footnote: State) -> Response:
 
 
 @router.get(
-    "/models/{model_id:path}",
+    "/models/{model_id}",
     summary="One of them",
     dependencies=[Depends(scope("predict"))],
     responses=answers(ModelBody, "not-found"),
