@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from app import generation_service as writing
 from app.extraction import Quotable, chosen, framed, nothing, quotables
-from app.generation_service import Written
 from app.grounding import Found, Query, method_note
 from app.influence import Influence
 from app.pipeline import Evidence
@@ -23,6 +22,7 @@ from app.schemas.predict import PredictRequest
 from app.snapshot import Snapshot
 from app.state import Footnote
 from app.streaming import Emit, silent
+from app.written import Written, citation, kept, predict_body
 from index_data.analysis import detect_language
 from index_data.searcher import Hit
 
@@ -64,8 +64,8 @@ async def predict(footnote: Footnote, request: PredictRequest, emit: Emit = sile
         snapshot = await writing.captured(footnote, request)
         asked, done = await answers(footnote, snapshot, request, emit)
     degraded = method_note(snapshot, request.retrieval)
-    body = writing.predict_body(request, snapshot, done, began, degraded)
-    return writing.kept(footnote, request, snapshot, asked, done, body)
+    body = predict_body(request, snapshot, done, began, degraded)
+    return kept(footnote, request, snapshot, asked, done, body)
 
 
 async def answers(
@@ -109,7 +109,7 @@ async def answer(
             dialogue.pointer,
         )  # fmt: skip
         return withheld(written, dialogue) if written.because else written
-    emit("retrieval", {"citations": [writing.citation(h, None, None) for h in found.hits]})
+    emit("retrieval", {"citations": [citation(h, None, None) for h in found.hits]})
     text, places = framed(quoted, found.hits)
     notes = [*found.notes, *unused(request), *writing.no_confidence(request)]
     written = Written(

@@ -10,57 +10,30 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from app import accounts
 from app import classify_service as service
 from app.grounding import Found, Query, evidence, method_note, query_vector
 from app.influence import Influence
-from app.pipeline import Cited, Evidence, together
-from app.predictions import Said
+from app.pipeline import Evidence, together
 from app.problems import FieldError, Problem, invalid
 from app.schemas.predict import Params, PredictRequest
 from app.snapshot import Snapshot
 from app.state import Footnote
 from app.streaming import Emit, silent
-from app.support import Ground, Sentence, share, supported, weights
-from app.task_records import remembered
+from app.support import Ground, Sentence, share, supported
 from app.writer import Piece, Writer
+from app.written import Written, citation, kept, least_support, predict_body
 from index_data.searcher import Hit
 
 if TYPE_CHECKING:
     from model.prompting import Prompt
     from model.sampling import Sampling
 
-TASK = "generation"
 QUERY_CHARS = 2_000  # of a prompt, from its end, that is searched with
 SETTING = "FOOTNOTE_GENERATOR (a folder or hub id of a causal or sequence-to-sequence model)"
 Prompting = Callable[[Sequence[Hit]], "Prompt"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
-    """A text with what it rests on. ``used``: places in ``hits`` that stood in the prompt."""
-
-    text: str
-    finish: str
-    sentences: list[Sentence]
-    hits: list[Hit]
-    used: tuple[int, ...] = ()
-    because: str | None = None  # why nothing is said
-    notes: list[str] = field(default_factory=list)
-    influence: dict[int, Influence] = field(default_factory=dict)  # by place in ``hits``
-    prompt_tokens: int = 0
-    new_tokens: int = 0
-    queue_ms: float = 0.0
-    retrieve_ms: float = 0.0
-    predict_ms: float = 0.0
-
-    @property
-    def support(self) -> float:
-        """How much of the text the retrieved passages hold, by length."""
-        return share(self.sentences)
 
 
 async def predict(footnote: Footnote, request: PredictRequest, emit: Emit = silent) -> bytes:
@@ -351,12 +324,6 @@ async def influences(
     }
 
 
-def least_support(footnote: Footnote, request: PredictRequest) -> float:
-    """Under which support nothing is said."""
-    asked = request.abstain.min_support
-    return footnote.settings.min_support if asked is None else asked
-
-
 def left_out(hits: Sequence[Hit], prompt: Prompt) -> list[str]:
     """Which documents did not fit into the prompt."""
     missing = len(hits) - len(prompt.used)
@@ -368,105 +335,3 @@ def no_confidence(request: PredictRequest) -> list[str]:
     """A threshold that has no effect."""
     given = request.abstain.min_confidence
     return [f"abstain.min_confidence has no effect on {request.task}"] * (given is not None)
-
-
-def predict_body(
-    request: PredictRequest,
-    snapshot: Snapshot,
-    done: Sequence[Written | Problem],
-    began: float,
-    degraded: Sequence[str],
-) -> dict[str, Any]:
-    """The answer of ``POST /predict``."""
-    good = [one for one in done if isinstance(one, Written)]
-    notes = [note for one in good for note in one.notes]
-    return {
-        "id": service.new_id(),
-        "object": "prediction",
-        "created": int(time.time()),
-        "task": request.task,
-        "model": snapshot.model_json(),
-        "index": snapshot.index_json(),
-        "data": [item(i, one, request) for i, one in enumerate(done)],
-        "usage": usage(good),
-        "timing_ms": accounts.timing(
-            began,
-            queue=max(one.queue_ms for one in good),
-            retrieve=max(one.retrieve_ms for one in good),
-            predict=max(one.predict_ms for one in good),
-        ),
-        "degraded": [*snapshot.degraded, *degraded],
-        "warnings": list(dict.fromkeys(notes)),
-    }
-
-
-def usage(good: Sequence[Written]) -> dict[str, int]:
-    """What was read and written for a request."""
-    return accounts.usage(
-        tokens=sum(one.prompt_tokens for one in good),
-        new=sum(one.new_tokens for one in good),
-        retrieved=sum(len(one.hits) for one in good),
-        used=sum(len(one.used) for one in good),
-    )
-
-
-def item(index: int, done: Written | Problem, request: PredictRequest) -> dict[str, Any]:
-    """One element of ``data``."""
-    if isinstance(done, Problem):
-        return {"index": index, "error": done.to_json()}
-    sentences = [sentence.to_json() for sentence in done.sentences]
-    output: dict[str, Any]
-    if request.task == TASK:
-        output = {"text": done.text, "finish_reason": done.finish, "sentences": sentences}
-    else:
-        message = {"role": "assistant", "content": done.text}
-        output = {"message": message, "sentences": sentences, "finish_reason": done.finish}
-    said: dict[str, Any] = {
-        "index": index,
-        "output": output,
-        "confidence": None,
-        "calibrated": False,
-        "support": round(done.support, 6),
-        "abstained": done.because is not None,
-        "abstained_because": done.because,
-    }
-    if service.cites(request):
-        said["citations"] = cited(done)
-    return said
-
-
-def cited(done: Written) -> list[dict[str, Any]]:
-    """The passages of an answer, with how much of it rests on each."""
-    shares = weights(done.sentences, [hit.rank for hit in done.hits])
-    return [
-        citation(hit, shares[hit.rank], done.influence.get(i)) for i, hit in enumerate(done.hits)
-    ]
-
-
-def citation(hit: Hit, weight: float | None, influence: Influence | None) -> dict[str, Any]:
-    """A passage as the contract writes it; its weight is not known before the text is."""
-    said = service.citation(Cited(hit, weight or 0.0, influence), "label")
-    if weight is None:
-        del said["weight"]
-    return said
-
-
-def kept(
-    footnote: Footnote,
-    request: PredictRequest,
-    snapshot: Snapshot,
-    asked: Sequence[Any],
-    done: Sequence[Written | Problem],
-    body: dict[str, Any],
-) -> bytes:
-    """The answer as it is sent, which is kept with what it was answered from."""
-    good = [isinstance(one, Written) for one in done]
-    said = [Said(str(a), None, None) if g else None for a, g in zip(asked, good, strict=True)]
-    found = [
-        (one.hits if request.retrieval.mode == "index" else [])
-        if isinstance(one, Written)
-        else None
-        for one in done
-    ]
-    thresholds = (None, least_support(footnote, request))
-    return remembered(footnote, request, snapshot, said, found, thresholds, body)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.engine import Engine
+from app.generator_engine import GeneratorEngine
 from app.metrics import Metrics
 from app.settings import Settings
 from app.snapshot import ModelInfo, Serving
-from app.writer import GeneratorEngine
 
 if TYPE_CHECKING:
     from model.encoder import Encoder

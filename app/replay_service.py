@@ -20,6 +20,7 @@ from app.settings import Settings
 from app.snapshot import Serving, Snapshot
 from app.state import Footnote
 from app.streaming import silent
+from app.written import predict_body
 
 WRITERS = {
     "generation": generation_service.answers,
@@ -108,7 +109,7 @@ async def written_again(
     given = evidence if request.retrieval.mode == "index" else ()
     answer_all = WRITERS[record["route"]]
     _, done = await answer_all(footnote, snapshot, request, silent, given)
-    return generation_service.predict_body(request, snapshot, done, began, ())
+    return predict_body(request, snapshot, done, began, ())
 
 
 def shown(before: dict[str, Any], body: dict[str, Any]) -> bytes:

@@ -21,6 +21,7 @@ from app.audits import Audits
 from app.datasets import Datasets
 from app.encoders import EncoderChoice
 from app.feedback import Feedback
+from app.generator_engine import GeneratorEngine
 from app.indexer import Indexer
 from app.job_kinds import job_kinds
 from app.jobs import Jobs
@@ -36,7 +37,6 @@ from app.problems import Problem
 from app.registry import NO_CHECKPOINT, Registry
 from app.settings import Settings
 from app.snapshot import ModelInfo, Serving, Snapshot
-from app.writer import GeneratorEngine
 from index_data.index import Index, NoGeneration
 from index_data.store import DocumentStore
 

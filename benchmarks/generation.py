@@ -27,9 +27,10 @@ from typing import Any
 import httpx
 import torch
 
+from app.generator_engine import GeneratorEngine
 from app.loading import inference_threads, set_threads
 from app.settings import Settings
-from app.writer import GeneratorEngine, Piece
+from app.writer import Piece
 from benchmarks.load import post_bytes, run_load
 from benchmarks.serving import RUNS, Server, running, timed
 from index_data.sample import helpdesk

@@ -1,0 +1,362 @@
+"""The generator's own thread: texts are written here token by token, many in each forward pass.
+
+Between any two steps, texts join and leave, a prompt is read a part further (parts take about
+:data:`PART_S`), and texts whose client has left are dropped. So a long prompt holds nobody up,
+nothing goes on for longer than a step after it is cancelled, and the classifier, which has a thread
+of its own, is not waited for and does not wait.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator as _Generator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from app.engine import BatchStats, EngineClosed
+from app.writer import Piece, Scored, Ticket, WriterInfo
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from model.decoding import DecoderState
+    from model.generator import Generator
+    from model.prompting import Prompt
+    from model.sampling import Sampler, Sampling, TextStream
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Generated = _Generator[None, None, None]
+PART_S = 0.04  # of a prompt's part that is read between two steps
+PARTS = (16, 32, 64, 128, 256, 512)  # tokens of a part
+
+
+@dataclass(slots=True, eq=False)
+class _Row:
+    ticket: Ticket
+    sampler: Sampler
+    text: TextStream
+    ids: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class _Batch:
+    state: DecoderState
+    rows: list[_Row]
+
+
+class GeneratorEngine:
+    """One generator on one thread.
+
+    Args:
+        load: Makes the generator; called on its thread, which alone touches it afterwards.
+        streams: Texts written at once; more wait.
+        observe: Told of every step.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Generator],
+        *,
+        streams: int,
+        observe: Callable[[BatchStats], None] | None = None,
+    ) -> None:
+        self._load = load
+        self._streams = streams
+        self._observe = observe or (lambda stats: None)
+        self._wake = threading.Condition()
+        self._waiting: deque[Ticket] = deque()
+        self._calls: deque[tuple[Callable[[Generator], Any], Future[Any]]] = deque()
+        self._tasks: deque[Generated] = deque()  # prompts that are being read
+        self._reading: list[Ticket] = []  # the texts that they are of
+        self._batches: list[_Batch] = []
+        self._closed = False
+        self._part = 1  # place in PARTS
+        self._thread = threading.Thread(target=self._run, name="generator", daemon=True)
+        self._loaded: Future[Generator] = Future()
+        self._info: WriterInfo | None = None
+
+    @property
+    def info(self) -> WriterInfo:
+        """What is loaded."""
+        assert self._info is not None, "it is not loaded yet"
+        return self._info
+
+    def start(self) -> Future[Generator]:
+        """Begin loading. The future tells when it is done, or why it was refused."""
+        self._thread.start()
+        return self._loaded
+
+    def write(self, prompt: Prompt, sampling: Sampling, deliver: Callable[[Piece], None]) -> Ticket:
+        """Write a text. ``deliver`` is called on the generator's thread and must not block."""
+        ticket = Ticket(prompt, sampling, deliver)
+        with self._wake:
+            self._check_open()
+            self._waiting.append(ticket)
+            self._wake.notify()
+        return ticket
+
+    def score(
+        self, prompts: Sequence[Sequence[int]], answer: Sequence[int]
+    ) -> Future[list[Scored]]:
+        """The log-probability of ``answer`` after each of the prompts."""
+        future: Future[list[Scored]] = Future()
+
+        def begin(generator: Generator) -> None:
+            self._tasks.append(self._scoring(generator, prompts, answer, future))
+
+        self.call(begin)
+        return future
+
+    def call(self, function: Callable[[Generator], T]) -> Future[T]:
+        """Run ``function`` on the generator's thread, before the next step."""
+        future: Future[T] = Future()
+        with self._wake:
+            self._check_open()
+            self._calls.append((function, future))
+            self._wake.notify()
+        return future
+
+    def active(self) -> int:
+        """Texts that are being written or wait."""
+        return len(self._waiting) + len(self._reading) + sum(len(b.rows) for b in self._batches)
+
+    def close(self, timeout: float | None = 10) -> None:
+        """End: whoever still waits is told so."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineClosed("the generator was closed")
+
+    def _run(self) -> None:
+        try:
+            generator = self._load()
+        except Exception as error:  # noqa: BLE001  # handed over whole to whoever waits for it
+            self._loaded.set_exception(error)
+            return
+        self._info = WriterInfo(generator.name, generator.sha256, generator.context)
+        self._loaded.set_result(generator)
+        while self._awaited():
+            self._do_calls(generator)
+            self._admit(generator)
+            self._read_part()
+            for batch in list(self._batches):
+                self._step(generator, batch)
+        self._end()
+
+    def _awaited(self) -> bool:
+        """Wait for work; False when the thread is to end."""
+        with self._wake:
+            while not (
+                self._closed or self._calls or self._waiting or self._tasks or self._batches
+            ):
+                self._wake.wait()
+            return not self._closed
+
+    def _do_calls(self, generator: Generator) -> None:
+        while self._calls:
+            function, future = self._calls.popleft()
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(function(generator))
+            except Exception as error:  # noqa: BLE001  # told to whoever waits
+                future.set_exception(error)
+
+    def _admit(self, generator: Generator) -> None:
+        """Begin to read the prompts for which there is room."""
+        while self._waiting:
+            busy = len(self._reading) + sum(len(b.rows) for b in self._batches)
+            if busy >= self._streams and not self._waiting[0].cancelled:
+                return
+            ticket = self._waiting.popleft()
+            if not ticket.cancelled:
+                ticket.begun = time.perf_counter()
+                self._reading.append(ticket)
+                self._tasks.append(self._beginning(generator, ticket))
+
+    def _read_part(self) -> None:
+        """One part of one prompt; they take turns, so that a short one is soon done."""
+        if not self._tasks:
+            return
+        task = self._tasks.popleft()
+        if next(task, self) is not self:
+            self._tasks.append(task)
+
+    def _beginning(self, generator: Generator, ticket: Ticket) -> Generated:
+        """Read a text's prompt, then let it join those that are written."""
+        from model.sampling import Sampler, TextStream
+
+        decoder, prompt, sampling = generator.decoder, ticket.prompt, ticket.sampling
+        try:
+            done: tuple[DecoderState, Tensor] | None = None
+            for part in self._parts(generator, prompt.ids):
+                if ticket.cancelled:
+                    return
+                done = part
+                yield
+            assert done is not None  # a prompt has a token
+            before = () if decoder.seq2seq else prompt.ids
+            text = TextStream(generator.decode, before, (*sampling.stop, *prompt.stop))
+            row = _Row(ticket, Sampler(sampling), text)
+            state, logits = done
+            if not self._take(generator, row, row.sampler.choose(logits)):
+                self._join(generator, _Batch(state, [row]))
+        except Exception as error:  # told to whoever waits; the thread lives on
+            logger.exception("reading a prompt failed")
+            _tell(ticket, Piece(error=error))
+        finally:
+            self._reading.remove(ticket)
+
+    def _parts(
+        self, generator: Generator, ids: Sequence[int]
+    ) -> Iterator[tuple[DecoderState, Tensor]]:
+        """A prompt part by part; the size of a part follows the time that the last one took."""
+        size = [PARTS[self._part]]
+        read = generator.decoder.read(ids, iter(lambda: size[0], None))
+        while True:
+            size[0] = PARTS[self._part]
+            began = time.perf_counter()
+            found = next(read, None)
+            if found is None:
+                return
+            took = time.perf_counter() - began
+            self._observe(BatchStats("prompt", 1, took))
+            if took > 1.5 * PART_S and self._part:
+                self._part -= 1
+            elif took < PART_S / 2 and self._part + 1 < len(PARTS):
+                self._part += 1
+            yield found
+
+    def _join(self, generator: Generator, batch: _Batch) -> None:
+        from model.decoding import merged
+
+        if self._batches and generator.decoder.shares:
+            together = self._batches[0]
+            together.state = merged(together.state, batch.state)
+            together.rows += batch.rows
+        else:
+            self._batches.append(batch)
+
+    def _step(self, generator: Generator, batch: _Batch) -> None:
+        """One token for each text of a batch."""
+        began = time.perf_counter()
+        try:
+            self._keep(batch, [i for i, r in enumerate(batch.rows) if not r.ticket.cancelled])
+            if not batch.rows:
+                return
+            logits = generator.decoder.step(batch.state, [row.ids[-1] for row in batch.rows])
+            likeliest = logits.argmax(-1).tolist()
+            going = [
+                i
+                for i, row in enumerate(batch.rows)
+                if not self._take(
+                    generator,
+                    row,
+                    likeliest[i] if row.sampler.greedy else row.sampler.choose(logits[i]),
+                )
+            ]
+            size = len(batch.rows)
+            self._keep(batch, going)
+            self._observe(BatchStats("generate", size, time.perf_counter() - began))
+        except Exception as error:  # told to each of those that wait; the thread lives on
+            logger.exception("a step of %d texts failed", len(batch.rows))
+            self._batches.remove(batch)
+            for row in batch.rows:
+                _tell(row.ticket, Piece(error=error))
+
+    def _keep(self, batch: _Batch, places: Sequence[int]) -> None:
+        if len(places) == len(batch.rows):
+            return
+        batch.rows = [batch.rows[i] for i in places]
+        if batch.rows:
+            batch.state = batch.state.kept(places)
+        else:
+            self._batches.remove(batch)
+
+    def _take(self, generator: Generator, row: _Row, token: int) -> bool:
+        """Add a token to a text and deliver what is new; whether the text is over."""
+        ticket, finish = row.ticket, None
+        row.ids.append(token)
+        text = ""
+        if token in generator.ends:
+            finish = "stop"
+        else:
+            text = row.text.push(token)
+        if finish is None and len(row.ids) >= ticket.sampling.max_new_tokens:
+            finish = "length"
+        if finish is not None:
+            text += row.text.flush()
+        if row.text.stopped:
+            finish = "stop"
+        if finish is not None:
+            waited = (ticket.begun or ticket.came) - ticket.came
+            _tell(ticket, Piece(text, finish, tuple(row.ids), waited))
+        elif text:
+            _tell(ticket, Piece(text))
+        return finish is not None
+
+    def _scoring(
+        self,
+        generator: Generator,
+        prompts: Sequence[Sequence[int]],
+        answer: Sequence[int],
+        future: Future[list[Scored]],
+    ) -> Generated:
+        import torch
+
+        if not future.set_running_or_notify_cancel():
+            return
+        done: list[Scored] = []
+        try:
+            for ids in prompts:
+                last: tuple[DecoderState, Tensor] | None = None
+                for part in self._parts(generator, ids):
+                    last = part
+                    yield
+                assert last is not None
+                state, first = last
+                rows = first[None]
+                if len(answer) > 1:
+                    rows = torch.cat([rows, generator.decoder.follow(state, answer[:-1])])
+                chances = torch.log_softmax(rows, -1)
+                known = torch.tensor(list(answer), device=rows.device)[:, None]
+                total = float(chances.gather(1, known).sum())
+                done.append(Scored(total, tuple(rows.argmax(-1).tolist())))
+                yield
+            future.set_result(done)
+        except Exception as error:  # noqa: BLE001  # told to whoever waits
+            future.set_exception(error)
+        finally:
+            if not future.done():
+                future.set_exception(EngineClosed("the generator was closed"))
+
+    def _end(self) -> None:
+        error = EngineClosed("the generator was closed")
+        written = [row.ticket for batch in self._batches for row in batch.rows]
+        for ticket in (*self._waiting, *self._reading, *written):
+            _tell(ticket, Piece(error=error))
+        for task in self._tasks:
+            task.close()
+        for _, future in self._calls:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
+
+
+def _tell(ticket: Ticket, piece: Piece) -> None:
+    """Deliver; a client whose event loop is gone is a client that left."""
+    try:
+        ticket.deliver(piece)
+    except RuntimeError:
+        ticket.cancel()
