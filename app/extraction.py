@@ -56,10 +56,19 @@ async def quotables(
 def relevance(query: Query, vector: Vector, text: str, near: Vector, title: str | None) -> float:
     """How a sentence bears on a query: the cosine of their vectors.
 
-    0 where it, with the title of its document, says none of the query's content words.
+    0 for a question, which answers nothing, and where the sentence, with the title of its document,
+    says none of the query's content words; of a Chinese question, half of the last turn's.
     """
-    asked = {term for part, _ in query.parts for term in terms(part)}
-    return float(near @ vector) if asked & {*terms(text), *terms(title or "")} else 0.0
+    if text.rstrip("\"'”’」』)） ").endswith(("?", "？")):
+        return 0.0
+    held = {*terms(text), *terms(title or "")}
+    last = query.parts[0][0]
+    if detect_language(last) == "zh":  # what few encoders know; without its words it means little
+        asked = set(terms(last))
+        fits = bool(asked) and 2 * len(asked & held) >= len(asked)
+    else:
+        fits = any(term in held for part, _ in query.parts for term in terms(part))
+    return float(near @ vector) if fits else 0.0
 
 
 def chosen(found: Sequence[Quotable]) -> list[Quotable]:

@@ -18,7 +18,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from app.engine import BatchStats, EngineClosed
+from app.batching import BatchStats
+from app.engine import EngineClosed
 from app.writer import Piece, Scored, Ticket, WriterInfo
 
 if TYPE_CHECKING:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
 from app.dialogue_service import dialogue
-from app.extraction import Quotable, chosen, framed
+from app.extraction import Quotable, chosen, framed, relevance
+from app.grounding import Query
 from app.problems import Problem
 from app.schemas.predict import PredictResponse
 from index_data.documents import Document
@@ -144,6 +146,22 @@ def test_bad_messages_are_named(filled: TestClient, messages: Any, pointer: str)
     answer = filled.post("/predict", json=body)
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["pointer"] == f"#/input{pointer}"
+
+
+def test_questions_and_sentences_without_a_shared_word_do_not_bear_on_it() -> None:
+    query, one = Query((("When is the refund paid?", 3), ("a parcel", 1))), np.ones(1, np.float32)
+    told = {
+        "The refund is paid today.": 1.0,
+        "It comes today.": 0.0,
+        "When is the refund paid?": 0.0,
+        "“Is the refund paid?”": 0.0,
+        "Your parcel is here.": 1.0,
+    }
+    assert {text: relevance(query, one, text, one, None) for text in told} == told
+    assert relevance(query, one, "It comes today.", one, "Refunds") == 1.0
+    chinese = Query((("退款需要几天？", 3), ("包裹", 1)))
+    assert relevance(chinese, one, "退款需要三天。", one, None) == 1.0
+    assert relevance(chinese, one, "包裹在哪里。", one, None) == 0.0
 
 
 def hit(rank: int, title: str | None, text: str) -> Hit:

@@ -178,7 +178,7 @@ def test_pin(filled: TestClient) -> None:
     assert answer.json()["type"] == "/problems/pin-unavailable"
 
 
-@pytest.mark.parametrize("task", ["qa", "dialogue", "generation"])
+@pytest.mark.parametrize("task", ["qa", "generation"])
 def test_a_task_it_cannot_do_names_those_it_can(filled: TestClient, task: str) -> None:
     answer = filled.post("/predict", json={"task": task, "input": CHARGED})
     assert answer.status_code == 422
