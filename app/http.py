@@ -87,13 +87,19 @@ async def event_stream(request: Request, streaming: Streaming) -> Response:
                 yield ServerSentEvent(event_text(event, request_id), event=event.name)
         yield ServerSentEvent("{}", event="done")
 
-    return event_source(request, told())
+    return event_source(request, streaming, told())
 
 
-def event_source(request: Request, events: AsyncIterator[ServerSentEvent]) -> Response:
-    """Server-Sent Events; those under way may end before the server does."""
-    grace = state_of(request).settings.shutdown_grace_s
-    return EventSourceResponse(events, ping=PING_S, shutdown_grace_period=grace)
+def event_source(
+    request: Request, streaming: Streaming, events: AsyncIterator[ServerSentEvent]
+) -> Response:
+    """What is told of some work, as Server-Sent Events; it may end before the server does."""
+    return EventSourceResponse(
+        events,
+        ping=PING_S,
+        client_close_handler_callable=streaming.stop,
+        shutdown_grace_period=state_of(request).settings.shutdown_grace_s,
+    )
 
 
 def event_text(event: Event, request_id: str | None) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from app.engine import EngineClosed
 from app.problems import Problem
+
+logger = logging.getLogger(__name__)
 
 Emit = Callable[[str, Any], None]
 
@@ -58,6 +61,11 @@ class Streaming:
             raise
         return self
 
+    async def stop(self, message: Any = None) -> None:
+        """The client left, perhaps before the first event went out."""
+        if self._task is not None:
+            self._task.cancel()
+
     async def events(self) -> AsyncIterator[Event]:
         """Every event in order, once :meth:`started`."""
         assert self._task is not None
@@ -71,5 +79,8 @@ class Streaming:
             yield Event("error", problem)
         except EngineClosed:
             yield Event("error", Problem("not-ready", "The server is stopping.", retry_after=1))
+        except Exception:  # the status has gone out: this is the last word that can be had
+            logger.exception("a stream failed")
+            yield Event("error", Problem("internal", "The server's log has the details."))
         finally:
             self._task.cancel()

@@ -133,4 +133,4 @@ async def told(request: Request, kind: service.Kind, wanted: Shared, work: Any) 
                 yield ServerSentEvent(orjson.dumps(chunk).decode())
         yield ServerSentEvent("[DONE]")
 
-    return event_source(request, chunks())
+    return event_source(request, streaming, chunks())

@@ -108,7 +108,9 @@ def test_a_known_text_is_scored_as_the_model_itself_does(run: Run) -> None:
         assert list(found.choices) == logits.argmax(-1).tolist()
 
 
-def test_a_long_prompt_holds_nobody_up(run: Run) -> None:
+def test_a_long_prompt_holds_nobody_up(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.generator_engine.PARTS", (16,) * 6)  # else this one is read at once
+    run.steps.clear()
     long = run.prompt("Where is my refund? " * 40)
     order: list[str] = []
     _, slow = run.write(long, lambda piece: order.append("long"))
@@ -116,7 +118,7 @@ def test_a_long_prompt_holds_nobody_up(run: Run) -> None:
     slow.result(WAIT_S)
     quick.result(WAIT_S)
     parts = [step.kind for step in run.steps if step.kind == "prompt"]
-    assert len(parts) > 2
+    assert len(parts) > 10
     assert order[0] == "short"
 
 
