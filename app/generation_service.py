@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -267,7 +267,7 @@ async def write(
     )
 
 
-async def pieces(writer: Writer, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Piece]:
+async def pieces(writer: Writer, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Piece, None]:
     """The parts of a text as they are written; leaving stops the writing."""
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[Piece] = asyncio.Queue()

@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from model.decoding import DecoderState
     from model.generator import Generator
     from model.prompting import Prompt
-    from model.sampling import Sampler, Sampling, TextStream
+    from model.sampling import Finish, Sampler, Sampling, TextStream
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Generated = _Generator[None, None, None]
-PART_S = 0.04  # of a prompt's part that is read between two steps
+PART_S = 0.04  # of work on prompts between two steps, and in one part of a prompt
 PARTS = (16, 32, 64, 128, 256, 512)  # tokens of a part
 
 
@@ -151,7 +151,7 @@ class GeneratorEngine:
         while self._awaited():
             self._do_calls(generator)
             self._admit(generator)
-            self._read_part()
+            self._read_parts()
             for batch in list(self._batches):
                 self._step(generator, batch)
         self._end()
@@ -187,13 +187,15 @@ class GeneratorEngine:
                 self._reading.append(ticket)
                 self._tasks.append(self._beginning(generator, ticket))
 
-    def _read_part(self) -> None:
-        """One part of one prompt; they take turns, so that a short one is soon done."""
-        if not self._tasks:
-            return
-        task = self._tasks.popleft()
-        if next(task, self) is not self:
-            self._tasks.append(task)
+    def _read_parts(self) -> None:
+        """Parts of prompts, in turns, so that a short one is soon done; for :data:`PART_S`."""
+        began = time.thread_time()
+        while self._tasks:
+            task = self._tasks.popleft()
+            if next(task, self) is not self:
+                self._tasks.append(task)
+            if time.thread_time() - began > PART_S:
+                return
 
     def _beginning(self, generator: Generator, ticket: Ticket) -> Generated:
         """Read a text's prompt, then let it join those that are written."""
@@ -228,12 +230,12 @@ class GeneratorEngine:
         read = generator.decoder.read(ids, iter(lambda: size[0], None))
         while True:
             size[0] = PARTS[self._part]
-            began = time.perf_counter()
+            began, worked = time.perf_counter(), time.thread_time()
             found = next(read, None)
             if found is None:
                 return
-            took = time.perf_counter() - began
-            self._observe(BatchStats("prompt", 1, took))
+            self._observe(BatchStats("prompt", 1, time.perf_counter() - began))
+            took = time.thread_time() - worked  # beside busy neighbours a clock would say more
             if took > 1.5 * PART_S and self._part:
                 self._part -= 1
             elif took < PART_S / 2 and self._part + 1 < len(PARTS):
@@ -288,7 +290,8 @@ class GeneratorEngine:
 
     def _take(self, generator: Generator, row: _Row, token: int) -> bool:
         """Add a token to a text and deliver what is new; whether the text is over."""
-        ticket, finish = row.ticket, None
+        ticket = row.ticket
+        finish: Finish | None = None
         row.ids.append(token)
         text = ""
         if token in generator.ends:

@@ -123,7 +123,7 @@ def plain(message: Mapping[str, Any]) -> dict[str, Any]:
         return dict(message)
     role, content = message["role"], message["content"]
     if isinstance(content, list):
-        parts = [p.get("text") if isinstance(p, dict) else None for p in content]
+        parts: list[Any] = [p.get("text") if isinstance(p, dict) else None for p in content]
         content = "".join(parts) if all(isinstance(p, str) for p in parts) else None
     return {"role": "system" if role == "developer" else role, "content": content}
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -40,14 +40,21 @@ class GrowingLayer(DynamicLayer):
         end = old + key_states.shape[-2]
         if self._room is None or end > self._room[0].shape[-2]:
             spare = max(ROOM, end // 4)
+            held = self.held() if old else (key_states, value_states)
             self._room = (
-                _grown(self.keys, key_states, old, end + spare),
-                _grown(self.values, value_states, old, end + spare),
+                _grown(held[0], key_states, old, end + spare),
+                _grown(held[1], value_states, old, end + spare),
             )
         keys, values = self._room
         keys[:, :, old:end] = key_states
         values[:, :, old:end] = value_states
         self.keys, self.values = keys[:, :, :end], values[:, :, :end]
+        return self.keys, self.values
+
+    def held(self) -> tuple[Tensor, Tensor]:
+        """The keys and values of a layer that has seen a token."""
+        assert self.keys is not None
+        assert self.values is not None
         return self.keys, self.values
 
     def replace(self, keys: Tensor, values: Tensor) -> None:
@@ -76,20 +83,22 @@ class DecoderState:
     encoded: Tensor | None = None
     encoded_mask: Tensor | None = None
 
-    def _caches(self) -> list[Cache]:
+    def layers(self) -> tuple[list[GrowingLayer], list[GrowingLayer]]:
+        """The layers of self-attention, and of attention to an encoder."""
         if isinstance(self.cache, EncoderDecoderCache):
-            return [self.cache.self_attention_cache, self.cache.cross_attention_cache]
-        return [self.cache]
+            first, second = self.cache.self_attention_cache, self.cache.cross_attention_cache
+            return cast("Any", first.layers), cast("Any", second.layers)
+        return self.cache.layers, []
 
     def kept(self, rows: Sequence[int]) -> DecoderState:
         """Only these rows, without the padding that all of them have."""
         chosen = torch.tensor(rows, device=self.mask.device)
         mask = self.mask[chosen]
         lead = int(mask.any(0).to(torch.uint8).argmax()) if mask.shape[1] else 0
-        for number, cache in enumerate(self._caches()):
-            for layer in cache.layers:
-                start = lead if number == 0 else 0
-                layer.replace(layer.keys[chosen, :, start:], layer.values[chosen, :, start:])
+        for start, layers in zip((lead, 0), self.layers(), strict=True):
+            for layer in layers:
+                keys, values = layer.held()
+                layer.replace(keys[chosen, :, start:], values[chosen, :, start:])
         self.mask = mask[:, lead:]
         if self.encoded is not None and self.encoded_mask is not None:
             self.encoded, self.encoded_mask = self.encoded[chosen], self.encoded_mask[chosen]
@@ -98,11 +107,10 @@ class DecoderState:
 
 def merged(first: DecoderState, second: DecoderState) -> DecoderState:
     """The rows of both in one state; the shorter one's are padded on the left."""
-    for mine, other in zip(first._caches(), second._caches(), strict=True):
-        for layer, added in zip(mine.layers, other.layers, strict=True):
-            layer.replace(
-                _joined(layer.keys, added.keys, 2), _joined(layer.values, added.values, 2)
-            )
+    for mine, others in zip(first.layers(), second.layers(), strict=True):
+        for layer, other in zip(mine, others, strict=True):
+            (keys, values), (more_keys, more_values) = layer.held(), other.held()
+            layer.replace(_joined(keys, more_keys, 2), _joined(values, more_values, 2))
     first.mask = _joined(first.mask, second.mask, 1)
     if first.encoded is not None and second.encoded is not None:
         first.encoded = _joined(first.encoded, second.encoded, 1)

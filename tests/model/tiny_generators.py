@@ -84,8 +84,9 @@ def make(kind: str, folder: Path, *, template: str | None = None, longest: int =
     elif kind == "qwen2":
         model = Qwen2ForCausalLM(Qwen2Config(**wide, **shared))
     else:
+        config: Any = T5Config
         model = T5ForConditionalGeneration(
-            T5Config(
+            config(
                 d_model=48,
                 d_kv=12,
                 d_ff=96,
