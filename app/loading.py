@@ -30,6 +30,11 @@ def inference_threads(settings: Settings) -> int:
     return settings.threads or max(1, min(MOST_THREADS, (os.cpu_count() or 1) - 1))
 
 
+def generator_threads(settings: Settings) -> int:
+    """How many threads a step of the generator takes: beside those of the classifier."""
+    return max(1, inference_threads(settings) // 2)
+
+
 def load_encoder(settings: Settings) -> Encoder:
     """The base encoder of the settings. Raises ``EncoderRefused``, or ``ValueError`` for a device.
 
@@ -109,7 +114,7 @@ def load_generator(settings: Settings, metrics: Metrics) -> GeneratorEngine:
         from model.config import pick_dtype
         from model.generator import Generator
 
-        set_threads(inference_threads(settings))
+        set_threads(generator_threads(settings))
         device = pick_device(settings.device)
         return Generator.load(
             str(settings.generator),

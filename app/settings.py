@@ -83,7 +83,8 @@ class Settings:
     )
     threads: int = setting(
         0,
-        "Inference threads; 0 leaves one core to the rest, at most 8. While a job runs it is one.",
+        "Inference threads; 0 leaves one core to the rest, at most 8. While a job runs it is one. "
+        "A generator takes half as many more.",
     )
     scorer: str = setting(
         "compiled",

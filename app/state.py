@@ -26,7 +26,13 @@ from app.indexer import Indexer
 from app.job_kinds import job_kinds
 from app.jobs import Jobs
 from app.keys import Keys, is_loopback
-from app.loading import inference_threads, load_generator, load_serving, set_threads
+from app.loading import (
+    generator_threads,
+    inference_threads,
+    load_generator,
+    load_serving,
+    set_threads,
+)
 from app.metrics import Metrics
 from app.neighbour_calibration import NeighbourCalibrations
 from app.permits import Permits
@@ -271,7 +277,8 @@ class Footnote:
         if self.serving is not None:
             self.serving.engine.call(lambda reader: set_threads(count))
         if self.generator is not None:
-            self.generator.call(lambda generator: set_threads(count))
+            writing = 1 if busy else generator_threads(self.settings)
+            self.generator.call(lambda generator: set_threads(writing))
 
     def _start_up(self) -> None:
         writing = (("loading the generator", self._load_generator),)

@@ -28,7 +28,7 @@ import httpx
 import torch
 
 from app.generator_engine import GeneratorEngine
-from app.loading import inference_threads, set_threads
+from app.loading import generator_threads, set_threads
 from app.settings import Settings
 from app.writer import Piece
 from benchmarks.load import post_bytes, run_load
@@ -123,7 +123,7 @@ def ours(
 
 def in_process(folder: Path, tokens: int, repeats: int) -> dict[str, Any]:
     """Both ways on one loaded model, in turns; medians over the repeats."""
-    threads = inference_threads(Settings())
+    threads = generator_threads(Settings())
     dtype = pick_dtype("auto", "cpu")
 
     def load() -> Generator:
