@@ -60,7 +60,7 @@ def asked(turns: Sequence[str], weights: Sequence[int]) -> str:
 def travel() -> tuple[Searcher, list[tuple[list[str], set[str]]]]:
     """Facts as documents; for each turn with new ones its past and their ids."""
     places: dict[tuple[str, ...], str] = {}
-    documents = []
+    documents: list[Document] = []
     for row in rows("kdconv/knowledge_travel"):
         for name, value in row["facts"]:
             key = (row["title"], name, value)
