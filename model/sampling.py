@@ -68,6 +68,7 @@ class TextStream:
         self._decode = decode
         self._ids = list(prompt[-CONTEXT:])
         self._prefix, self._read = 0, len(self._ids)
+        self._before = self._text(0)
         self._stop = [s for s in stop if s]
         self._held = ""
         self.stopped = False
@@ -84,14 +85,19 @@ class TextStream:
             text, self._held = text + self._held, ""
         return text
 
+    def _text(self, start: int) -> str:
+        return self._decode(self._ids[start:]) if self._ids else ""
+
     def _new(self, *, last: bool) -> str:
         # Decoded with what stands before: in many vocabularies a token's text hangs on it.
-        before = self._decode(self._ids[self._prefix : self._read])
-        whole = self._decode(self._ids[self._prefix :])
-        if len(whole) <= len(before) or (whole.endswith(HALF) and not last):
+        whole = self._text(self._prefix)
+        if len(whole) <= len(self._before) or (whole.endswith(HALF) and not last):
             return ""
-        self._prefix, self._read = self._read, len(self._ids)
-        return whole[len(before) :]
+        new = whole[len(self._before) :]
+        self._prefix = self._read
+        self._read = len(self._ids)
+        self._before = self._text(self._prefix)
+        return new
 
     def _certain(self, new: str) -> str:
         if self.stopped:
