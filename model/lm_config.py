@@ -87,7 +87,7 @@ class LMConfig:
 class PretrainConfig:
     """One pre-training run."""
 
-    tokens: int = 15_000_000  # tokens to predict, all in all
+    tokens: int = 8_000_000  # tokens to predict, all in all
     batch_tokens: int = 4096  # tokens a step
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float | None = 2e-3  # the highest; for SGD take 0.1 and more

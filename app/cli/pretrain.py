@@ -25,7 +25,7 @@ SHOWN: Final = 10  # bad lines that are named
     help="How passages are read: by cross-attention, as a prefix, not at all.",
 )
 @click.option("--copy/--no-copy", default=True, show_default=True, help="The copy head.")
-@click.option("--tokens", type=click.IntRange(1), default=15_000_000, show_default=True)
+@click.option("--tokens", type=click.IntRange(1), default=8_000_000, show_default=True)
 @click.option("--batch-tokens", type=click.IntRange(1), default=4096, show_default=True)
 @click.option("--window", type=click.IntRange(1), default=256, show_default=True)
 @click.option("--dim", type=click.IntRange(8), default=256, show_default=True)
