@@ -111,4 +111,8 @@ def previous_head(
 def thin(points: list[dict[str, Any]], most: int = 400) -> list[dict[str, Any]]:
     """At most so many points of a curve; those with a held-out figure stay."""
     every = -(-len(points) // most) if points else 1
-    return [p for i, p in enumerate(points) if i % every == 0 or "held_out_loss" in p]
+    return [
+        p
+        for i, p in enumerate(points)
+        if i % every == 0 or any(name.startswith("held_out") for name in p)
+    ]

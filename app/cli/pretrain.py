@@ -1,0 +1,145 @@
+"""``footnote pretrain``: a language model of one's own text, with retrieval in the loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from app.cli.output import emit_json, is_terminal, json_option, note, table, warn
+
+SHOWN: Final = 10  # bad lines that are named
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, metavar="[NAME=]PATH[:own|:others]...")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder of the checkpoint."
+)
+@click.option(
+    "--memory",
+    type=click.Choice(["cross", "prefix", "none"]),
+    default="cross",
+    show_default=True,
+    help="How passages are read: by cross-attention, as a prefix, not at all.",
+)
+@click.option("--copy/--no-copy", default=True, show_default=True, help="The copy head.")
+@click.option("--tokens", type=click.IntRange(1), default=8_000_000, show_default=True)
+@click.option("--batch-tokens", type=click.IntRange(1), default=4096, show_default=True)
+@click.option("--window", type=click.IntRange(1), default=256, show_default=True)
+@click.option("--dim", type=click.IntRange(8), default=256, show_default=True)
+@click.option("--layers", type=click.IntRange(1), default=4, show_default=True)
+@click.option("--heads", type=click.IntRange(1), default=4, show_default=True)
+@click.option("--vocab", type=click.IntRange(300, 65_000), default=8192, show_default=True)
+@click.option("--k", type=click.IntRange(1, 16), default=2, show_default=True, help="Passages.")
+@click.option(
+    "--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", show_default=True
+)
+@click.option("--lr", type=float, help="Learning rate.  [default: 2e-3, for sgd 0.1]")
+@click.option("--held-out", type=click.FloatRange(0, 0.9), default=0.05, show_default=True)
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda or auto.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@json_option
+def pretrain(
+    paths: tuple[str, ...],
+    out: Path,
+    memory: str,
+    copy: bool,
+    tokens: int,
+    batch_tokens: int,
+    window: int,
+    dim: int,
+    layers: int,
+    heads: int,
+    vocab: int,
+    k: int,
+    optimizer: str,
+    lr: float | None,
+    held_out: float,
+    device: str,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Train a small language model on files or folders of text, from nothing.
+
+    Text is JSON lines (`text`, and `title`, `id` where there are any; .gz, .xz) or plain text, a
+    file a document. For each chunk passages are retrieved by what stands before it: from the
+    document's own past (:own, for long documents) or from other documents (:others); left out, it
+    goes by length. The same command goes on where an interrupted run stopped.
+    """
+    from app.pretraining import Plan, pretrain_from_files, sources_of
+    from index_data.import_files import ImportRefused
+    from model.checkpoint import CheckpointRefused
+    from model.lm_config import PretrainConfig
+    from model.workspace import TrainingRefused
+
+    shape: dict[str, Any] = {
+        "memory": memory, "copy": copy, "window": window, "dim": dim, "layers": layers,
+        "heads": heads, "k": 0 if memory == "none" else k,
+        "cross_layers": tuple(range(1, layers, 2)) if memory == "cross" else (),
+        "copy_layer": (layers + 1) // 2,
+    }  # fmt: skip
+    run = PretrainConfig(
+        tokens=tokens,
+        batch_tokens=batch_tokens,
+        optimizer="sgd" if optimizer == "sgd" else "adamw",
+        lr=lr or (0.1 if optimizer == "sgd" else 2e-3),
+        seed=seed,
+    )
+    bad = 0
+
+    def rejected(path: Path, line: int, why: str) -> None:
+        nonlocal bad
+        bad += 1
+        if bad <= SHOWN:
+            warn(f"{path}:{line}: {why}")
+
+    with _bar() as progress:
+        try:
+            plan = Plan(out, sources_of(paths), shape, run, vocab, held_out, device)
+            report = pretrain_from_files(plan, note=note, rejected=rejected, progress=progress)
+        except (ImportRefused, TrainingRefused, CheckpointRefused, ValueError) as error:
+            raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt:
+            raise click.ClickException("interrupted; the same command goes on") from None
+    if bad > SHOWN:
+        warn(f"{bad} lines were not taken")
+    if as_json:
+        emit_json(report)
+        return
+    table(
+        [{"held out": name, **figures} for name, figures in report["metrics"].items()],
+        ["held out", "bits_per_byte", "word_perplexity", "bytes"],
+        empty="no held-out document: nothing was measured",
+    )
+    click.echo(f"checkpoint {out}: {report['tokens']} tokens in {report['seconds']:.0f} s")
+
+
+class _bar:
+    """A progress bar with rate and time left on a terminal, a line a minute in a log."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._told = 0.0
+
+    def __enter__(self) -> _bar:
+        return self
+
+    def __call__(self, step: int, total: int, loss: float | None, left: float | None) -> None:
+        import time
+
+        if is_terminal():
+            from tqdm import tqdm
+
+            if self._bar is None:
+                self._bar = tqdm(total=total, initial=step - 1, unit="step", desc="pretrain")
+            self._bar.set_postfix_str(f"loss {loss or 0:.3f}", refresh=False)
+            self._bar.update(step - self._bar.n)
+        elif time.monotonic() - self._told > 60 or step == total:
+            self._told = time.monotonic()
+            note(f"step {step} of {total}, loss {loss or 0:.3f}, {left or 0:.0f} s left")
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,148 @@
+"""The models that `benchmarks.language_model` compares, trained at equal compute and kept."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from app.pretraining import pick_device
+from model.curves import read_curve
+from model.lm import RetrievalLM
+from model.lm_checkpoint import load_lm, save_lm
+from model.lm_config import PAD, LMConfig, PretrainConfig
+from model.lm_corpus import LMCorpus, Numbers
+from model.lm_tokenizer import LMTokenizer
+from model.lm_training import Rows, fingerprint, pretrain, rows_of, steps_of, train_step
+from model.trainer import Ticker, make_optimizer
+from model.workspace import open_workspace, thin
+
+SHAPES: dict[str, dict[str, Any]] = {
+    # No retrieval: the same window, and four times the window, each with a pointer into it.
+    "none": {"memory": "none", "k": 0, "copy": False},
+    "window": {"memory": "none", "k": 0},
+    "long": {"memory": "none", "k": 0, "window": 1024},
+    # Retrieval: cross-attention alone, the copy head alone, both, and as a prefix.
+    "cross": {"memory": "cross", "copy": False, "encoder_layers": 1},
+    "copy": {"memory": "cross", "cross_layers": ()},
+    "cross_copy": {"memory": "cross"},
+    "prefix_copy": {"memory": "prefix"},
+}
+REFERENCE = "long"
+"""Its tokens are given; the others get as many as the same compute allows."""
+
+
+def config_of(name: str, vocab: int, size: dict[str, Any]) -> LMConfig:
+    """The shape of a model."""
+    layers = size.get("layers", 4)
+    given = {
+        "cross_layers": tuple(range(1, layers, 2)), "copy_layer": (layers + 1) // 2,
+    } | size | SHAPES[name]  # fmt: skip
+    if given["memory"] != "cross":
+        given["cross_layers"] = ()
+    return LMConfig(vocab=vocab, **given)
+
+
+def flops_a_token(config: LMConfig, corpus: LMCorpus, run: PretrainConfig) -> float:
+    """Operations of the products of a training step, forward and backward, by predicted token.
+
+    Counted on the first rows of the very corpus, so that passages that are shared count once.
+    """
+    rows = Rows(corpus, config, rows_of(config, replace(run, batch_tokens=1024)), run.seed)
+    batch = corpus.batch(rows.of_step(0), config)
+    with torch.random.fork_rng(devices=[]), FlopCounterMode(display=False) as counter:
+        model = RetrievalLM(config)
+        model(batch).sum().backward()
+    return float(counter.get_total_flops()) / int((batch.targets != PAD).sum())
+
+
+def run_of(
+    name: str, config: LMConfig, corpus: LMCorpus, size: dict[str, Any], run: PretrainConfig
+) -> PretrainConfig:
+    """The run of a model with the compute that the reference needs for `run.tokens`."""
+    if name == REFERENCE:
+        return run
+    reference = config_of(REFERENCE, config.vocab, size)
+    ratio = flops_a_token(reference, corpus, run) / flops_a_token(config, corpus, run)
+    return replace(run, tokens=int(run.tokens * ratio))
+
+
+def trained(
+    name: str,
+    corpus: LMCorpus,
+    tokenizer: LMTokenizer,
+    size: dict[str, Any],
+    run: PretrainConfig,
+    folder: Path,
+    device: str,
+) -> tuple[RetrievalLM, dict[str, Any]]:
+    """The model of a name: read if it is there, else trained, or gone on with."""
+    out = folder / name
+    config = config_of(name, tokenizer.vocab, size)
+    mine = run_of(name, config, corpus, size, run)
+    digest = fingerprint(config, mine, corpus.sha256())
+    if out.exists():
+        model, _, report = load_lm(out)
+        if report["fingerprint"] != digest:
+            raise SystemExit(f"{out} is of another run: remove it, or take another --folder")
+        return model.to(pick_device(device)), report
+    torch.manual_seed(mine.seed)
+    model = RetrievalLM(config).to(pick_device(device))
+    lengths = tokenizer.byte_lengths()
+
+    def bytes_of(chunks: Numbers) -> int:
+        return int(lengths[corpus.tokens[chunks]].sum())
+
+    work = open_workspace(out, digest)
+    ticker = Ticker(steps_of(config, mine), Line(name))
+    state = pretrain(model, corpus, mine, work / "main", ticker, bytes_of)
+    report = {
+        "fingerprint": digest, "run": mine.to_json(), "config": config.to_json(),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "flops_a_token": flops_a_token(config, corpus, mine), **state,
+        "curve": thin(read_curve(work / "main")),
+    }  # fmt: skip
+    save_lm(out, model.cpu(), tokenizer, report)
+    shutil.rmtree(work, ignore_errors=True)
+    return model.to(pick_device(device)), report
+
+
+def speed(
+    name: str, corpus: LMCorpus, vocab: int, size: dict[str, Any], run: PretrainConfig, steps: int
+) -> dict[str, float]:
+    """Predicted tokens a second of processor time in training, and operations a token."""
+    config = config_of(name, vocab, size)
+    rows = Rows(corpus, config, rows_of(config, run), run.seed)
+    model = RetrievalLM(config)
+    optimizer = make_optimizer(model, run)
+    began, tokens = 0.0, 0
+    for step in range(-1, steps):  # the first one makes kernels
+        if step == 0:
+            began, tokens = time.process_time(), 0
+        batch = rows.of_step(step + 1)
+        tokens += train_step(model, batch, corpus, run, step + 1, optimizer)[1]
+    seconds = time.process_time() - began
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "mflop_a_token": round(flops_a_token(config, corpus, run) / 1e6, 1),
+        "tokens_a_second": round(tokens / seconds),
+    }
+
+
+class Line:
+    """A line a minute."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.shown = name, time.monotonic()
+
+    def __call__(self, step: int, total: int, loss: float | None, left: float | None) -> None:
+        if time.monotonic() - self.shown > 60 or step == total:
+            self.shown = time.monotonic()
+            said = {"model": self.name, "step": step, "of": total, "loss": round(loss or 0, 4)}
+            print(json.dumps(said | {"seconds_left": round(left or 0)}), flush=True)

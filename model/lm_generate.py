@@ -1,0 +1,118 @@
+"""Text from a language model, token by token, over a cache of keys and values.
+
+`LMSession` is the interface: numbers go in, the log-probabilities of what comes next come out,
+with the passages that are in view exchangeable at any point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from model.lm import LMMemory, Past, RetrievalLM
+from model.lm_config import PAD, START
+from model.lm_layers import NEVER
+
+
+class LMSession:
+    """One text being written. Beyond the window the oldest half is forgotten and the rest reread.
+
+    Deterministic, and for one text; a server keeps one a request.
+    """
+
+    def __init__(self, model: RetrievalLM, passages: Sequence[Sequence[int]] = ()) -> None:
+        self.model = model
+        self._past = Past()
+        self._memory = self._read(passages)
+
+    def show(self, passages: Sequence[Sequence[int]]) -> None:
+        """From now on these passages are in view; what was written before stays as it is."""
+        self._memory = self._read(passages)
+
+    def feed(self, ids: Sequence[int]) -> Tensor:
+        """Append tokens; log-probabilities [v] of the one after them. START begins a text.
+
+        Raises:
+            ValueError: No token, or a number that is no token.
+        """
+        if not len(ids) or not all(0 <= i < self.model.config.vocab for i in ids):
+            raise ValueError(f"tokens from 0 to {self.model.config.vocab - 1}, at least one")
+        said: Tensor | None = None
+        left = [int(i) for i in ids]
+        while left:
+            room = self.model.config.window - self._past.length
+            if room == 0:
+                self._forget()
+                continue
+            said = self._advance(left[:room])
+            left = left[room:]
+        assert said is not None
+        return said
+
+    @torch.inference_mode()
+    def _advance(self, ids: list[int]) -> Tensor:
+        model, past = self.model, self._past
+        device = model.embedding.weight.device
+        new, seen = len(ids), past.length
+        near = torch.full((1, new, seen + new), NEVER, device=device).triu(seen + 1)
+        x, targets, self._past = model.decode(
+            torch.tensor([[ids]], device=device), near, self._memory, past
+        )
+        if targets is not None:
+            targets.near_bias = targets.near_bias[:, -1:]
+        return model.log_probs(x[:, :, -1:], targets)[0, 0, 0]
+
+    def _forget(self) -> None:
+        assert self._past.ids is not None
+        kept = self._past.ids[0, -self.model.config.window // 2 :].tolist()
+        self._past = Past()
+        self._advance(kept)
+
+    @torch.inference_mode()
+    def _read(self, passages: Sequence[Sequence[int]]) -> LMMemory:
+        device, length = self.model.embedding.weight.device, self.model.config.passage
+        cut = [list(p[:length]) + [PAD] * (length - len(p)) for p in passages] or [[PAD] * length]
+        count = len(passages) if self.model.config.memory != "none" else 0
+        places = torch.arange(count, device=device)[None, None]
+        return self.model.read(torch.tensor(cut, device=device), places)
+
+
+def generate(
+    model: RetrievalLM,
+    prompt: Sequence[int],
+    passages: Sequence[Sequence[int]] = (),
+    *,
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> Iterator[int]:
+    """Tokens after START and `prompt`; greedy at temperature 0, else by nucleus sampling.
+
+    The nucleus (Holtzman et al. 2020) is the smallest set of likeliest tokens with `top_p` of the
+    probability.
+
+    Raises:
+        ValueError: A temperature below 0, or top_p outside (0, 1].
+    """
+    if temperature < 0 or not 0 < top_p <= 1:
+        raise ValueError("temperature is 0 or more, top_p above 0 and at most 1")
+    session = LMSession(model, passages)
+    generator = torch.Generator().manual_seed(seed)
+    said = session.feed([START, *prompt])
+    for _ in range(max_new_tokens):
+        token = pick(said.cpu(), temperature, top_p, generator)
+        yield token
+        said = session.feed([token])
+
+
+def pick(said: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
+    """One token of log-probabilities [v]."""
+    if temperature == 0:
+        return int(said.argmax())
+    probs, order = (said / temperature).softmax(-1).sort(descending=True, stable=True)
+    inside = probs.cumsum(-1) - probs < top_p
+    chosen = torch.multinomial(probs * inside, 1, generator=generator)
+    return int(order[chosen])
