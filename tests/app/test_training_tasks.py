@@ -248,7 +248,12 @@ def test_feedback_on_answers_is_measured_on_and_counts_in_the_gate(
 ) -> None:
     long = "it was said before. " * 60  # several passages: the one with the answer is read
     stored(settings, [Document(id="long", text=f"{long}Take a hammer and more of it.")])
-    answer = {"text": "hammer", "doc_id": "long", "start": len(long) + 7, "end": len(long) + 13}
+    answer: dict[str, Any] = {
+        "text": "hammer",
+        "doc_id": "long",
+        "start": len(long) + 7,
+        "end": len(long) + 13,
+    }
     store = DocumentStore(settings.store_dir)
     kept = Feedback(store)
     for question, said in (
