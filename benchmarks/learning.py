@@ -3,7 +3,8 @@
 Real servers on Banking77. A head is trained over HTTP on 10 texts of each label; the test part then
 comes in as a stream and is corrected as it errs. What that is worth is measured on 3,000 texts of
 train that nothing has seen, beside a head that is trained anew on the same labels, and on all of
-the stream. The last line printed is one JSON object.
+the stream. Of the corrections each way is kept in ``benchmarks/runs`` when it is measured, and is
+not run again while it stands there. The last line printed is one JSON object.
 """
 
 from __future__ import annotations
@@ -39,10 +40,13 @@ Teach = Callable[[int, Example], str | None]
 
 
 @contextmanager
-def server(template: Path | None = None, keep: Path | None = None) -> Iterator[httpx.Client]:
+def server(
+    template: Path | None = None, keep: Path | None = None, dtype: str = "auto"
+) -> Iterator[httpx.Client]:
     """A server on a copy of a template (store and checkpoints), or on nothing.
 
-    `keep`: where its store and checkpoints go when it has stopped, to be a template.
+    `keep`: where its store and checkpoints go when it has stopped, to be a template. `dtype`: the
+    arithmetic that it answers in.
     """
     with tempfile.TemporaryDirectory(dir=RUNS) as name:
         folder = Path(name)
@@ -50,11 +54,11 @@ def server(template: Path | None = None, keep: Path | None = None) -> Iterator[h
         empty.mkdir()
         if template is not None:
             shutil.copytree(template / "checkpoints", folder / "checkpoints")
-        process = Server(empty if template is None else template / "store", folder)
+        process = Server(empty if template is None else template / "store", folder, dtype=dtype)
         process.start()
         address = f"http://127.0.0.1:{process.port}"
         try:
-            with httpx.Client(base_url=address, timeout=120) as client:
+            with httpx.Client(base_url=address, timeout=600) as client:
                 yield client
         finally:
             process.stop()
@@ -173,31 +177,51 @@ def corrections(seed: int, limit: int | None) -> Figures:
         "one error in five": lambda number, row: row.label if number % 5 == 0 else None,
         "one correction in ten wrong": mistaken,
     }
-    out: Figures = {}
-    judged: dict[str, list[bool]] = {}
-    taught: list[Example] = []
+    done = Done(RUNS / f"learning-corrections-{seed}-{limit or 'all'}.jsonl")
     for name, teach in ways.items():
+        if name in done.rows:
+            continue
         with server(template) as client:
             told = stream(client, rows, teach)
-            given = told.pop("given")
-            if name == "every error":
-                taught = [Example(f"c{i}", row.text, said) for i, (row, said) in enumerate(given)]
-            judged[name] = right(client, held)
-        out[name] = {**told, "held": round(float(np.mean(judged[name])), 4)}
-        print(json.dumps({name: out[name]}), flush=True)
+            given = [[row.text, label] for row, label in told.pop("given")]
+            done.add({"name": name, **told, "given": given, "right": right(client, held)})
+    every = done.rows["every error"]
+    taught = [Example(f"c{i}", text, label) for i, (text, label) in enumerate(every["given"])]
+    out: Figures = {}
     for name, seen in (("corrections", taught), ("all of the stream", rows)):
-        with server() as client:
-            store(client, [*first, *seen])
-            job(client, "/admin/train", {"field": "label", "activate": "always"})
-            key = f"trained anew on {name}"
-            judged[key] = right(client, held)
-        out[key] = {"held": round(float(np.mean(judged[key])), 4)}
+        key = f"trained anew on {name}"
+        if key not in done.rows:
+            with server() as client:
+                store(client, [*first, *seen])
+                job(client, "/admin/train", {"field": "label", "activate": "always"})
+                done.add({"name": key, "right": right(client, held)})
         mean, low, high = paired_interval(
-            np.array(judged["every error"], float), np.array(judged[key], float)
+            np.array(every["right"], float), np.array(done.rows[key]["right"], float)
         )
         out[f"every error - {key}"] = {"mean": mean, "low": low, "high": high}
-        print(json.dumps({key: out[key]}), flush=True)
-    return out
+    return {name: told_of(row) for name, row in done.rows.items()} | out
+
+
+def told_of(row: Figures) -> Figures:
+    """What is printed of a way: its figures, without texts and single rows."""
+    kept = {name: value for name, value in row.items() if name not in ("name", "given", "right")}
+    return kept | {"held": round(float(np.mean(row["right"])), 4)}
+
+
+class Done:
+    """The ways that were measured, one a line: what stands there is not run again."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        lines = path.read_text().splitlines() if path.exists() else []
+        self.rows: dict[str, Figures] = {row["name"]: row for row in map(json.loads, lines)}
+
+    def add(self, row: Figures) -> None:
+        """Keep one, and print its figures."""
+        self.rows[row["name"]] = row
+        with self._path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(json.dumps({row["name"]: told_of(row)}), flush=True)
 
 
 def influence(seed: int, limit: int | None) -> Figures:
@@ -205,7 +229,7 @@ def influence(seed: int, limit: int | None) -> Figures:
     first, rows, _ = parts(seed)
     template = prepare(RUNS / f"learning-{seed}", first)
     rows = rows[: limit or 1_000]
-    with server(template) as client:
+    with server(template, dtype="fp32") as client:  # in bf16 a batch of another size differs more
         retrieval = {"method": "bm25", "k": 10}
         worst, compared, flips = 0.0, 0, 0
         cost: dict[bool, list[float]] = {False: [], True: []}
