@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from app.predictions import Kept
 from app.problems import FieldError, Problem, invalid
 from app.schemas.documents import AnswerGiven, EntityGiven
 from index_data.store import DocumentStore
@@ -58,3 +59,27 @@ def answer_of(given: AnswerGiven, text: str, store: DocumentStore) -> dict[str, 
     if text[given.start : given.end] != given.text:
         raise invalid("#/answer/text", "is not what stands from start to end")
     return given.model_dump()
+
+
+def confirmed_entities(kept: Kept, place: int) -> list[dict[str, Any]] | None:
+    """The entities of a prediction that is said to be right; None where it did not show all."""
+    record = kept.record() or {}
+    if record.get("route") != "ner" or any(record["thresholds"]):
+        return None
+    if (record["request"].get("params") or {}).get("labels") is not None:
+        return None
+    found = kept.answer()["data"][place]["output"]["entities"]
+    return [{name: e[name] for name in ("start", "end", "type", "text")} for e in found]
+
+
+def confirmed_answer(kept: Kept, place: int, store: DocumentStore) -> dict[str, Any] | None:
+    """The answer of a prediction that is said to be right, with its place where it still stands."""
+    if (kept.record() or {}).get("route") != "qa":
+        return None
+    said = kept.answer()["data"][place]["output"]
+    if not said["answer"]:
+        return None
+    document = store.get(said["doc_id"]) if said["doc_id"] is not None else None
+    there = document is not None and document.text[said["start"] : said["end"]] == said["answer"]
+    where = {name: said[name] if there else None for name in ("start", "end", "doc_id")}
+    return {"text": said["answer"], **where}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -166,6 +166,20 @@ def opinions(store: ReadOnlyStore, field: str) -> list[Opinion]:
 
     It reads only, also from a store in which nobody has ever given feedback.
     """
+    return _newest(store, field, lambda one: one.label is not None)
+
+
+def marked(store: ReadOnlyStore, field: str) -> list[Opinion]:
+    """The texts of which people said all named entities: of each the newest opinion."""
+    return _newest(store, field, lambda one: one.entities is not None)
+
+
+def answered(store: ReadOnlyStore, field: str) -> list[Opinion]:
+    """The questions to which people said the right answer: of each the newest opinion."""
+    return _newest(store, field, lambda one: one.answer is not None)
+
+
+def _newest(store: ReadOnlyStore, field: str, wanted: Callable[[Opinion], bool]) -> list[Opinion]:
     newest: dict[str, Opinion] = {}
     with store.read() as connection:
         known = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'feedback'"
@@ -174,7 +188,8 @@ def opinions(store: ReadOnlyStore, field: str) -> list[Opinion]:
         rows = connection.execute("SELECT body FROM feedback ORDER BY number").fetchall()
     for (body,) in rows:
         one = _decode(orjson.loads(body))
-        if one.field == field and one.label is not None:
+        if one.field == field and wanted(one):
+            newest.pop(normalise(one.text), None)
             newest[normalise(one.text)] = one
     return list(newest.values())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from app.annotations import answer_of, entities_of
+from app.annotations import answer_of, confirmed_answer, confirmed_entities, entities_of
 from app.blast import blast, suppose
 from app.feedback import Opinion
 from app.pipeline import Ask
@@ -103,6 +103,10 @@ def opinion_of(
         label = predicted
     entities = None if request.entities is None else entities_of(request.entities, text)
     answer = None if request.answer is None else answer_of(request.answer, text, footnote.store)
+    if correct and request.prediction_id is not None and entities is None and answer is None:
+        kept = footnote.predictions.get(request.prediction_id)
+        entities = confirmed_entities(kept, request.index or 0)
+        answer = confirmed_answer(kept, request.index or 0, footnote.store)
     if label is None and entities is None:
         if request.apply == "index":
             raise invalid("#/label", "what goes into the index needs the right label or entities")

@@ -5,6 +5,7 @@ replayed, and a training run that is resumed reads the very rows it began with.
 
     passages.jsonl  {"doc_id", "title", "text", ...}, each passage that was found, once
     rows.jsonl      {"id", ..., "hits": [[passage, score], ...]}
+    feedback.jsonl  recorded feedback in the same shape: never trained on, only measured on
     set.json        what it was made from; written last, so that it marks a whole set
 """
 
@@ -24,10 +25,12 @@ from app.worker import Reporter
 from index_data.documents import Document
 from index_data.filters import Filter
 from index_data.searcher import Hit, Searcher
+from index_data.similarity import Known
 
 SET: Final = "set.json"
 ROWS: Final = "rows.jsonl"
 PASSAGES: Final = "passages.jsonl"
+FEEDBACK: Final = "feedback.jsonl"
 ENCODED_AT_ONCE: Final = 64
 
 Encode = Callable[[Sequence[str]], NDArray[np.float32]]
@@ -161,18 +164,27 @@ def freeze_rows(
     labels: Mapping[str, int],
     about: About = lambda hit: {},
     left_out: int = 0,
+    opinions: Sequence[Query] = (),
 ) -> SetInfo:
-    """Retrieve once for each row and write the set, without vectors."""
+    """Retrieve once for each row and write the set, without vectors.
+
+    ``opinions``: rows to measure on too, without those whose text a row has, or nearly has.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     dropped = 0
     with (
         (folder / PASSAGES).open("w", encoding="utf-8") as passages,
         (folder / ROWS).open("w", encoding="utf-8") as rows,
+        (folder / FEEDBACK).open("w", encoding="utf-8") as said,
     ):
         writer = Passages(passages, about)
         for query, hits, near in retrieval.each(queries, reporter):
             dropped += len(near)
             rows.write(writer.row(query, hits))
+        known = Known(query.text for query in queries)
+        fresh = [one for one in opinions if not known.near(one.text)]
+        for query, hits, _ in retrieval.each(fresh):
+            said.write(writer.row(query, hits))
     info = SetInfo(
         field=field,
         k=retrieval.k,
@@ -187,6 +199,12 @@ def freeze_rows(
     )
     write_info(folder, info)
     return info
+
+
+def feedback_rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """The recorded feedback of a frozen set; none where it was frozen before there was any."""
+    if (folder / FEEDBACK).is_file():
+        yield from lines(folder / FEEDBACK)
 
 
 def write_info(folder: Path, info: SetInfo) -> None:

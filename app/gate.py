@@ -32,21 +32,23 @@ def gate(report: dict[str, Any], wish: str, margin: float = 0.0) -> dict[str, An
     brings a calibrated confidence; entities have to be better. Answers have no neighbours: they are
     compared with the closed book.
     """
-    from model.metrics import Paired
+    from model.metrics import Compared, Paired
 
     diagnosis = report["diagnosis"]
     paired = diagnosis["paired"]
     rival = next(name for name in RIVALS if name in paired)
     held_out = _test_of(paired[rival])
-    said = diagnosis.get("feedback", {}).get("paired", {}).get(rival)
-    feedback = Paired(**said) if said else Paired(0, 0, 0)
-    if isinstance(held_out, Paired):
-        test: Paired | Compared = held_out.plus(feedback)
+    said = diagnosis.get("feedback", {})
+    own = said.get("paired", {}).get(rival)
+    feedback = _test_of(own) if own else Paired(0, 0, 0)
+    test: Paired | Compared
+    if isinstance(held_out, Compared):
+        test = _test_of(said["together"][rival]) if feedback.rows else held_out
+        metric, ours, theirs = held_out.metric, held_out.ours, held_out.theirs
+    else:
+        test = held_out.plus(Paired(**feedback.to_json()))
         metric = "row_f1" if "row_f1" in report["metrics"]["on"] else "accuracy"
         ours, theirs = (report["metrics"][view][metric] for view in ("on", rival))
-    else:
-        test, metric = held_out, held_out.metric
-        ours, theirs = held_out.ours, held_out.theirs
     lower = test.lower()
     decision: dict[str, Any] = {
         "wish": wish,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from app.datasets import Dataset
+from app.feedback import opinions
 from app.problems import invalid
 from app.training import Training
 from index_data.documents import Document, content_id
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 SENTIMENT_LAYERS: Final = 6
 """Adapted from the top: what sentiment hangs on lies further down than topics (docs/log.md)."""
-MAX_FEEDBACK: Final = 500  # recorded feedback that the gate asks
 
 
 def check_index(searcher: Searcher, field: str) -> None:
@@ -94,14 +93,6 @@ def documents(rows: list[dict[str, Any]], field: str) -> Iterator[Document]:
 
 
 def recorded_feedback(training: Training) -> list[Document]:
-    """What people said is right in this field, as labelled texts: the newest so many."""
-    from app.feedback import opinions
-    from index_data.store import DocumentStore
-
-    field = training.field
-    store = DocumentStore.open_read_only(Path(training.params["_store"]))
-    try:
-        said = opinions(store, field)[-MAX_FEEDBACK:]
-    finally:
-        store.close()
-    return [Document(id=one.id, text=one.text, labels={field: str(one.label)}) for one in said]
+    """What people said is right in this field, as labelled texts."""
+    labelled = [(one, str(one.label)) for one in training.said(opinions)]
+    return [Document(one.id, one.text, labels={one.field: label}) for one, label in labelled]

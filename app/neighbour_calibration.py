@@ -62,6 +62,11 @@ class _Fitted:
     rows: int
     sequence: int
 
+    @property
+    def due(self) -> int:
+        """Writes after which it is looked at again; where rows were too few, so many as lacked."""
+        return self.rows if self.rows >= ENOUGH else ENOUGH - self.rows
+
 
 def tempered(prediction: Prediction, calibration: Calibration | None) -> Prediction:
     """The neighbours' prediction with calibrated probabilities; others as they are."""
@@ -112,8 +117,7 @@ class NeighbourCalibrations:
             return None
         key = (searcher.generation, serving.model.encoder_sha256, field)
         fitted = self._known.get(key)
-        written = searcher.sequence - (fitted.sequence if fitted else 0)
-        if fitted is None or written >= max(ENOUGH, fitted.rows):
+        if fitted is None or searcher.sequence - fitted.sequence >= fitted.due:
             self._ask(key, snapshot, field)
         return None if fitted is None else fitted.calibration
 

@@ -12,12 +12,22 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from app.datasets import Dataset
-from app.frozen_rows import PASSAGES, ROWS, Query, Retrieval, documents, freeze_rows, read_info
+from app.feedback import Opinion, marked
+from app.frozen_rows import (
+    PASSAGES,
+    ROWS,
+    Query,
+    Retrieval,
+    documents,
+    feedback_rows,
+    freeze_rows,
+    read_info,
+)
 from app.frozen_rows import lines as objects
 from app.problems import invalid
 from app.training import Training, check_rows, enough
 from index_data.documents import Document, content_id, near_duplicate
-from index_data.entities import COLUMN, entities_of, within
+from index_data.entities import COLUMN, entities_of, spans, within
 from index_data.filters import MARKED
 
 if TYPE_CHECKING:
@@ -56,6 +66,7 @@ def freeze(training: Training, searcher: Searcher) -> None:
         field=training.field,
         labels=dict(types.most_common()),
         about=_entities_in,
+        opinions=[_said(one) for one in training.said(marked)],
     )
 
 
@@ -76,6 +87,12 @@ def _marked(searcher: Searcher) -> Iterator[Query]:
             yield Query(document.id, document.text, kept, same, document.lang)
 
 
+def _said(one: Opinion) -> Query:
+    """What a person said of a text, to measure on."""
+    kept = {"text": one.text, "entities": spans(one.entities or [])}
+    return Query(one.id, one.text, kept, partial(_near, one.text))
+
+
 def _near(text: str, other: Document) -> bool:
     return near_duplicate(text, other.text)
 
@@ -90,12 +107,14 @@ def train(training: Training) -> dict[str, Any]:
     from model.tag_rows import TagTrainConfig
     from model.tag_training import train_tagger
 
+    rows, opinions = load(training)
     report = train_tagger(
-        load(training),
+        rows,
         TagTrainConfig(field=training.field, **training.options()),
         training.encoder,
         training.out,
         base=training.base,
+        opinions=opinions,
         documents=digests(documents(training.work)),
         progress=training.progress,
         cancelled=training.reporter.cancelled,
@@ -103,8 +122,8 @@ def train(training: Training) -> dict[str, Any]:
     return {"report": report.to_json(), "data": asdict(read_info(training.work))}
 
 
-def load(training: Training) -> list[TagRow]:
-    """The frozen rows."""
+def load(training: Training) -> tuple[list[TagRow], list[TagRow]]:
+    """The frozen rows, and the recorded feedback."""
     from model.tag_evidence import TagHit
     from model.tag_rows import TagRow
 
@@ -112,12 +131,11 @@ def load(training: Training) -> list[TagRow]:
         (passage["text"], tuple((a, b, kind) for a, b, kind in passage["entities"]))
         for passage in objects(training.work / PASSAGES)
     ]
-    return [
-        TagRow(
-            row["id"],
-            row["text"],
-            tuple((a, b, kind) for a, b, kind in row["entities"]),
-            [TagHit(found[number][0], found[number][1], score) for number, score in row["hits"]],
-        )
-        for row in objects(training.work / ROWS)
-    ]
+
+    def row(raw: dict[str, Any]) -> TagRow:
+        entities = tuple((a, b, kind) for a, b, kind in raw["entities"])
+        hits = [TagHit(found[number][0], found[number][1], score) for number, score in raw["hits"]]
+        return TagRow(raw["id"], raw["text"], entities, hits)
+
+    rows = [row(raw) for raw in objects(training.work / ROWS)]
+    return rows, [row(raw) for raw in feedback_rows(training.work)]

@@ -198,14 +198,27 @@ class Pipeline:
             evidence = Evidence(hits, known_labels(snapshot, ask), calibration)
         found = time.perf_counter()
         variants = Variants(text, evidence.hits, ask.field)
-        predicting = engine.predict(
-            read.state, variants.without(), ask.field, index_labels=evidence.labels
-        )
         closing = None
         sampled = recorded is None and given is None and random.random() < self.ablation_share
         if ask.ablation or (sampled and ask.mode != "off"):
             closing = engine.predict(read.state, [], ask.field, index_labels=())
-        prediction = tempered(await asyncio.wrap_future(predicting), evidence.calibration)
+        asked = Counterfactuals.of(
+            serving,
+            read.state,
+            ask.field,
+            evidence.labels,
+            variants,
+            lambda other: verdict(tempered(other, evidence.calibration), ask),
+        )
+        if ask.influence:
+            raw = await asked.whole(variants.expected(CITED if ask.k is None else None))
+        else:
+            raw = await asyncio.wrap_future(
+                engine.predict(
+                    read.state, variants.without(), ask.field, index_labels=evidence.labels
+                )
+            )
+        prediction = tempered(raw, evidence.calibration)
         now = time.perf_counter()
         answer = make_answer(
             prediction,
@@ -221,14 +234,6 @@ class Pipeline:
             alone = verdict(await asyncio.wrap_future(closing), ask)
             answer = replace(answer, closed=Closed.of(alone, verdict(prediction, ask)))
         if ask.influence and prediction.label is not None:
-            asked = Counterfactuals.of(
-                serving,
-                read.state,
-                ask.field,
-                evidence.labels,
-                variants,
-                lambda other: verdict(tempered(other, evidence.calibration), ask),
-            )
             answer = await explained(answer, asked, verdict(prediction, ask))
         return answer
 

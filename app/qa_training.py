@@ -7,18 +7,29 @@ retriever's weight is fitted on. In training only hits that hold no answer are r
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from app.datasets import Dataset
-from app.frozen_rows import PASSAGES, ROWS, Query, Retrieval, documents, freeze_rows, read_info
+from app.feedback import answered
+from app.frozen_rows import (
+    PASSAGES,
+    ROWS,
+    Query,
+    Retrieval,
+    documents,
+    feedback_rows,
+    freeze_rows,
+    read_info,
+)
 from app.frozen_rows import lines as objects
 from app.problems import invalid
 from app.training import Training, check_rows, enough
 from index_data.analysis import detect_language
 from index_data.documents import Document, content_id, near_duplicate
+from index_data.passages import passages
 
 if TYPE_CHECKING:
     from index_data.searcher import Searcher
@@ -66,6 +77,7 @@ def freeze(training: Training, searcher: Searcher) -> None:
         field=training.field,
         labels={},
         left_out=len(given) - len(rows),
+        opinions=list(_said(training)),
     )
 
 
@@ -73,6 +85,31 @@ def _query(row: dict[str, Any]) -> Query:
     question, context = row["question"], row["context"]
     name = row.get("id") or content_id(f"{question}\n{context}")
     return Query(name, question, row, partial(is_same, question, context))
+
+
+def _said(training: Training) -> Iterator[Query]:
+    """Questions to which people gave the answer with its document, read in the answer's passage.
+
+    An answer that its document does not hold (any more) says nothing of where it should be found.
+    """
+    said = training.said(answered)
+    with training.store() as store:
+        for one in said:
+            answer = one.answer or {}
+            document = store.get(answer["doc_id"]) if answer.get("doc_id") else None
+            text = "" if document is None else document.text
+            start = answer.get("start")
+            start = text.find(answer["text"]) if start is None else start
+            end = start + len(answer["text"])
+            if not 0 <= start < end or text[start:end] != answer["text"]:
+                continue
+            words = int(training.params["_passage_words"])
+            whole = ((a, b) for a, b in passages(text, words=words) if a <= start and end <= b)
+            first, last = next(whole, (0, len(text)))
+            context = text[first:last]
+            place = {"text": answer["text"], "start": start - first}
+            row = {"question": one.text, "context": context, "answers": [place]}
+            yield Query(one.id, one.text, row, partial(is_same, one.text, context))
 
 
 def is_same(question: str, context: str, other: Document) -> bool:
@@ -92,7 +129,7 @@ def train(training: Training) -> dict[str, Any]:
     from model.span_rows import SpanTrainConfig
     from model.span_training import train_span
 
-    info, rows = read_info(training.work), load(training)
+    info, (rows, opinions) = read_info(training.work), load(training)
     report = train_span(
         rows,
         SpanTrainConfig(
@@ -101,6 +138,7 @@ def train(training: Training) -> dict[str, Any]:
         training.encoder,
         training.out,
         base=training.base,
+        opinions=opinions,
         documents=digests(documents(training.work)),
         progress=training.progress,
         cancelled=training.reporter.cancelled,
@@ -111,8 +149,8 @@ def train(training: Training) -> dict[str, Any]:
     return {"report": report, "data": asdict(info)}
 
 
-def load(training: Training) -> list[SpanRow]:
-    """The frozen rows."""
+def load(training: Training) -> tuple[list[SpanRow], list[SpanRow]]:
+    """The frozen rows, and the recorded feedback."""
     from model.network import Retrieved
     from model.span_rows import SpanRow
 
@@ -120,16 +158,14 @@ def load(training: Training) -> list[SpanRow]:
         Retrieved(passage["title"], passage["text"], None, 0.0, None)
         for passage in objects(training.work / PASSAGES)
     ]
-    return [
-        SpanRow(
-            row["id"],
-            row["question"],
-            row["context"],
-            [(answer["text"], answer["start"]) for answer in row["answers"]],
-            [found[number] for number, _ in row["hits"]],
-        )
-        for row in objects(training.work / ROWS)
-    ]
+
+    def row(raw: dict[str, Any]) -> SpanRow:
+        answers = [(answer["text"], answer["start"]) for answer in raw["answers"]]
+        hits = [found[number] for number, _ in raw["hits"]]
+        return SpanRow(raw["id"], raw["question"], raw["context"], answers, hits)
+
+    rows = [row(raw) for raw in objects(training.work / ROWS)]
+    return rows, [row(raw) for raw in feedback_rows(training.work)]
 
 
 def sized(given: dict[str, Any], rows: int) -> dict[str, Any]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from app.datasets import Dataset, DatasetBroken, load_rows
+from app.feedback import Opinion
 from app.problems import invalid
 from app.worker import JobRefused, Reporter
+from index_data.store import DocumentStore, ReadOnlyStore
 
 if TYPE_CHECKING:
     from model.encoder import Encoder
 
+MAX_FEEDBACK: Final = 500  # recorded feedback that the gate asks
 OPTIONS: Final = ("optimizer", "lr", "epochs", "batch_size", "seed", "holdout", "k")
 LEAST_ROWS: Final = 8  # questions or sentences: fewer teach nothing and measure nothing
 
@@ -53,6 +57,20 @@ class Training:
             return load_rows(Path(self.params["_dataset"]))[1]
         except DatasetBroken as broken:
             raise JobRefused(str(broken)) from broken
+
+    @contextmanager
+    def store(self) -> Iterator[ReadOnlyStore]:
+        """The document store, for reading only."""
+        store = DocumentStore.open_read_only(Path(self.params["_store"]))
+        try:
+            yield store
+        finally:
+            store.close()
+
+    def said(self, read: Callable[[ReadOnlyStore, str], list[Opinion]]) -> list[Opinion]:
+        """What people said is right, of the head's own field: the newest so many."""
+        with self.store() as store:
+            return read(store, self.field)[-MAX_FEEDBACK:]
 
 
 def check_rows(found: Dataset) -> None:

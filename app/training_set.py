@@ -2,7 +2,6 @@
 
 passages.jsonl  with "label"
 vectors.npy     their vectors, half precision [passages, dim]; zeros where there is none
-feedback.jsonl  recorded feedback in the shape of rows.jsonl: never trained on, only measured on
 rows.jsonl      {"id", "text", "label", "hits"}; of several labels, "label" is a list
 """
 
@@ -18,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from app.frozen_rows import (
+    FEEDBACK,
     PASSAGES,
     ROWS,
     SET,
@@ -32,12 +32,12 @@ from app.frozen_rows import (
     write_info,
 )
 from app.worker import JobRefused, Reporter
-from index_data.documents import Document, near_duplicate, normalise
+from index_data.documents import Document, near_duplicate
 from index_data.searcher import Hit, Searcher
+from index_data.similarity import Known
 from model.network import Retrieved
 from model.training import Row
 
-FEEDBACK: Final = "feedback.jsonl"
 SEVERAL_FROM: Final = 0.1  # share of lists that makes a field one of several labels
 
 __all__ = ["FEEDBACK", "SET", "SetInfo", "documents", "freeze", "load", "load_feedback"]
@@ -109,9 +109,8 @@ def freeze(
     method = searcher.default_method if fits else "bm25"
     retrieval = Retrieval(searcher, k, method, encode if fits else None)
     queries = [_query(document, field, several) for document in learned_from]
-    texts = {normalise(document.text) for document in learned_from}
-    fresh = [one for one in opinions if normalise(one.text) not in texts]
-    asked = [_query(one, field, several) for one in fresh]
+    known = Known(document.text for document in learned_from)
+    asked = [_query(one, field, several) for one in opinions if not known.near(one.text)]
     folder.mkdir(parents=True, exist_ok=True)
     with (
         (folder / PASSAGES).open("w", encoding="utf-8") as passages,
@@ -123,11 +122,8 @@ def freeze(
         for query, hits, near in retrieval.each(queries, reporter):
             dropped += len(near)
             rows.write(writer.row(query, hits))
-        trained = {document.id for document in learned_from}
-        apart = [] if learned is None else learned_from  # rows that no search of the index finds
-        for query, hits, near in retrieval.each(asked):
-            if not near & trained and not any(near_duplicate(query.text, d.text) for d in apart):
-                said.write(writer.row(query, hits))
+        for query, hits, _ in retrieval.each(asked):
+            said.write(writer.row(query, hits))
     np.save(folder / "vectors.npy", writer.vectors())
     info = SetInfo(
         field=field,

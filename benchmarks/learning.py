@@ -3,7 +3,8 @@
 Real servers on Banking77. A head is trained over HTTP on 10 texts of each label; the test part then
 comes in as a stream and is corrected as it errs. What that is worth is measured on 3,000 texts of
 train that nothing has seen, beside a head that is trained anew on the same labels, and on all of
-the stream. The last line printed is one JSON object.
+the stream. Of the corrections each way is kept in ``benchmarks/runs`` when it is measured, and is
+not run again while it stands there. The last line printed is one JSON object.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,85 +24,16 @@ import numpy as np
 
 from benchmarks.classification import draw_rows
 from benchmarks.classification_data import Example, read
-from benchmarks.serving import RUNS, Server
+from benchmarks.learning_server import EACH, ask, job, parts, post, prepare, right, server, store
+from benchmarks.serving import RUNS
 from model.metrics import auroc, calibration_error, paired_interval
 
-EACH = 10
-HELD = 3_000
 BLOCKS = 5
 CLIENTS = 3  # that ask while heads are trained
 HOLDOUT = 0.3  # of the texts the gate judges on: 77 of 770 decide little
 Figures = dict[str, Any]
 Teach = Callable[[int, Example], str | None]
 """The label that a person gives for the n-th error, or None."""
-
-
-@contextmanager
-def server(template: Path | None = None, keep: Path | None = None) -> Iterator[httpx.Client]:
-    """A server on a copy of a template (store and checkpoints), or on nothing.
-
-    `keep`: where its store and checkpoints go when it has stopped, to be a template.
-    """
-    with tempfile.TemporaryDirectory(dir=RUNS) as name:
-        folder = Path(name)
-        empty = folder / "empty"
-        empty.mkdir()
-        if template is not None:
-            shutil.copytree(template / "checkpoints", folder / "checkpoints")
-        process = Server(empty if template is None else template / "store", folder)
-        process.start()
-        address = f"http://127.0.0.1:{process.port}"
-        try:
-            with httpx.Client(base_url=address, timeout=120) as client:
-                yield client
-        finally:
-            process.stop()
-        if keep is not None:
-            for part in ("store", "checkpoints"):
-                shutil.copytree(folder / part, keep / part)
-
-
-def post(client: httpx.Client, path: str, body: object) -> dict[str, Any]:
-    answer = client.post(path, json=body)
-    answer.raise_for_status()
-    found: dict[str, Any] = answer.json()
-    return found
-
-
-def job(client: httpx.Client, path: str, body: object) -> dict[str, Any]:
-    """Submit a job and wait for its end. Raises RuntimeError when it fails."""
-    started = post(client, path, body)
-    while True:
-        now: dict[str, Any] = client.get(f"/admin/jobs/{started['id']}").json()
-        if now["state"] not in ("queued", "running"):
-            break
-        time.sleep(0.5)
-    if now["state"] != "succeeded":
-        raise RuntimeError(now["problem"])
-    result: dict[str, Any] = now["result"]
-    return result
-
-
-def store(client: httpx.Client, rows: Sequence[Example]) -> None:
-    """Labelled documents; returns when they can be found."""
-    for start in range(0, len(rows), 500):
-        part = rows[start : start + 500]
-        body = [{"id": row.id, "text": row.text, "label": row.label} for row in part]
-        post(client, "/documents", {"documents": body})
-
-
-def ask(client: httpx.Client, texts: Sequence[str], **more: Any) -> list[dict[str, Any]]:
-    """Answers to many texts, 32 at a time."""
-    found: list[dict[str, Any]] = []
-    for start in range(0, len(texts), 32):
-        body = {"input": list(texts[start : start + 32]), **more}
-        found += post(client, "/classify", body)["data"]
-    return found
-
-
-def right(client: httpx.Client, rows: Sequence[Example]) -> list[bool]:
-    said = ask(client, [row.text for row in rows])
-    return [s["label"] == row.label for s, row in zip(said, rows, strict=True)]
 
 
 def stream(client: httpx.Client, rows: Sequence[Example], teach: Teach) -> Figures:
@@ -134,29 +64,6 @@ def stream(client: httpx.Client, rows: Sequence[Example], teach: Teach) -> Figur
     }
 
 
-def parts(seed: int) -> tuple[list[Example], list[Example], list[Example]]:
-    """First labels, the stream, and texts to judge on."""
-    train = read("banking77", "train")
-    order = random.Random(seed).sample(range(len(train)), len(train))
-    train = [train[i] for i in order]
-    few = set(draw_rows(train, EACH, seed))
-    rest = [row for i, row in enumerate(train) if i not in few]
-    test = read("banking77", "test")
-    return [train[i] for i in sorted(few)], random.Random(seed).sample(test, len(test)), rest[:HELD]
-
-
-def prepare(folder: Path, first: Sequence[Example]) -> Path:
-    """A store with the first labels, a generation, and a head that was trained over HTTP."""
-    if not (folder / "whole").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        with server(keep=folder) as client:
-            store(client, first)
-            job(client, "/admin/reindex", {})
-            job(client, "/admin/train", {"field": "label", "activate": "always"})
-        (folder / "whole").touch()
-    return folder
-
-
 def corrections(seed: int, limit: int | None) -> Figures:
     first, rows, held = parts(seed)
     rows, held = rows[:limit], held[:limit]
@@ -173,31 +80,51 @@ def corrections(seed: int, limit: int | None) -> Figures:
         "one error in five": lambda number, row: row.label if number % 5 == 0 else None,
         "one correction in ten wrong": mistaken,
     }
-    out: Figures = {}
-    judged: dict[str, list[bool]] = {}
-    taught: list[Example] = []
+    done = Done(RUNS / f"learning-corrections-{seed}-{limit or 'all'}.jsonl")
     for name, teach in ways.items():
+        if name in done.rows:
+            continue
         with server(template) as client:
             told = stream(client, rows, teach)
-            given = told.pop("given")
-            if name == "every error":
-                taught = [Example(f"c{i}", row.text, said) for i, (row, said) in enumerate(given)]
-            judged[name] = right(client, held)
-        out[name] = {**told, "held": round(float(np.mean(judged[name])), 4)}
-        print(json.dumps({name: out[name]}), flush=True)
+            given = [[row.text, label] for row, label in told.pop("given")]
+            done.add({"name": name, **told, "given": given, "right": right(client, held)})
+    every = done.rows["every error"]
+    taught = [Example(f"c{i}", text, label) for i, (text, label) in enumerate(every["given"])]
+    out: Figures = {}
     for name, seen in (("corrections", taught), ("all of the stream", rows)):
-        with server() as client:
-            store(client, [*first, *seen])
-            job(client, "/admin/train", {"field": "label", "activate": "always"})
-            key = f"trained anew on {name}"
-            judged[key] = right(client, held)
-        out[key] = {"held": round(float(np.mean(judged[key])), 4)}
+        key = f"trained anew on {name}"
+        if key not in done.rows:
+            with server() as client:
+                store(client, [*first, *seen])
+                job(client, "/admin/train", {"field": "label", "activate": "always"})
+                done.add({"name": key, "right": right(client, held)})
         mean, low, high = paired_interval(
-            np.array(judged["every error"], float), np.array(judged[key], float)
+            np.array(every["right"], float), np.array(done.rows[key]["right"], float)
         )
         out[f"every error - {key}"] = {"mean": mean, "low": low, "high": high}
-        print(json.dumps({key: out[key]}), flush=True)
-    return out
+    return {name: told_of(row) for name, row in done.rows.items()} | out
+
+
+def told_of(row: Figures) -> Figures:
+    """What is printed of a way: its figures, without texts and single rows."""
+    kept = {name: value for name, value in row.items() if name not in ("name", "given", "right")}
+    return kept | {"held": round(float(np.mean(row["right"])), 4)}
+
+
+class Done:
+    """The ways that were measured, one a line: what stands there is not run again."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        lines = path.read_text().splitlines() if path.exists() else []
+        self.rows: dict[str, Figures] = {row["name"]: row for row in map(json.loads, lines)}
+
+    def add(self, row: Figures) -> None:
+        """Keep one, and print its figures."""
+        self.rows[row["name"]] = row
+        with self._path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(json.dumps({row["name"]: told_of(row)}), flush=True)
 
 
 def influence(seed: int, limit: int | None) -> Figures:
@@ -205,7 +132,7 @@ def influence(seed: int, limit: int | None) -> Figures:
     first, rows, _ = parts(seed)
     template = prepare(RUNS / f"learning-{seed}", first)
     rows = rows[: limit or 1_000]
-    with server(template) as client:
+    with server(template, dtype="fp32") as client:  # in bf16 a batch of another size differs more
         retrieval = {"method": "bm25", "k": 10}
         worst, compared, flips = 0.0, 0, 0
         cost: dict[bool, list[float]] = {False: [], True: []}

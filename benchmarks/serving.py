@@ -161,7 +161,10 @@ class Server:
 
     def _ready(self) -> bool:
         url = f"http://127.0.0.1:{self.port}/health/ready"
-        return httpx.get(url, timeout=5).status_code == 200
+        try:
+            return httpx.get(url, timeout=5).status_code == 200
+        except httpx.TimeoutException:  # a busy machine: not ready yet
+            return False
 
     def memory_mb(self) -> float:
         """Resident memory in MB."""

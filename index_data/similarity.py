@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
+from collections.abc import Iterable
 from functools import lru_cache
 
 _WORD = re.compile(r"\w+")
@@ -35,6 +37,28 @@ def near_duplicate(a: str, b: str) -> bool:
         return False
     shared = len(small & large)
     return shared >= 0.8 * (len(small) + len(large) - shared)
+
+
+class Known:
+    """Texts, by their grams: finding whether another nearly is one of them walks over few."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._texts = [normalise(text) for text in texts]
+        self._same = frozenset(self._texts)
+        self._holders: dict[str, list[int]] = {}
+        for number, text in enumerate(self._texts):
+            for gram in _make_grams(text):
+                self._holders.setdefault(gram, []).append(number)
+
+    def near(self, text: str) -> bool:
+        """Whether one of them is :func:`near_duplicate` to this text."""
+        if normalise(text) in self._same:
+            return True
+        grams = _grams(normalise(text))
+        shared = Counter(n for gram in grams for n in self._holders.get(gram, ()))
+        # Of two sets of grams that are 0.8 alike, each has at least 0.8 of its own in both.
+        likely = (n for n, count in shared.items() if count >= 0.8 * len(grams))
+        return any(near_duplicate(text, self._texts[n]) for n in likely)
 
 
 def _grams(text: str) -> frozenset[str]:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from model.network import (
-    ABSENT,
     SMALL,
     UNLABELLED,
     Gate,
@@ -30,7 +30,8 @@ K_CHOICES = (8, 16, 32, 48, 64)
 K_TOLERANCE = 0.01
 """By how much in likelihood more hits may be worse: a new label needs to be among them."""
 SIMULATED_SHARE = 0.2
-SIMULATED_COPIES = 2
+SIMULATED_COPIES = 10
+"""Of each share. With 2, what the gate gave new labels hung on which labels were drawn."""
 SIMULATED_KEPT = (0.02, 0.06, 0.2)
 """Shares of a new label's hits that are there: one, a few, and ten examples beside a hundred."""
 MAX_LOST = 0.0075
@@ -159,37 +160,74 @@ def fit_gate(gate: Gate, evidence: Evidence, *, seed: int = 0) -> None:
     minimise([gate.log_temperature], last)
 
 
+@dataclass(slots=True)
+class _Simulated:
+    """Rows to which a new label came near, and what the two sides give the truth."""
+
+    features: Tensor  # [m, features]
+    old: Tensor  # [m] probability of the truth where no label is new; 0 where it is a new one
+    new: Tensor  # [m] its share among the new labels; 0 where it is a known one
+    risked: Tensor  # [m] true where the answer is right as long as no label is new
+    ahead: Tensor  # [m] the probability of the likeliest known label
+    behind: Tensor  # [m] the share of the likeliest new label
+
+    @classmethod
+    def of(cls, gate: Gate, evidence: Evidence) -> _Simulated:
+        """From a copy whose labels were taken away; the other rows say nothing of new labels."""
+        n = evidence.logits.shape[1]
+        labels, mask = evidence.memory.labels, evidence.memory.mask
+        rows = evidence.rows(((labels >= n) & mask).any(-1))
+        neighbours = rows.neighbours(2 * n)
+        probs, _, head = gate.known(rows.logits, neighbours)
+        features, among = gate.new(head, neighbours)
+        both = torch.cat([probs, among], dim=1).gather(1, rows.truth[:, None]).squeeze(1)
+        is_old = rows.truth < n
+        best, said = probs.max(-1)
+        return cls(
+            features, both * is_old, both * ~is_old, said == rows.truth, best, among.amax(-1)
+        )
+
+
 def _fit_novel(gate: Gate, evidence: Evidence, seed: int) -> None:
-    """Fit what new labels are given, then lower it until known ones lose no more than MAX_LOST."""
+    """Fit what new labels are given, then lower it until known ones lose no more than MAX_LOST.
+
+    Losses are counted where new labels have the most examples.
+    """
     n = evidence.logits.shape[1]
     generator = torch.Generator().manual_seed(seed)
-    shares = SIMULATED_KEPT * SIMULATED_COPIES
-    copies = join([take_labels_away(evidence, generator, kept) for kept in shares])
-    # Only rows to which a new label came near say anything; the others are counted below.
-    there = ((copies.memory.labels >= n) & copies.memory.mask).any(-1)
-    most = torch.tensor(shares).repeat_interleave(len(evidence.truth)) == max(shares)
-    known = most & (copies.truth < n)
-    most_lost = MAX_LOST * int(known.sum())
-    rows = copies.rows(there)
-    if not len(rows.truth):
+    found: list[_Simulated] = []
+    risked: list[_Simulated] = []
+    known = 0
+    with torch.no_grad():
+        for kept in SIMULATED_KEPT * SIMULATED_COPIES:
+            copy = take_labels_away(evidence, generator, kept)
+            found.append(_Simulated.of(gate, copy))
+            if kept == max(SIMULATED_KEPT):
+                risked.append(found[-1])
+                known += int((copy.truth < n).sum())
+    features = torch.cat([one.features for one in found])
+    if not len(features):
         return
-    neighbours = rows.neighbours(2 * n)
+    old, new = torch.cat([one.old for one in found]), torch.cat([one.new for one in found])
     start = gate.novel.detach().clone()
 
-    def mixed() -> Tensor:
-        ridge = RIDGE * ((gate.novel - start) ** 2).sum()
-        return ridge + _likelihood(gate, rows, neighbours)
+    def likelihood() -> Tensor:
+        mass = torch.sigmoid(features @ gate.novel)
+        likely = ((1 - mass) * old + mass * new).clamp(min=SMALL).log().mean()
+        return RIDGE * ((gate.novel - start) ** 2).sum() - likely
 
-    minimise([gate.novel], mixed)
+    minimise([gate.novel], likelihood)
     with torch.no_grad():
-        absent = torch.full_like(neighbours.match, ABSENT)
-        alone = gate(rows.logits, neighbours._replace(match=absent))
-        right = (alone.probs.argmax(-1) == rows.truth) & known[there]
         for _ in range(40):
-            said = gate(rows.logits, neighbours).probs.argmax(-1)
-            if int((right & (said != rows.truth)).sum()) <= most_lost:
+            if sum(map(partial(_lost, gate), risked)) <= MAX_LOST * known:
                 break
             gate.novel[0] -= 0.1
+
+
+def _lost(gate: Gate, rows: _Simulated) -> int:
+    """How many right answers a new label takes away."""
+    mass = torch.sigmoid(rows.features @ gate.novel)
+    return int((rows.risked & (mass * rows.behind > (1 - mass) * rows.ahead)).sum())
 
 
 def _likelihood(gate: Gate, rows: Evidence, neighbours: Neighbours) -> Tensor:
@@ -218,7 +256,7 @@ def choose_k(gate: Gate, evidence: Evidence, *, limit: int, seed: int = 0) -> in
     trials: list[tuple[float, int, Gate]] = []
     for k in sorted({*(c for c in K_CHOICES if c < limit), limit}):
         rows = evidence.first(k)
-        trial = Gate()
+        trial = Gate(len(gate.novel))
         fit_gate(trial, rows, seed=seed)
         with torch.no_grad():
             loss = float(_likelihood(trial, rows, rows.neighbours(rows.logits.shape[1])))

@@ -52,6 +52,7 @@ class HeadConfig:
     k: int = 48  # hits that the neighbour mixture counts
     dropout: float = 0.1
     several: bool = False  # the labels are independent: a text has any number of them
+    novel: int = 5  # features of the gate for new labels; heads trained from 0.1 on have 6
 
     def __post_init__(self) -> None:
         if len(set(self.labels)) != len(self.labels):

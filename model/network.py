@@ -40,7 +40,9 @@ KERNEL_RIDGE = 0.3
 NO_VECTOR = 0.5
 """Stand-in cosine of the best hit that has no vector yet."""
 GATE_FEATURES = 8
-NOVEL_FEATURES = 5
+NOVEL_FEATURES = 6
+VOTE_FLOOR = 0.02
+"""Added to both sides of a vote's odds."""
 NOVEL_SHARPNESS = 20.0
 """Of the softmax of matches that picks among new labels."""
 ABSENT = -2.0
@@ -427,7 +429,8 @@ def novel_features(head: Tensor, neighbours: Neighbours) -> Tensor:
     """Head probabilities [b, L] and neighbours over [b, U] -> [b, NOVEL_FEATURES].
 
     How much nearer the best hit of a new label is than the best of a known one, by the learned
-    match and by the base vectors; and how sure the head is.
+    match and by the base vectors; how sure the head is; and the odds of the new labels in the vote
+    of all hits, which pools what several examples say and discounts those that repeat each other.
     """
     n = head.shape[1]
 
@@ -437,7 +440,9 @@ def novel_features(head: Tensor, neighbours: Neighbours) -> Tensor:
 
     matches = margin(neighbours.match), margin(neighbours.cosine)
     sure = head.amax(-1), _entropy(head) / math.log(max(n, 2))
-    return torch.stack([torch.ones_like(sure[0]), *matches, *sure], dim=-1)
+    vote_ = neighbours.probs[:, n:].sum(-1)
+    odds = torch.log((vote_ + VOTE_FLOOR) / (1 - vote_ + VOTE_FLOOR))
+    return torch.stack([torch.ones_like(odds), *matches, *sure, odds], dim=-1)
 
 
 def _entropy(p: Tensor) -> Tensor:
@@ -455,33 +460,41 @@ class Mixture(NamedTuple):
 class Gate(nn.Module):
     """`g`, `u` and the temperatures; fitted on rows that the head was not trained on.
 
-    Where no hit carries a new label, `u` is 0 and nothing of it touches the answer.
+    Where no hit carries a new label, `u` is 0 and nothing of it touches the answer. `novel`: how
+    many of the features `u` goes by.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, novel: int = NOVEL_FEATURES) -> None:
         super().__init__()
         start = torch.zeros(GATE_FEATURES)
         start[0] = -1.0
         self.weights = nn.Parameter(start)
-        self.novel = nn.Parameter(torch.tensor([-0.5, 0.5, 2.0, -1.0, 0.5]))
+        self.novel = nn.Parameter(torch.tensor([-0.5, 0.5, 2.0, -1.0, 0.5, 0.0])[:novel])
         self.log_head_temperature = nn.Parameter(torch.tensor(0.0))
         self.log_temperature = nn.Parameter(torch.tensor(0.0))
 
-    def forward(self, logits: Tensor, neighbours: Neighbours) -> Mixture:
-        """Head logits [b, L], neighbours over [b, U] -> probabilities [b, U], gate [b]."""
+    def known(self, logits: Tensor, neighbours: Neighbours) -> tuple[Tensor, Tensor, Tensor]:
+        """Head and vote over the head's labels: probabilities [b, L], gate [b], head's [b, L]."""
         head = (logits / self.log_head_temperature.exp()).softmax(-1)
-        n = head.shape[1]
-        known, found = known_part(neighbours, n)
+        known, found = known_part(neighbours, head.shape[1])
         gate = torch.sigmoid(gate_features(head, neighbours) @ self.weights)
         gate = torch.where(found, gate, torch.zeros_like(gate))
-        probs = (1 - gate)[:, None] * head + gate[:, None] * known
+        return (1 - gate)[:, None] * head + gate[:, None] * known, gate, head
+
+    def new(self, head: Tensor, neighbours: Neighbours) -> tuple[Tensor, Tensor]:
+        """Of the new labels: the features of their mass, and their shares [b, U - L] of it."""
+        match = neighbours.match[:, head.shape[1] :]
+        features = novel_features(head, neighbours)[:, : len(self.novel)]
+        return features, (NOVEL_SHARPNESS * match).softmax(-1) * (match > ABSENT)
+
+    def forward(self, logits: Tensor, neighbours: Neighbours) -> Mixture:
+        """Head logits [b, L], neighbours over [b, U] -> probabilities [b, U], gate [b]."""
+        probs, gate, head = self.known(logits, neighbours)
+        n = head.shape[1]
         if neighbours.probs.shape[1] == n:
             return Mixture(sharpen(probs, self.log_temperature.exp()), gate, torch.zeros_like(gate))
-        new = neighbours.match[:, n:]
-        there = new > ABSENT
-        novelty = torch.sigmoid(novel_features(head, neighbours) @ self.novel)
-        novelty = torch.where(there.any(-1), novelty, torch.zeros_like(novelty))
-        among = (NOVEL_SHARPNESS * new).softmax(-1) * there
+        features, among = self.new(head, neighbours)
+        novelty = torch.sigmoid(features @ self.novel) * among.any(-1)
         probs = torch.cat([(1 - novelty)[:, None] * probs, novelty[:, None] * among], dim=-1)
         return Mixture(
             sharpen(probs, self.log_temperature.exp()), novelty + (1 - novelty) * gate, novelty
@@ -521,7 +534,7 @@ class RetrievalAugmentedModel(nn.Module):
         self.head = nn.Linear(encoder.dim, len(config.labels))
         self.log_head_scale = nn.Parameter(torch.tensor(math.log(12.0)))
         self.mixture = NeighbourMixture(encoder.dim)
-        self.gate = Gate()
+        self.gate = Gate(config.novel)
 
     def forward(self, x: Sequence[str], retrieved_docs: Sequence[Sequence[Retrieved]]) -> Tensor:
         """Texts and their hits -> log p(y | x, D), [b, L].

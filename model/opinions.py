@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ import torch
 from model.batches import Prepared, evidence_of
 from model.calibration import Evidence
 from model.evaluation import neighbours_alone
-from model.metrics import Paired, accuracy
+from model.metrics import Compared, Paired, accuracy
 from model.network import RetrievalAugmentedModel
 
 
@@ -47,5 +47,28 @@ def judge_opinions(
             rival: Paired.of(right["on"], given).to_json()
             for rival, given in right.items()
             if rival != "on"
+        },
+    }
+
+
+def compare_opinions(
+    metric: str,
+    ours: Sequence[tuple[float, float]],
+    rivals: Mapping[str, Sequence[tuple[float, float]]],
+    rows: int,
+) -> dict[str, Any]:
+    """The `feedback` of a diagnosis whose figure is a ratio of sums (`model.metrics.Compared`).
+
+    Of held-out rows with the feedback, the last `rows`, behind them: the new head and each rival.
+    `paired` is on the feedback alone, `together` on all.
+    """
+    return {
+        "rows": rows,
+        "paired": {
+            rival: Compared.of(metric, ours[-rows:], theirs[-rows:]).to_json()
+            for rival, theirs in rivals.items()
+        },
+        "together": {
+            rival: Compared.of(metric, ours, theirs).to_json() for rival, theirs in rivals.items()
         },
     }

@@ -21,6 +21,7 @@ from model.config import bf16_products
 from model.encoder import Encoder
 from model.epochs import Losses, run_epochs
 from model.metrics import Compared
+from model.opinions import compare_opinions
 from model.span import SpanConfig, SpanNetwork, collate, shared_loss
 from model.span_calibration import Case, ask_all, read_all, retrieved_for, scores, settle
 from model.span_examples import Prepared, draw, gold_places, prepare
@@ -60,13 +61,15 @@ def train_span(
     out: Path,
     *,
     base: Path | None = None,
+    opinions: Sequence[SpanRow] = (),
     documents: bytes = b"",
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> SpanReport:
     """Train a head and write a checkpoint to `out`; the other heads of `base` are copied.
 
-    `documents`: what is written down of where the rows come from (`model.provenance`).
+    `opinions`: further rows that are only measured on, for the gate. `documents`: what is written
+    down of where the rows come from (`model.provenance`).
 
     Raises:
         TrainingRefused: No row has an answer that stands in its context.
@@ -112,7 +115,18 @@ def train_span(
     if before is not None:
         answers["previous"] = _given(SpanReader(before), judged)
         metrics["previous"] = scores(judged, answers["previous"], config.lang)
-    paired = compare(judged, answers, config.lang)
+    rivals = {view: f1_of(judged, said, config.lang) for view, said in answers.items()}
+    ours = rivals.pop("given")
+    paired = {view: Compared.of("f1", ours, theirs).to_json() for view, theirs in rivals.items()}
+    diagnosis: dict[str, Any] = {"paired": paired}
+    if opinions:
+        ran = SpanReader(model)
+        ours += f1_of(opinions, _given(ran, opinions), config.lang)
+        rivals["off"] += f1_of(opinions, _closed(ran, opinions), config.lang)
+        if before is not None:
+            said = _given(SpanReader(before), opinions)
+            rivals["previous"] += f1_of(opinions, said, config.lang)
+        diagnosis["feedback"] = compare_opinions("f1", ours, rivals, len(opinions))
     report = SpanReport(
         field=config.field,
         task=head.task,
@@ -122,7 +136,7 @@ def train_span(
         evaluated_on="held-out" if held else "training",
         metrics=metrics,
         calibration=calibration,
-        diagnosis={"paired": paired},
+        diagnosis=diagnosis,
         k=head.k,
         config=config.to_json(),
         epochs=state["epoch"],
@@ -161,29 +175,27 @@ def judge(
         metrics["on"] = scores([case.row for case in there], found, config.lang)
     answers = {
         "given": _given(reader, rows),
-        "off": [reader.answer(reader.ask(row.question, [])) for row in rows],
+        "off": _closed(reader, rows),
     }
     metrics |= {view: scores(rows, said, config.lang) for view, said in answers.items()}
     return metrics, calibration, answers
 
 
-def compare(
-    rows: Sequence[SpanRow], answers: dict[str, list[SpanAnswer]], lang: str
-) -> dict[str, dict[str, Any]]:
-    """The paired test of the answers `given` against those of every other view, by F1."""
-
-    def figures(view: str) -> list[tuple[float, float]]:
-        said = [answer.spans[0].text if answer.spans else "" for answer in answers[view]]
-        truths = [[text for text, _ in row.answers] for row in rows]
-        return [(f1(s, t, lang), 1.0) for s, t in zip(said, truths, strict=True)]
-
-    ours = figures("given")
-    rivals = [view for view in answers if view != "given"]
-    return {view: Compared.of("f1", ours, figures(view)).to_json() for view in rivals}
+def f1_of(
+    rows: Sequence[SpanRow], answers: Sequence[SpanAnswer], lang: str
+) -> list[tuple[float, float]]:
+    """Of each row its F1, and 1: the sums' quotient is the mean."""
+    said = [answer.spans[0].text if answer.spans else "" for answer in answers]
+    truths = [[text for text, _ in row.answers] for row in rows]
+    return [(f1(s, t, lang), 1.0) for s, t in zip(said, truths, strict=True)]
 
 
 def _given(reader: SpanReader, rows: Sequence[SpanRow]) -> list[SpanAnswer]:
     return ask_all(reader, [reader.ask(row.question, [PassageText(row.context)]) for row in rows])
+
+
+def _closed(reader: SpanReader, rows: Sequence[SpanRow]) -> list[SpanAnswer]:
+    return [reader.answer(reader.ask(row.question, [])) for row in rows]
 
 
 def _plain(rows: Sequence[SpanRow]) -> Iterator[object]:

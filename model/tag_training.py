@@ -22,6 +22,7 @@ from model.crf import nll
 from model.encoder import Encoder, batches_by_length
 from model.epochs import Losses, run_epochs
 from model.metrics import Compared
+from model.opinions import compare_opinions
 from model.split import bucket
 from model.tag_evidence import TagHit
 from model.tag_examples import Prepared, padded, prepare
@@ -67,14 +68,16 @@ def train_tagger(
     *,
     base: Path | None = None,
     baseline: bool = True,
+    opinions: Sequence[TagRow] = (),
     documents: bytes = b"",
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> TagReport:
     """Train a head and write a checkpoint to `out`; the other heads of `base` are copied.
 
-    `baseline`: also train *none*, the same without retrieval, for the report. `documents`: what is
-    written down of where the rows come from (`model.provenance`).
+    `baseline`: also train *none*, the same without retrieval, for the report. `opinions`: further
+    rows that are only measured on, for the gate. `documents`: what is written down of where the
+    rows come from (`model.provenance`).
 
     Raises:
         TrainingRefused: No row carries an entity; or entities that overlap or lie outside a text.
@@ -108,33 +111,36 @@ def train_tagger(
     model, state = _stage("main", head, encoder, data, config, work, ticker)
     ran = Tagger(model)
     calibration = calibrate(model, judged) if held else {}
-    truth = [row.entities for row in judged]
-    answers = {
-        "on": _answers(ran, judged, closed=not config.retrieval),
-        "off": _answers(ran, judged, closed=True),
-        "neighbours": _answers(Tagger.without_head(encoder), judged),
+    asked = [*judged, *opinions]
+    replies = {
+        "on": _answers(ran, asked, closed=not config.retrieval),
+        "off": _answers(ran, asked, closed=True),
+        "neighbours": _answers(Tagger.without_head(encoder), asked),
     }
-    if held:
-        calibration |= calibration_of(truth, answers["on"])
     if both:
         plain = dataclasses.replace(config, retrieval=False)
         other, _ = _stage("none", head, encoder, data, plain, work, ticker)
-        answers["none"] = _answers(Tagger(other), judged, closed=True)
+        replies["none"] = _answers(Tagger(other), asked, closed=True)
     before = previous_head(base, config.field, encoder, TagNetwork)
     if before is not None:
-        answers["previous"] = _answers(Tagger(before), judged)
+        replies["previous"] = _answers(Tagger(before), asked)
         if lost := sorted({*before.config.types} - {*types}):
             warnings.append(f"the head that serves knows types that no row carries: {_few(lost)}")
-    found = {view: span_scores(truth, said) for view, said in answers.items()}
-    counts = {view: row_counts(truth, said) for view, said in answers.items()}
-    diagnosis = {
+    truth, n = [row.entities for row in asked], len(judged)
+    if held:
+        calibration |= calibration_of(truth[:n], replies["on"][:n])
+    found = {view: span_scores(truth[:n], said[:n]) for view, said in replies.items()}
+    rivals = {view: row_counts(truth, said) for view, said in replies.items()}
+    ours = rivals.pop("on")
+    diagnosis: dict[str, Any] = {
         "by_label": {view: one.by_type for view, one in found.items()},
         "paired": {
-            view: Compared.of("f1", counts["on"], theirs).to_json()
-            for view, theirs in counts.items()
-            if view != "on"
+            view: Compared.of("f1", ours[:n], theirs[:n]).to_json()
+            for view, theirs in rivals.items()
         },
     }
+    if opinions:
+        diagnosis["feedback"] = compare_opinions("f1", ours, rivals, len(opinions))
     report = TagReport(
         field=config.field,
         task=head.task,

@@ -23,7 +23,7 @@ from model.diagnosis import diagnose
 from model.encoder import Encoder
 from model.evaluation import judge, neighbours_alone, open_book, scores
 from model.metrics import accuracy, macro_f1
-from model.network import Gate, RetrievalAugmentedModel
+from model.network import NOVEL_FEATURES, Gate, RetrievalAugmentedModel
 from model.opinions import judge_opinions
 from model.reader import Reader
 from model.several import label_network
@@ -204,6 +204,7 @@ def head_config(
         k=config.k,
         dropout=config.dropout,
         several=several,
+        novel=NOVEL_FEATURES,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -216,7 +217,10 @@ def test_an_erased_passage_is_gone_from_an_answer_that_was_kept(server: TestClie
 @pytest.mark.parametrize("task", ["qa", "ner"])
 def test_feedback_on_answers_and_entities(server: TestClient, task: str) -> None:
     given = TOOL if task == "qa" else NER
-    body = predict(server, task, given)
+    tool = {"id": "tool", "text": text(random.Random(3), "chisel")}
+    assert server.post("/documents", json=tool).status_code == 200
+    only = {"mode": "provided", "documents": [tool]}
+    body = predict(server, task, given, retrieval=only if task == "qa" else {})
     opinion: dict[str, Any] = {"prediction_id": body["id"], "correct": False}
     if task == "qa":
         place = {"text": "hammer", "doc_id": "one", "start": 17, "end": 23}
@@ -226,6 +230,22 @@ def test_feedback_on_answers_and_entities(server: TestClient, task: str) -> None
     answer = server.post("/feedback", json=opinion)
     assert answer.status_code == 201, answer.text
     assert server.delete(f"/feedback/{answer.json()['id']}").status_code == 200
+    # That it was right says which entities there are, or which answer is right and where.
+    right = server.post("/feedback", json={"prediction_id": body["id"], "correct": True})
+    assert right.status_code == 201, right.text
+    lines = [json.loads(line) for line in server.get("/feedback").text.splitlines()]
+    (kept,) = [line for line in lines if line["id"] == right.json()["id"]]
+    output = body["data"][0]["output"]
+    if task == "qa":
+        names = {"text": "answer", "doc_id": "doc_id", "start": "start", "end": "end"}
+        assert output["answerable"]
+        assert kept["answer"] == {ours: output[theirs] for ours, theirs in names.items()}
+    else:
+        assert [(e["start"], e["end"], e["type"]) for e in kept["entities"]] == [
+            (e["start"], e["end"], e["type"]) for e in output["entities"]
+        ]
+    assert server.delete(f"/feedback/{right.json()['id']}").status_code == 200
+    assert server.delete("/documents/tool").status_code == 200
     label = {"prediction_id": body["id"], "correct": False, "label": "fruit"}
     refused = server.post("/feedback", json=label)
     assert refused.status_code == 422

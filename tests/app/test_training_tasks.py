@@ -15,7 +15,8 @@ from starlette.testclient import TestClient
 
 from app import training_job
 from app.datasets import Datasets
-from app.frozen_rows import PASSAGES, ROWS, lines, read_info
+from app.feedback import Feedback, Opinion
+from app.frozen_rows import FEEDBACK, PASSAGES, ROWS, lines, read_info
 from app.gate import gate
 from app.qa_training import is_same
 from app.settings import Settings
@@ -207,6 +208,79 @@ def test_entities_are_learned_from_the_documents_that_carry_them(settings: Setti
     assert tensors(Path(given["_out"])) == kept
 
 
+def opinion(text: str, field: str, **said: Any) -> Opinion:
+    return Opinion(
+        text=text, field=field, label=None, correct=False, apply="record", predicted=None,
+        prediction_id=None, index=0, **said,
+    )  # fmt: skip
+
+
+def test_feedback_on_entities_is_measured_on_and_counts_in_the_gate(settings: Settings) -> None:
+    stored(settings, marked(40))
+    train, new = marked(40), sentences(43, seed=8)[-3:]
+    store = DocumentStore(settings.store_dir)
+    kept = Feedback(store)
+    for one in (
+        opinion(train[0].text.upper(), "ner", entities=[]),  # a training row
+        opinion(f"{train[1].text}.", "ner", entities=[]),  # nearly one
+        opinion(new[0]["text"], "ner", entities=[]),
+        *(opinion(row["text"], "ner", entities=row["entities"]) for row in new),
+        opinion("no one said what is right", "ner"),
+    ):
+        kept.record(one).result()
+    store.close()
+    given = params(settings, "ner")
+    report = training_job.run(given, reporter())["report"]
+    assert report["rows"] == 40
+    asked = [*lines(Path(given["_work"]) / FEEDBACK)]
+    assert [row["text"] for row in asked] == [row["text"] for row in new]
+    spans = [[(e["start"], e["end"], e["type"]) for e in row["entities"]] for row in new]
+    assert [[tuple(e) for e in row["entities"]] for row in asked] == spans  # the newest counts
+    said = gate(report, "if_better")
+    held = report["diagnosis"]["paired"]["neighbours"]["rows"]
+    assert (said["held_out"]["rows"], said["feedback"]["rows"]) == (held, 3)
+    assert said["rows"] == held + 3
+    assert "3 of them recorded feedback" in said["reason"]
+
+
+def test_feedback_on_answers_is_measured_on_and_counts_in_the_gate(
+    settings: Settings, qa_head: Path
+) -> None:
+    long = "it was said before. " * 60  # several passages: the one with the answer is read
+    stored(settings, [Document(id="long", text=f"{long}Take a hammer and more of it.")])
+    answer: dict[str, Any] = {
+        "text": "hammer",
+        "doc_id": "long",
+        "start": len(long) + 7,
+        "end": len(long) + 13,
+    }
+    store = DocumentStore(settings.store_dir)
+    kept = Feedback(store)
+    for question, said in (
+        (questions(1)[0]["question"], answer),  # a question that is trained on
+        ("which tool is it", answer | {"text": "chisel"}),
+        ("which tool is it", answer | {"start": None, "end": None}),  # the newest counts
+        ("where is it", answer | {"text": "saw"}),  # its document does not hold it
+        ("what of a text that is gone", answer | {"doc_id": "gone"}),
+        ("what has no answer", {"text": "", "doc_id": None, "start": None, "end": None}),
+    ):
+        kept.record(opinion(question, "qa", answer=said)).result()
+    store.close()
+    given = params(
+        settings, "qa", _dataset=uploaded(settings, questions(30)), _base=str(qa_head), base=None,
+        _passage_words=20,
+    )  # fmt: skip
+    report = training_job.run(given, reporter())["report"]
+    (asked,) = lines(Path(given["_work"]) / FEEDBACK)
+    assert asked["question"] == "which tool is it"
+    assert len(asked["context"].split()) <= 20
+    (place,) = asked["answers"]
+    assert asked["context"][place["start"] :].startswith("hammer")
+    said = gate(report, "if_better")
+    assert (said["against"], said["feedback"]["rows"]) == ("previous", 1)
+    assert said["rows"] == said["held_out"]["rows"] + 1
+
+
 @pytest.mark.parametrize(("task", "given"), [("qa", questions(30)), ("ner", sentences(30))])
 def test_what_was_cancelled_goes_on_with_the_same_rows(
     settings: Settings, task: str, given: list[dict[str, Any]]
@@ -270,6 +344,27 @@ def test_the_gate_goes_by_the_tasks_own_figure(
     assert said["activate"] is better, said
     assert (said["metric"], said["rival_f1"], said["against"]) == ("f1", 0.5, rival)
     assert "F1" in said["reason"]
+
+
+@pytest.mark.parametrize(
+    ("held_out", "feedback", "together", "better"),
+    [
+        (compared(0.01, -0.02), compared(0.2, 0.1), compared(0.1, 0.02), True),
+        (compared(-0.01, -0.02), compared(0.2, 0.1), compared(0.1, 0.02), False),
+        (compared(0.1, 0.02), compared(-0.3, -0.4), compared(-0.1, -0.2), False),
+    ],
+)
+def test_feedback_counts_beside_held_out_rows_by_the_tasks_own_figure(
+    held_out: dict[str, Any], feedback: dict[str, Any], together: dict[str, Any], better: bool
+) -> None:
+    said = {"paired": {"previous": feedback}, "together": {"previous": together | {"rows": 200}}}
+    diagnosis = {"paired": {"previous": held_out}, "feedback": said}
+    report = {"diagnosis": diagnosis, "metrics": {}, "evaluated_on": "held-out"}
+    decision = gate(report, "if_better")
+    assert decision["activate"] is better, decision
+    assert (decision["rows"], decision["feedback"]) == (200, feedback)
+    assert decision["f1"] == held_out["ours"]  # the figure told is that of held-out rows
+    assert "100 of them recorded feedback" in decision["reason"]
 
 
 @pytest.fixture(scope="module")
@@ -370,6 +465,7 @@ def test_both_are_trained_over_http_and_serve(
     assert server.post("/documents", json={"documents": [given]}).status_code == 200
     (entity,) = server.post("/predict", json=asked).json()["data"][0]["output"]["entities"]
     assert (entity["text"], entity["type"]) == ("pear", "FRUIT")
+    assert server.delete("/documents/f").status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from index_data.documents import (
 )
 from index_data.entities import entities_of, within
 from index_data.filters import parse_filter
+from index_data.similarity import Known
 
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -160,6 +161,17 @@ def test_near_duplicates() -> None:
     assert near_duplicate(chinese, chinese + "！")
     assert near_duplicate(chinese, chinese.replace("的帮助", ""))
     assert not near_duplicate(chinese, "我的包裹还没有到，请帮我查一下物流")
+
+
+WORDS = st.lists(st.sampled_from(["a", "b", "c", "d", "我的", "包裹", "!"]), max_size=14)
+
+
+@given(st.lists(WORDS, max_size=6), WORDS)
+def test_known_texts_are_found_as_by_comparing_with_each(
+    known: list[list[str]], asked: list[str]
+) -> None:
+    texts, text = [" ".join(words) for words in known], " ".join(asked)
+    assert Known(texts).near(text) == any(near_duplicate(text, one) for one in texts)
 
 
 @given(st.text(max_size=60), st.text(max_size=60))

@@ -142,6 +142,31 @@ def test_a_label_that_the_head_does_not_know_gets_mass() -> None:
     assert int(Gate()(logits, far).probs.argmax()) == 0
 
 
+def test_several_examples_of_a_new_label_say_more_than_one() -> None:
+    """The same nearest hits, but the vote of all is more for the new label."""
+    one, match = torch.ones(1, 1), torch.tensor([[0.7, 0.3, 0.6]])
+    logits = torch.tensor([[1.0, 0.0]])
+
+    def novelty(gate: Gate, vote: float) -> float:
+        probs = torch.tensor([[1 - vote, 0.0, vote]])
+        hits = Neighbours(one, probs, one, torch.tensor([True]), match, match)
+        return float(gate(logits, hits).novelty.detach())
+
+    gate, old = Gate(), Gate(5)
+    for each in (gate, old):  # it is weighed 0 at first
+        assert abs(novelty(each, 0.2) - novelty(each, 0.8)) < 1e-6
+    with torch.no_grad():
+        gate.novel[-1] = 0.6
+    assert novelty(gate, 0.8) > novelty(gate, 0.2)
+
+
+def test_a_head_from_before_the_vote_keeps_its_shape(encoder: Encoder) -> None:
+    raw = network(encoder).config.to_json()
+    del raw["novel"]
+    before = RetrievalAugmentedModel(HeadConfig.from_json(raw), encoder)
+    assert before.gate.novel.shape == (5,)
+
+
 def test_credit_goes_to_the_hits_that_carry_the_answer(encoder: Encoder) -> None:
     vectors = encoder.encode(["crow", "apple", "stone"])
     labels = ("birds", "fruit", "minerals")
