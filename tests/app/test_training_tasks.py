@@ -276,9 +276,9 @@ def test_feedback_on_answers_is_measured_on_and_counts_in_the_gate(
     assert len(asked["context"].split()) <= 20
     (place,) = asked["answers"]
     assert asked["context"][place["start"] :].startswith("hammer")
-    said = gate(report, "if_better")
-    assert (said["against"], said["feedback"]["rows"]) == ("previous", 1)
-    assert said["rows"] == said["held_out"]["rows"] + 1
+    verdict = gate(report, "if_better")
+    assert (verdict["against"], verdict["feedback"]["rows"]) == ("previous", 1)
+    assert verdict["rows"] == verdict["held_out"]["rows"] + 1
 
 
 @pytest.mark.parametrize(("task", "given"), [("qa", questions(30)), ("ner", sentences(30))])
