@@ -5,6 +5,9 @@ is fitted is a floor (a label that no neighbour has is not impossible) and a tem
 
     p'(y) ~ (p(y) + floor)^(1/T)
 
+Of a field whose values are lists it is the share of the neighbours' weight from which on a label is
+answered: the one with the best micro F1 on the sample.
+
 It happens in the background at the first question about a field, once for each generation (and
 again when much was written since), and takes at most half of one core.
 """
@@ -49,11 +52,15 @@ Key = tuple[int, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What makes votes into probabilities; fitted on ``rows`` documents."""
+    """What makes votes into probabilities; fitted on ``rows`` documents.
+
+    ``threshold``: that of a field whose values are lists; nothing else is fitted there.
+    """
 
     temperature: float
     floor: float
     rows: int
+    threshold: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +76,12 @@ class _Fitted:
 
 
 def tempered(prediction: Prediction, calibration: Calibration | None) -> Prediction:
-    """The neighbours' prediction with calibrated probabilities; others as they are."""
-    if calibration is None or prediction.calibrated or prediction.multi or prediction.abstained:
+    """The neighbours' prediction with what was fitted; others as they are."""
+    if calibration is None or prediction.calibrated or prediction.abstained:
+        return prediction
+    if prediction.multi and calibration.threshold is not None:
+        return replace(prediction, threshold=calibration.threshold)
+    if prediction.multi or calibration.threshold is not None:
         return prediction
     if prediction.decided:  # by a person's label of this text: nothing was voted on
         return replace(prediction, calibrated=True)
@@ -95,6 +106,16 @@ def fit(probs: Vector, truth: NDArray[np.int64]) -> Calibration:
 
     choices = [(float(t), f) for t, f in itertools.product(TEMPERATURES, FLOORS)]
     return Calibration(*min(choices, key=loss), len(truth))
+
+
+def fit_threshold(shares: Vector, truth: NDArray[np.float32]) -> Calibration:
+    """The threshold for shares [rows, labels] of labels that apply (1) or not (0)."""
+    import torch  # seconds to import
+
+    from model.several import best_threshold
+
+    threshold, _ = best_threshold(torch.from_numpy(shares), torch.from_numpy(truth))
+    return Calibration(1.0, 0.0, len(truth), threshold)
 
 
 class NeighbourCalibrations:
@@ -163,24 +184,28 @@ class NeighbourCalibrations:
         if len(sample) < ENOUGH:
             return nothing
         labels = searcher.field_labels(field)
-        votes: list[Vector] = []
-        truth: list[int] = []
+        said: list[tuple[Prediction, list[str]]] = []
         with serving.engine.use():
             for start in range(0, len(sample), AT_ONCE):
                 part = sample[start : start + AT_ONCE]
-                for (document, _), said in zip(
-                    part, self._answers(searcher, serving, part, field, labels), strict=True
-                ):
-                    if said.multi:
-                        return nothing
-                    if not said.abstained:
-                        votes.append(said.probs)
-                        truth.append(said.labels.index(str(document.labels[field])))
+                answers = self._answers(searcher, serving, part, field, labels)
+                for (document, _), one in zip(part, answers, strict=True):
+                    if not one.abstained:
+                        said.append((one, names_of(document, field)))
                 if self._closing.is_set():
                     return None
-        if len(votes) < ENOUGH:
+        lists = any(one.multi for one, _ in said)
+        said = [(one, names) for one, names in said if one.multi == lists]
+        if len(said) < ENOUGH:
             return nothing
-        return _Fitted(fit(np.stack(votes), np.array(truth)), len(sample), searcher.sequence)
+        votes = np.stack([one.probs for one, _ in said])
+        if lists:
+            truth = [[label in names for label in one.labels] for one, names in said]
+            calibration = fit_threshold(votes, np.array(truth, np.float32))
+        else:
+            places = [one.labels.index(names[0]) for one, names in said]
+            calibration = fit(votes, np.array(places))
+        return _Fitted(calibration, len(sample), searcher.sequence)
 
     def _answers(
         self,
@@ -213,7 +238,7 @@ class NeighbourCalibrations:
 
 
 def labelled(searcher: Searcher, field: str) -> list[tuple[Document, Vector]]:
-    """A sample of the documents with one label of a field and a vector; always the same one."""
+    """A sample of the documents with labels of a field and a vector; always the same one."""
     places = [
         (number, int(row))
         for number, view in enumerate(searcher.views)
@@ -236,5 +261,11 @@ def _usable(
         known = segment.vectors is not None and (
             not len(segment.has_vector) or bool(segment.has_vector[passage])
         )
-        if known and isinstance(document.labels.get(field), str):
+        if known and names_of(document, field):
             yield document, from_half(segment.vectors[passage])  # type: ignore[index]
+
+
+def names_of(document: Document, field: str) -> list[str]:
+    """A document's labels of a field."""
+    label = document.labels.get(field)
+    return [label] if isinstance(label, str) else [*(label or ())]

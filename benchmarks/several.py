@@ -4,8 +4,8 @@ Two sets are made from what is in the repository and in the running Python: the 
 with their label and, where they have one, their sentiment (measured on its held-out part), and
 docstrings with their chapter, their kind and their package, where it has enough of them (a fifth by
 hash is held out and is in no index). Each is trained with retrieval and without (*none*). Every
-threshold is fitted on training rows: the neighbours' too, beside the 0.5 that they have with no
-head.
+threshold is fitted on training rows: the neighbours' too (as the server does it on the index's
+documents), beside the 0.5 that they have while nothing is fitted.
 
 The last line printed is one JSON object. `--rows` takes only so many docstrings, by hash.
 """

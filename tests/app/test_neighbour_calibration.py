@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from app.neighbour_calibration import ENOUGH, Calibration, apply, fit
+from app.neighbour_calibration import ENOUGH, Calibration, apply, fit, fit_threshold, tempered
+from index_data.documents import Document
+from model.reader import Prediction
 from tests.app.conftest import serving, state
+from tests.app.test_several import FIELD, listed
 from tests.app.tiny import documents
 
 
@@ -70,3 +74,67 @@ def test_calibrated_once_there_is_enough(tmp_path: Path, settings_for: Any) -> N
         assert max(probs) == pytest.approx(after["confidence"], abs=1e-6)
 
         assert len(footnote.calibrations._known) == 1
+
+
+def test_the_threshold_is_where_the_labels_part() -> None:
+    truth = np.zeros((60, 3), np.float32)
+    truth[np.arange(60), np.arange(60) % 3] = 1
+    truth[::2, 0] = 1
+    shares = np.where(truth > 0, 0.3, 0.1).astype(np.float32)
+    found = fit_threshold(shares, truth)
+    assert found.threshold == pytest.approx(0.2)
+    assert found.rows == 60
+
+
+def test_a_threshold_is_for_lists_alone() -> None:
+    found = Calibration(1.0, 0.0, 60, 0.2)
+    told = Prediction(
+        "a", ["a", "b"], np.array([0.6, 0.3], np.float32), 0.6, False, 0.5, [], 1.0, False
+    )
+    assert tempered(told, found) is told
+    several = Prediction(
+        "a", ["a", "b"], np.array([0.6, 0.3], np.float32), 0.6, False, 0.5, [], 1.0, False, True
+    )
+    assert several.answered == ["a"]
+    assert tempered(several, found).answered == ["a", "b"]
+    assert not tempered(several, found).calibrated
+    assert tempered(several, Calibration(1.0, 0.1, 60)) is several
+
+
+def sweetened() -> list[Document]:
+    """Documents with lists of labels; three of five on fruit are also said to be sweet."""
+    found = []
+    for i, document in enumerate(listed()):
+        names = [*document.labels[FIELD]]
+        sweet = ["sweet"] if "fruit" in names and i % 5 < 3 else []
+        found.append(replace(document, labels={FIELD: [*names, *sweet]}))
+    return found
+
+
+def test_lists_are_answered_from_a_fitted_threshold_on(tmp_path: Path, settings_for: Any) -> None:
+    texts = [d.text for d in listed(4)]
+    asked = {"input": texts, "field": FIELD}
+    with serving(settings_for(tmp_path)) as client:
+        documents = [d.to_json() for d in sweetened()]
+        assert client.post("/documents", json={"documents": documents}).status_code == 200
+        client.post("/classify", json=asked)
+        footnote = state(client)
+        deadline = time.monotonic() + 30
+        while not footnote.calibrations._known:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        (fitted,) = footnote.calibrations._known.values()
+        assert fitted.calibration is not None
+        assert fitted.calibration.rows == len(documents)
+        threshold = fitted.calibration.threshold
+        assert threshold is not None
+        # More than half of the doubtful labels are right, so it pays to give them.
+        assert 0 < threshold < 0.5
+
+        answers = client.post("/classify", json=asked).json()["data"]
+        over, half = (
+            [{s["label"] for s in a["scores"] if s["score"] >= least} for a in answers]
+            for least in (threshold, 0.5)
+        )
+        assert [set(a["labels"]) for a in answers] == over
+        assert over != half
