@@ -15,6 +15,18 @@ from model.network import Retrieved
 from model.span_rows import SpanRow
 
 HITS = 8
+SETS = {
+    "squad": ("squad_v11/dev", "en"),
+    "drcd": ("drcd/dev", "zh"),
+    "cmrc2018": ("cmrc2018/dev", "zh"),
+}
+"""What is asked about, and by whose rules its answers are compared."""
+TRAINED_ON = {
+    "squad": ("squad_v11/train_subset", "squadshifts/reddit"),
+    "drcd": ("drcd/dev",),
+    "cmrc2018": ("cmrc2018/dev", "cmrc2018/trial"),
+}
+"""The Chinese sets have no training part: a head learns from one and is asked about the other."""
 
 
 def share(text: str) -> float:
@@ -22,13 +34,13 @@ def share(text: str) -> float:
     return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 2**32
 
 
-def training_rows() -> list[SpanRow]:
-    """SQuAD's training rows, each with BM25's best passages among all training paragraphs.
+def training_rows(name: str = "squad") -> list[SpanRow]:
+    """The rows that a head for a set is trained on, each with BM25's best passages.
 
-    Its own paragraph stays among them (the head is calibrated by whether it is there), near
-    duplicates of it do not.
+    Found among the paragraphs of all rows. Its own paragraph stays among them (the head is
+    calibrated by whether it is there), near duplicates of it do not.
     """
-    return with_hits(list(rows("squad_v11/train_subset")))
+    return with_hits([row for part in TRAINED_ON[name] for row in rows(part)])
 
 
 def with_hits(raw: Sequence[dict[str, Any]]) -> list[SpanRow]:

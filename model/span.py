@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.adapter import Adapter
@@ -86,9 +87,15 @@ class SpanNetwork(nn.Module):
         h = encoder.lower(ids, mask, self.config.layers)
         h = h + self.mark(kinds)
         h = self.dropout(encoder.layers(h, mask, top - self.config.layers, top, self.adapter))
-        logits: Tensor = self.span(h) + self.trust(h[:, :1])
+        # In single precision, whatever the rest is in: what is compared are small differences.
+        with torch.autocast(h.device.type, enabled=False):
+            logits = _linear(self.span, h) + _linear(self.trust, h[:, :1])
         outside = (kinds == QUESTION) | ~mask
         return logits.masked_fill(outside[:, :, None], float("-inf"))
+
+
+def _linear(layer: nn.Linear, h: Tensor) -> Tensor:
+    return F.linear(h.float(), layer.weight.float(), layer.bias.float())
 
 
 def collate(encoder: Encoder, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor, Tensor]:

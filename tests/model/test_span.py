@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from model.answers import Asked, PassageText, SpanReader, weigh
 from model.checkpoint import load_heads
@@ -19,7 +20,7 @@ from model.encoder import Encoder
 from model.network import Retrieved
 from model.pairs import Frame, windows
 from model.reader import Reader
-from model.span import SpanConfig, SpanNetwork, shared_loss
+from model.span import QUESTION, SpanConfig, SpanNetwork, collate, shared_loss
 from model.span_calibration import ask_all, auroc
 from model.span_metrics import answer_words, exact_match, f1
 from model.span_rows import SpanRow, SpanTrainConfig
@@ -88,6 +89,20 @@ def test_the_loss_is_that_of_one_softmax_over_all_passages() -> None:
     second = sum(torch.cat([logits[2, :, s], torch.zeros(1)]).logsumexp(0) for s in (0, 1))
     expected = (first + second) / 4
     assert torch.allclose(shared_loss(logits, gold, question, 2), torch.as_tensor(expected))
+
+
+def test_logits_are_in_single_precision_whatever_the_rest_is_in(encoder: Encoder) -> None:
+    """In bf16 two ends of an answer would be equal that are not, and a softmax off by percents."""
+    torch.manual_seed(0)
+    network = SpanNetwork(SpanConfig(encoder.sha256, dim=encoder.dim, layers=2, rank=4), encoder)
+    nn.init.normal_(network.span.weight, std=2.0)
+    pairs = SpanReader(network.eval()).ask("the apple", [PassageText(" ".join(FILLERS))]).pairs
+    ids, mask, kinds = collate(encoder, pairs)
+    inside = kinds != QUESTION
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        logits = network(ids, mask, kinds)[inside]
+    assert logits.dtype == torch.float32
+    assert not torch.equal(logits, logits.bfloat16().float())
 
 
 def test_probabilities_of_all_passages_and_of_none_sum_to_one(encoder: Encoder) -> None:
