@@ -18,6 +18,7 @@ SETS = {
     "conll2003": ("train", "dev", "test", " "),
     "wnut17": ("train", "dev", "test", " "),
     "resume_ner": ("train", "dev", "test", ""),
+    "msra_ner": ("train", "", "test", ""),
 }
 
 

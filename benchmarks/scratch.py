@@ -1,0 +1,172 @@
+"""Chinese with nothing pretrained: an encoder from scratch, and heads over it with retrieval.
+
+    python -m benchmarks.scratch [chnsenticorp thucnews_titles resume_ner msra_ner]
+    python -m benchmarks.scratch --peers [SET...]
+
+Tokenizer and encoder (`model.scratch`) see the training rows alone, and of those only the ones that
+a head does not hold out; where texts carry labels the encoder learns from them. Then a head is
+trained over it as over any other encoder: *on* and *off* are one network, *none* never saw a hit,
+`no training` is the vote of the neighbours. `--peers`: TF-IDF of characters on the same rows. Test
+texts that stand in train are left out of the test part. What is trained is kept in benchmarks/runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import ner
+from benchmarks.classification import K, answer, figures, fit, plain
+from benchmarks.classification_data import (
+    Example,
+    by_hash,
+    neighbours,
+    read,
+    with_vectors,
+)
+from benchmarks.classification_peers import characters
+from benchmarks.ner_data import read as read_sentences
+from index_data.documents import normalise
+from model.encoder import Encoder
+from model.metrics import paired_interval
+from model.reader import Reader
+from model.scratch import ScratchConfig, train_encoder
+from model.split import Row, plan_rows
+from model.training import TrainConfig
+
+RUNS = Path(__file__).parent / "runs" / "scratch"
+CLASSIFIED = {"chnsenticorp": "train", "thucnews_titles": "train_subset"}
+CONFIGS = {
+    "chnsenticorp": ScratchConfig(),
+    "thucnews_titles": ScratchConfig(max_tokens=48),
+    # An entity's borders are between characters, so a token is one.
+    "resume_ner": ScratchConfig(pieces="characters", epochs=20, batch_size=32),
+    "msra_ner": ScratchConfig(pieces="characters", epochs=3),
+}
+TAG_OPTIONS: dict[str, Any] = {"layers": 4, "rank": 32}
+
+
+def parts(name: str, most: int | None) -> tuple[list[Example], list[Example]]:
+    """Training rows, and the test rows whose text is not among them; at most so many of each."""
+    train, test = read(name, CLASSIFIED[name]), read(name, "test")
+    seen = {normalise(row.text) for row in train}
+    test = [row for row in test if normalise(row.text) not in seen]
+    if most is not None:
+        train, test = (
+            [side[i] for i in by_hash(side, min(1.0, most / len(side)))[1]]
+            for side in (train, test)
+        )
+    return train, test
+
+
+def encoder_for(
+    name: str, texts: Sequence[str], labels: Sequence[str] | None, config: ScratchConfig
+) -> tuple[Encoder, dict[str, Any]]:
+    """The encoder of these texts, trained now or found from an earlier run; and its report."""
+    out = RUNS / f"{name}-{len(texts)}-{config.epochs}-{config.seed}"
+    shown = time.monotonic()
+
+    def progress(step: int, total: int, loss: float | None, left: float | None) -> None:
+        nonlocal shown
+        if time.monotonic() - shown > 30:
+            shown = time.monotonic()
+            print(f"{out.name} {step}/{total} loss {loss or 0:.3f} {left or 0:.0f} s", flush=True)
+
+    if not out.exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        train_encoder(texts, labels, config, out, progress=progress)
+    report = json.loads((out / "report.json").read_text())
+    names = ("vocabulary", "parameters", "epochs", "losses", "seconds")
+    return Encoder.load(str(out)), {n: report[n] for n in names}
+
+
+def classified(name: str, seed: int, most: int | None, config: ScratchConfig) -> dict[str, Any]:
+    """A set of labelled texts."""
+    train, test = parts(name, most)
+    rows = [Row(row.id, row.text, row.label) for row in train]
+    kept = plan_rows(rows, TrainConfig()).train
+    encoder, about = encoder_for(
+        name, [train[i].text for i in kept], [train[i].label for i in kept], config
+    )
+    index = with_vectors(train, encoder, f"{name}-scratch-train")
+    asked = with_vectors(test, encoder, f"{name}-scratch-test")
+    own, dropped = neighbours(index, index, K)
+    found, _ = neighbours(asked, index, K)
+    labels = sorted({row.label for row in train})
+    nothing: list[Any] = [[] for _ in test]
+    result: dict[str, Any] = {"rows": len(train), "test": len(test), "encoder": about}
+    result["dropped"] = dropped
+    result["no training"] = figures(asked, answer(Reader.load(None, encoder), asked, found, labels))
+    show(name, "no training", result["no training"])
+    for view in ("on", "none"):
+        reader, trained = fit(
+            f"{name}-scratch-{view}-{seed}", index, own, encoder,
+            seed=seed, retrieval=view == "on", layers=encoder.depth,
+        )  # fmt: skip
+        result[f"training, {view}"] = trained
+        if view == "on":
+            result["on"] = figures(asked, answer(reader, asked, found, labels))
+        shut = figures(asked, answer(reader, asked, nothing, labels))
+        result["off" if view == "on" else "none"] = shut
+        show(name, view, result[view])
+    ours = [float(c == "1") for c in result["on"]["right"]]
+    for rival in ("off", "none", "no training"):
+        theirs = [float(c == "1") for c in result[rival]["right"]]
+        mean, low, high = paired_interval(ours, theirs)
+        result[f"on - {rival}"] = {"mean": mean, "low": low, "high": high}
+    return result
+
+
+def tagged(name: str, seed: int, most: int | None, config: ScratchConfig) -> dict[str, Any]:
+    """A set of sentences with entities; the encoder learns from the texts alone."""
+    sentences = read_sentences(name, "train")
+    kept = sentences[:most]
+    encoder, about = encoder_for(name, [row.text for row in kept], None, config)
+    found = ner.run(name, [seed], "test", encoder, TAG_OPTIONS, most=most)
+    return {"rows": len(kept), "encoder": about, **found}
+
+
+def peers(name: str, most: int | None) -> dict[str, Any]:
+    """TF-IDF of characters on the same rows."""
+    train, test = parts(name, most)
+    return {"rows": len(train), "test": len(test), **characters(train, test)}
+
+
+def show(name: str, view: str, found: dict[str, Any]) -> None:
+    print(f"{name:16} {view:12} accuracy {found['accuracy']:.4f}", flush=True)
+
+
+def main() -> None:
+    """Train what is not there yet, and print a line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
+    parser.add_argument(
+        "sets", nargs="*", default=["chnsenticorp", "thucnews_titles", "resume_ner"]
+    )
+    parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rows", type=int, help="at most so many rows of each part")
+    parser.add_argument("--epochs", type=int, help="of the encoder")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    out: dict[str, Any] = {}
+    for name in given.sets:
+        if given.peers:
+            out[name] = peers(name, given.rows)
+        else:
+            changed = {"seed": given.seed} | ({"epochs": given.epochs} if given.epochs else {})
+            config = dataclasses.replace(CONFIGS[name], **changed)
+            run = classified if name in CLASSIFIED else tagged
+            out[name] = run(name, given.seed, given.rows, config)
+        print(name, json.dumps(plain(out[name])), flush=True)
+    print(json.dumps(plain(out)))
+
+
+if __name__ == "__main__":
+    main()
