@@ -22,7 +22,7 @@ from app.ablation import Closed
 from app.influence import Counterfactuals, FlipSet, Influence, Variants, Verdict, influences
 from app.neighbour_calibration import Calibration, tempered
 from app.problems import FieldError, Problem
-from app.retrieval import Wanted, find, method_for, provided_hits, with_correction
+from app.retrieval import Wanted, find, method_by, method_for, provided_hits, with_correction
 from app.schemas.predict import Because, ProvidedDocument
 from app.snapshot import Serving, Snapshot
 from index_data.filters import Filter
@@ -253,7 +253,7 @@ class Pipeline:
         if ask.mode == "provided":
             return await self.provided(serving, read, ask, wanted)
         method, _ = method_for(snapshot, ask.method, "retrieval.method")
-        wanted = replace(wanted, method=method)
+        wanted = replace(wanted, method=method_by(method, ask.method, read.state))
         vector = read.state.vector
         hits = await find(self.pool, snapshot, text, vector, wanted)
         return with_correction(snapshot, text, hits, wanted)

@@ -19,7 +19,7 @@ from app.influence import Influence
 from app.pipeline import Cited, Evidence, together
 from app.predictions import Said
 from app.problems import FieldError, Problem, invalid
-from app.retrieval import Wanted, filter_of, find, method_for
+from app.retrieval import Wanted, filter_of, find, method_by, method_for
 from app.schemas.predict import MAX_QUESTION, PredictRequest
 from app.snapshot import Snapshot
 from app.state import Footnote
@@ -293,6 +293,7 @@ async def evidence(
     if method != "bm25":
         read = await asyncio.wrap_future(serving.engine.read(asked.text, None))
         vector = read.state.vector
+        method = method_by(method, wanted.method, read.state)
     search = Wanted(
         k=min(k, MOST_PASSAGES),
         method=method,

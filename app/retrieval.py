@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from app.snapshot import Snapshot, corrected
 from index_data.documents import Document, normalise
 from index_data.filters import Filter, InvalidFilter, parse_filter
 from index_data.searcher import Hit
+
+if TYPE_CHECKING:
+    from model.reader import QueryState
 
 Vector = NDArray[np.float32]
 
@@ -59,6 +62,14 @@ def method_for(snapshot: Snapshot, asked: str | None, pointer: str) -> tuple[str
         return str(asked), []
     why = "has no vectors yet" if not searcher.has_vectors else "has another encoder's vectors"
     raise Problem("capability-missing", f"{pointer}: the index {why}; it can do: bm25.")
+
+
+UNREADABLE: Final = "The encoder does not know the text's language: retrieval is bm25 only."
+
+
+def method_by(method: str, asked: str | None, state: QueryState) -> str:
+    """The method for one text: by default none by vectors where the encoder cannot read it."""
+    return method if asked is not None or state.readable else "bm25"
 
 
 async def find(

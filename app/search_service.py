@@ -8,7 +8,7 @@ from typing import Any
 
 from app.classify_service import reach
 from app.problems import invalid
-from app.retrieval import Wanted, filter_of, find, method_for
+from app.retrieval import UNREADABLE, Wanted, filter_of, find, method_by, method_for
 from app.schemas.documents import AnalyzeRequest, SearchRequest
 from app.state import Footnote
 from index_data import analysis, highlight
@@ -35,6 +35,8 @@ async def search(footnote: Footnote, request: SearchRequest) -> dict[str, Any]:
             with engine.use():
                 read = await asyncio.wrap_future(engine.read(request.query, None))
             vector = read.state.vector
+            if method_by(method, request.method, read.state) != method:
+                method, degraded = "bm25", [*degraded, UNREADABLE]
         wanted = Wanted(
             k=request.k,
             method=method,

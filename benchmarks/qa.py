@@ -114,16 +114,23 @@ def evaluate(name: str, given: argparse.Namespace, encoder: Encoder) -> dict[str
         asked = cached.encode([r["question"] for r in everything])
         vectors = {r["id"]: v for r, v in zip(everything, asked, strict=True)}
 
-        def search(r: dict[str, Any], *, method: str | None = None, out: bool = False) -> list[Hit]:
+        ids = encoder.tokenize([r["question"] for r in everything])
+        # As it is served: by words alone where the encoder cannot read the question.
+        default = {
+            r["id"]: searcher.default_method if encoder.reads(found) else "bm25"
+            for r, found in zip(everything, ids, strict=True)
+        }
+
+        def search(r: dict[str, Any], *, method: str = "served", out: bool = False) -> list[Hit]:
             return searcher.search(
                 r["question"],
                 k=K,
-                method=method,
+                method=default[r["id"]] if method == "served" else method,
                 query_vector=vectors[r["id"]],
                 exclude_ids=[number[r["context"]]] if out else [],
             )
 
-        for method in METHODS:
+        for method in (*METHODS, "served"):
             ranks = [[hit.doc_id for hit in search(r, method=method)] for r in everything]
             places = list(zip([number[r["context"]] for r in everything], ranks, strict=True))
             result[f"recall, {method}"] = {

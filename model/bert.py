@@ -115,5 +115,5 @@ def load_bert(folder: Path) -> tuple[Bert, Any]:
         raise
     except Exception as error:  # the readers of both formats raise types of their own
         raise ValueError(f"{folder}: {error}") from error
-    pad = tokenizer.token_to_id("[PAD]")
-    return model, SimpleNamespace(backend_tokenizer=tokenizer, pad_token_id=pad)
+    marks = {f"{n}_token_id": tokenizer.token_to_id(f"[{n.upper()}]") for n in ("pad", "unk")}
+    return model, SimpleNamespace(backend_tokenizer=tokenizer, **marks)

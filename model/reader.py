@@ -64,6 +64,7 @@ class QueryState:
     vector: NDArray[np.float32]  # [d], length 1: of the frozen encoder
     states: Tensor | None  # [t, d], of the field's adapted encoder; None: no head
     tokens: int
+    readable: bool = True  # False: the encoder's vocabulary does not cover the text
 
 
 @dataclass(slots=True)
@@ -236,7 +237,7 @@ class Reader:
             for i, row in zip(rows, whole, strict=True):
                 states[i] = row[: len(token_ids[i])]
         return [
-            QueryState(vector, state, sum(len(window) for window in row))
+            QueryState(vector, state, sum(len(window) for window in row), encoder.reads(row[0]))
             for vector, state, row in zip(vectors, states, kept, strict=True)
         ]
 

@@ -300,3 +300,19 @@ def test_bad_requests_for_entities_are_told_where(
 @pytest.mark.parametrize("text", ["👍👍", "\u0301\u0301\u0301", "I- B- O", "a " * 9_000])
 def test_any_text_is_searched_for_entities(client: TestClient, text: str) -> None:
     assert ner(client, text)["data"][0]["output"] == {"entities": []}
+
+
+def test_what_the_encoder_cannot_read_is_found_by_its_words(filled: TestClient) -> None:
+    """Of a script that the vocabulary lacks a vector says nothing; a method by name stands."""
+    text = "我要退掉这台坏掉的电视机"
+    found = filled.post("/search", json={"query": text}).json()
+    assert found["method"] == "bm25"
+    assert any("does not know" in note for note in found["degraded"])
+    assert found["hits"] == []
+    by_name = filled.post("/search", json={"query": text, "method": "hybrid"}).json()
+    assert by_name["method"] == "hybrid"
+    assert by_name["hits"]
+    known = filled.post("/search", json={"query": "tell hammer about drill"}).json()
+    assert known["method"] == "hybrid"
+    assert classify(filled, input=text)["usage"]["retrieved"] == 0
+    assert classify(filled, input=text, retrieval={"method": "dense"})["data"][0]["citations"]

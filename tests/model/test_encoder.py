@@ -13,6 +13,7 @@ from transformers import AlbertConfig, AlbertModel, AutoModel
 from model.adapter import Adapter
 from model.config import pick_dtype
 from model.encoder import Encoder, EncoderRefused, batches_by_length, mean_pool, rounded
+from tests.model.conftest import FILLERS
 
 TEXTS = ["apple", "the crow and the heron", "hammer saw drill wrench pliers is very here", ""]
 
@@ -109,3 +110,15 @@ def test_few_padded_lengths(encoder: Encoder) -> None:
     assert mask.sum(1).tolist() == [5, 1]
     longest = encoder.max_tokens
     assert encoder.pad([[1] * longest])[0].shape == (1, longest)  # never beyond its positions
+
+
+def test_a_text_of_another_script_cannot_be_read(encoder: Encoder) -> None:
+    def reads(text: str) -> bool:
+        return encoder.reads(encoder.tokenize([text])[0])
+
+    known = " ".join(FILLERS[:6])
+    assert reads("")
+    assert reads(known)
+    assert reads(f"{known} 退 款")
+    assert reads("退款")  # too little to tell
+    assert not reads("我要退掉这台坏掉的电视机")
