@@ -12,7 +12,6 @@ import logging
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,22 +27,6 @@ logger = logging.getLogger(__name__)
 BATCH = 128  # changes applied together
 Vectors = dict[str, NDArray[np.float32]]
 Change = Document | Tombstone
-
-
-@dataclass(frozen=True, slots=True)
-class _Encoding:
-    """Documents on their way through an engine; `passages`: how many each has."""
-
-    serving: Serving
-    passages: list[int]
-    rows: Future[NDArray[np.float32]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Begun:
-    batch: list[Change]
-    documents: list[Document]
-    encoding: _Encoding | None
 
 
 class Indexer:
@@ -109,16 +92,10 @@ class Indexer:
             try:
                 self._backfill()
                 end = self._store.sequence
-                # A batch is put into the index while the next one is encoded.
-                begun: _Begun | None = None
                 for batch in batches(self._store.changes(self._reached, until=end)):
-                    last, begun = begun, self._begin(batch)
-                    if last is not None:
-                        self._apply(last)
+                    self._apply(batch)
                     if self._closing:
                         return
-                if begun is not None:
-                    self._apply(begun)
                 self._arrived(end)  # the last writes may have been overwritten, or be damaged
             except (OSError, RuntimeError, ValueError):
                 logger.exception("the index could not take up what was written; trying again")
@@ -134,15 +111,11 @@ class Indexer:
                 self._wake.wait(1.0)
             return not self._closing
 
-    def _begin(self, batch: list[Change]) -> _Begun:
+    def _apply(self, batch: list[Change]) -> None:
         documents = [change for change in batch if isinstance(change, Document)]
-        return _Begun(batch, documents, self._encode(documents))
-
-    def _apply(self, begun: _Begun) -> None:
-        tombstones = [change for change in begun.batch if not isinstance(change, Document)]
-        vectors = self._vectors(begun.documents, begun.encoding)
-        self._index.apply(begun.documents, tombstones, vectors)
-        self._arrived(begun.batch[-1].sequence)
+        tombstones = [change for change in batch if not isinstance(change, Document)]
+        self._index.apply(documents, tombstones, self._vectors(documents))
+        self._arrived(batch[-1].sequence)
 
     def _arrived(self, sequence: int) -> None:
         with self._wake:
@@ -153,34 +126,22 @@ class Indexer:
             if future.set_running_or_notify_cancel():
                 future.set_result(None)
 
-    def _encode(self, documents: list[Document]) -> _Encoding | None:
-        """Begin to encode all passages; None where there is no encoder."""
+    def _vectors(self, documents: list[Document]) -> Vectors | None:
+        """Vectors of all passages, kept in the store too; None where there is no encoder."""
         serving = self._serving
         if serving is None or not documents:
             return None
         texts = [self._index.passage_texts(document) for document in documents]
+        flat = [text for passages in texts for text in passages]
         try:
-            rows = serving.engine.encode([text for passages in texts for text in passages])
+            rows = serving.engine.encode(flat).result()
         except EngineClosed:  # a swap happened in between; the new model is known by now
-            return None if self._serving is serving else self._encode(documents)
-        return _Encoding(serving, [len(passages) for passages in texts], rows)
-
-    def _vectors(self, documents: list[Document], encoding: _Encoding | None) -> Vectors | None:
-        """Vectors of all passages, kept in the store too; None where there is no encoder."""
-        if encoding is None:
-            return None
-        serving, now = encoding.serving, self._serving
-        if now is not None and now.model.encoder_sha256 != serving.model.encoder_sha256:
-            return self._vectors(documents, self._encode(documents))
-        try:
-            rows = encoding.rows.result()
-        except EngineClosed:
-            return None if now is serving else self._vectors(documents, self._encode(documents))
+            return None if self._serving is serving else self._vectors(documents)
         vectors: Vectors = {}
         first = 0
-        for document, passages in zip(documents, encoding.passages, strict=True):
-            vectors[document.id] = rows[first : first + passages]
-            first += passages
+        for document, passages in zip(documents, texts, strict=True):
+            vectors[document.id] = rows[first : first + len(passages)]
+            first += len(passages)
         kept = [
             StoredVectors(d.id, d.sequence, vectors[d.id].astype(np.float16)) for d in documents
         ]
@@ -196,7 +157,7 @@ class Indexer:
         """Give vectors to documents that a stop of the server left without, a batch at a time."""
         while self._serving is not None and self._bare and not self._closing:
             batch = [self._bare.pop() for _ in range(min(BATCH, len(self._bare)))]
-            self._index.apply(batch, (), self._vectors(batch, self._encode(batch)))
+            self._index.apply(batch, (), self._vectors(batch))
 
 
 def without_vectors(index: Index) -> list[Document]:
