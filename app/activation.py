@@ -39,7 +39,7 @@ class Activation:
             return info
 
     def _swap(self, version: str) -> ModelInfo:
-        from model.checkpoint import CheckpointRefused  # brings torch along, which serves by now
+        from model.folders import CheckpointRefused  # brings torch along, which serves by now
 
         folder = None if version == NO_CHECKPOINT else self._registry.find(version)
         try:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from app.batching import BatchStats, Observe, in_sizes, similar_lengths
+from app.batching import BatchStats, Observe, in_sizes, settle, similar_lengths
 from app.questions import Question, QuestionQueue
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ class Engine:
             while True:
                 if self._calls:
                     function, future = self._calls.popleft()
-                    return partial(_settle, function, future)
+                    return partial(settle, function, future)
                 if self._predicts:
                     return self._predict_batch
                 if self._questions.waiting and (self._questions_turn or not self._reads):
@@ -351,12 +351,3 @@ def _take(queue: deque[_Predict], limit: int) -> list[_Predict]:
         if entry.future.set_running_or_notify_cancel():
             taken.append(entry)
     return taken
-
-
-def _settle(work: Callable[[Reader], T], future: Future[T], reader: Reader) -> None:
-    if not future.set_running_or_notify_cancel():
-        return
-    try:
-        future.set_result(work(reader))
-    except Exception as error:  # noqa: BLE001  # told to whoever waits
-        future.set_exception(error)

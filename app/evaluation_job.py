@@ -43,7 +43,7 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     import torch
 
     from app import training_set
-    from model.checkpoint import CheckpointRefused
+    from model.folders import CheckpointRefused
     from model.reader import Reader
 
     torch.set_num_threads(1)

@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from app.batching import BatchStats
+from app.batching import BatchStats, settle
 from app.engine import EngineClosed
 from app.writer import Piece, Scored, Ticket, WriterInfo
 
@@ -167,13 +167,7 @@ class GeneratorEngine:
 
     def _do_calls(self, generator: Generator) -> None:
         while self._calls:
-            function, future = self._calls.popleft()
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                future.set_result(function(generator))
-            except Exception as error:  # noqa: BLE001  # told to whoever waits
-                future.set_exception(error)
+            settle(*self._calls.popleft(), generator)
 
     def _admit(self, generator: Generator) -> None:
         """Begin to read the prompts for which there is room."""

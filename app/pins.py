@@ -88,7 +88,7 @@ class Pins:
 
         One such model is held beside the one that serves. Raises ``pin-unavailable``.
         """
-        from model.checkpoint import CheckpointRefused
+        from model.folders import CheckpointRefused
 
         if now.model.sha256 == sha256:
             return now

@@ -113,7 +113,8 @@ class Registry:
 
     def fitting(self, encoder_sha256: str) -> Choice:
         """The newest checkpoint that was trained over an encoder, or none."""
-        from model.checkpoint import CheckpointRefused, verify
+        from model.checkpoint import verify
+        from model.folders import CheckpointRefused
 
         for version in self._versions():
             folder = self._folder(version)
@@ -126,7 +127,8 @@ class Registry:
 
     def by_sha256(self, sha256: str, encoder_sha256: str) -> Choice | None:
         """The checkpoint whose manifest has this digest; an encoder's own stands for no heads."""
-        from model.checkpoint import CheckpointRefused, verify
+        from model.checkpoint import verify
+        from model.folders import CheckpointRefused
 
         if sha256 == encoder_sha256:
             return Choice(NO_CHECKPOINT, None)
@@ -277,7 +279,8 @@ def refusal(folder: Path) -> str | None:
     Every file is read and compared with the manifest; none is loaded.
     """
     # Here, since it brings torch along, and the port is to be open before that is imported.
-    from model.checkpoint import CheckpointRefused, verify
+    from model.checkpoint import verify
+    from model.folders import CheckpointRefused
 
     try:
         verify(folder)

@@ -112,7 +112,7 @@ def decide(figures: dict[str, Any], margin: float) -> dict[str, Any]:
 
 
 def _reader(folder: Path | None, encoder: Encoder) -> Reader:
-    from model.checkpoint import CheckpointRefused
+    from model.folders import CheckpointRefused
     from model.reader import Reader
 
     try:

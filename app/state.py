@@ -322,8 +322,8 @@ class Footnote:
             self.jobs.submit(indexing_job.TYPE, order)
 
     def _load_model(self) -> None:
-        from model.checkpoint import CheckpointRefused
         from model.encoder import EncoderRefused
+        from model.folders import CheckpointRefused
 
         choice = self.registry.choose()
         degraded = self.status.degraded

@@ -88,7 +88,7 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     """Freeze the rows, train, write the checkpoint (the child's part)."""
     import torch
 
-    from model.checkpoint import CheckpointRefused
+    from model.folders import CheckpointRefused
     from model.trainer import TrainingCancelled
     from model.workspace import TrainingRefused
 
@@ -120,7 +120,8 @@ def starting_point(params: dict[str, Any], encoder: Encoder) -> Path | None:
     The one that is active is passed over where it belongs to another encoder (then it does not
     serve either); one that was asked for by name is refused, before the work and not after it.
     """
-    from model.checkpoint import CheckpointRefused, verify
+    from model.checkpoint import verify
+    from model.folders import CheckpointRefused
 
     if params["_base"] is None:
         return None

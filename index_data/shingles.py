@@ -11,9 +11,8 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-from index_data.similarity import normalise
+from index_data.similarity import ALIKE, normalise
 
-ALIKE = 0.8
 Grams = NDArray[np.uint64]
 
 _WORD = re.compile(r"\w+")

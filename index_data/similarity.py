@@ -8,6 +8,9 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 
+ALIKE = 0.8
+"""The Jaccard similarity of 3-grams from which on two texts are near-duplicates."""
+
 _WORD = re.compile(r"\w+")
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]")
 
@@ -22,7 +25,7 @@ def normalise(text: str) -> str:
 
 
 def near_duplicate(a: str, b: str) -> bool:
-    """Equal after :func:`normalise`, or Jaccard similarity of 3-grams of at least 0.8.
+    """Equal after :func:`normalise`, or Jaccard similarity of 3-grams of at least `ALIKE`.
 
     The grams are of words; of characters in Chinese, which has no spaces to tell words by.
     """
@@ -33,10 +36,10 @@ def near_duplicate(a: str, b: str) -> bool:
     if not grams_a or not grams_b:
         return False
     small, large = sorted((grams_a, grams_b), key=len)
-    if len(small) < 0.8 * len(large):  # then not even full containment reaches 0.8
+    if len(small) < ALIKE * len(large):  # then not even full containment reaches it
         return False
     shared = len(small & large)
-    return shared >= 0.8 * (len(small) + len(large) - shared)
+    return shared >= ALIKE * (len(small) + len(large) - shared)
 
 
 class Known:
@@ -56,8 +59,8 @@ class Known:
             return True
         grams = _grams(normalise(text))
         shared = Counter(n for gram in grams for n in self._holders.get(gram, ()))
-        # Of two sets of grams that are 0.8 alike, each has at least 0.8 of its own in both.
-        likely = (n for n, count in shared.items() if count >= 0.8 * len(grams))
+        # Of two sets of grams that are so much alike, each has at least that share in both.
+        likely = (n for n, count in shared.items() if count >= ALIKE * len(grams))
         return any(near_duplicate(text, self._texts[n]) for n in likely)
 
 

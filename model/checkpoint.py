@@ -6,39 +6,38 @@
     heads/<field>/report.json        what it was trained on and how well it does
     heads/<field>/documents.bin      digests of the ids of those documents, where they have any
 
-It is written aside, synced and renamed: it is there whole or not at all. Reading verifies every
-file against the manifest before anything is parsed, and never unpickles.
+It is there whole or not at all, and verified before anything is parsed (`model.folders`); nothing
+is unpickled.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from model.config import HeadSettings
 from model.encoder import Encoder
+from model.folders import (
+    CheckpointRefused,
+    check_files,
+    read_manifest,
+    refusing,
+    to_bytes,
+    write_file,
+    write_manifest,
+    written_whole,
+)
 from model.heads import kind_of
 from model.provenance import DOCUMENTS
 
 FORMAT = 2  # 2: a gate of its own for labels that the head does not know
-MANIFEST = "manifest.json"
-
-
-class CheckpointRefused(RuntimeError):
-    """A checkpoint that does not load; the message holds the two sides that do not fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +78,7 @@ def save_checkpoint(
             encoder.
         OSError: The disk; nothing is left at `out`.
     """
-    if out.exists():
-        raise CheckpointRefused(f"{out.name} is there already")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.name}.{os.getpid()}.writing")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
+    with written_whole(out) as aside:
         fields = [*heads]
         if base is not None:
             fields += _copy_heads(base, aside, skip=set(heads), encoder=encoder)
@@ -92,32 +86,17 @@ def save_checkpoint(
             folder = aside / head_folder(field)
             folder.mkdir(parents=True)
             tensors = {name: t.detach().cpu().contiguous() for name, t in head.tensors.items()}
-            _write(folder / "model.safetensors", save(tensors))
-            _write(folder / "config.json", _json(head.config.to_json()))
-            _write(folder / "report.json", _json(head.report))
+            write_file(folder / "model.safetensors", save(tensors))
+            write_file(folder / "config.json", to_bytes(head.config.to_json()))
+            write_file(folder / "report.json", to_bytes(head.report))
             if head.documents:
-                _write(folder / DOCUMENTS, head.documents)
-        files = {
-            str(path.relative_to(aside)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(aside.rglob("*"))
-            if path.is_file()
-        }
-        manifest = {
+                write_file(folder / DOCUMENTS, head.documents)
+        said = {
             "format": FORMAT,
-            "version": out.name,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "encoder": {"name": encoder.name, "sha256": encoder.sha256, "dim": encoder.dim},
             "fields": sorted(fields),
-            "files": files,
         }
-        _write(aside / MANIFEST, _json(manifest))
-        for folder in [path for path in aside.rglob("*") if path.is_dir()] + [aside]:
-            _sync(folder)
-        aside.rename(out)
-        _sync(out.parent)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
+        write_manifest(aside, out.name, said)
     return verify(out)
 
 
@@ -127,29 +106,17 @@ def verify(folder: Path) -> Manifest:
     Raises:
         CheckpointRefused: Something is missing, added, changed or of another format.
     """
-    with _refusing(folder):
-        raw = (folder / MANIFEST).read_bytes()
-        manifest = json.loads(raw)
+    with refusing(folder):
+        manifest, digest = read_manifest(folder)
         if manifest["format"] != FORMAT:
             raise CheckpointRefused(
                 f"{folder.name}: format {manifest['format']!r}, this version reads {FORMAT}"
             )
         files: dict[str, str] = dict(manifest["files"])
-        there = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} - {MANIFEST}
-        if there != set(files):
-            odd = sorted(there ^ set(files))[0]
-            raise CheckpointRefused(
-                f"{folder.name}: {len(files)} files in the manifest, {len(there)} there ({odd})"
-            )
-        for name, expected in files.items():
-            actual = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-            if actual != expected:
-                raise CheckpointRefused(
-                    f"{folder.name}/{name}: sha256 {actual[:12]}, the manifest says {expected[:12]}"
-                )
+        check_files(folder, files)
         return Manifest(
             version=str(manifest["version"]),
-            sha256=hashlib.sha256(raw).hexdigest(),
+            sha256=digest,
             encoder_name=str(manifest["encoder"]["name"]),
             encoder_sha256=str(manifest["encoder"]["sha256"]),
             created=str(manifest["created"]),
@@ -166,7 +133,7 @@ def load_heads(folder: Path) -> tuple[Manifest, dict[str, HeadFiles]]:
     """
     manifest = verify(folder)
     heads: dict[str, HeadFiles] = {}
-    with _refusing(folder):
+    with refusing(folder):
         for field in manifest.fields:
             place = folder / head_folder(field)
             raw = json.loads((place / "config.json").read_bytes())
@@ -220,34 +187,5 @@ def _copy_heads(base: Path, aside: Path, *, skip: set[str], encoder: Encoder) ->
         target = aside / head_folder(field)
         target.mkdir(parents=True)
         for source in sorted((base / head_folder(field)).iterdir()):
-            _write(target / source.name, source.read_bytes())
+            write_file(target / source.name, source.read_bytes())
     return kept
-
-
-def _json(value: object) -> bytes:
-    text = json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True, allow_nan=False)
-    return (text + "\n").encode()
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _refusing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        kind = type(error).__name__
-        raise CheckpointRefused(f"{folder.name} does not read: {kind}: {error}") from error

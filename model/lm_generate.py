@@ -14,6 +14,7 @@ from torch import Tensor
 from model.lm import LMMemory, Past, RetrievalLM
 from model.lm_config import PAD, START
 from model.lm_layers import NEVER
+from model.sampling import Sampler, Sampling
 
 
 class LMSession:
@@ -89,10 +90,7 @@ def generate(
     top_p: float = 1.0,
     seed: int = 0,
 ) -> Iterator[int]:
-    """Tokens after START and `prompt`; greedy at temperature 0, else by nucleus sampling.
-
-    The nucleus (Holtzman et al. 2020) is the smallest set of likeliest tokens with `top_p` of the
-    probability.
+    """Tokens after START and `prompt`, chosen as `Sampling` says.
 
     Raises:
         ValueError: A temperature below 0, or top_p outside (0, 1].
@@ -100,19 +98,9 @@ def generate(
     if temperature < 0 or not 0 < top_p <= 1:
         raise ValueError("temperature is 0 or more, top_p above 0 and at most 1")
     session = LMSession(model, passages)
-    generator = torch.Generator().manual_seed(seed)
+    sampler = Sampler(Sampling(temperature=temperature, top_p=top_p, seed=seed))
     said = session.feed([START, *prompt])
     for _ in range(max_new_tokens):
-        token = pick(said.cpu(), temperature, top_p, generator)
+        token = sampler.choose(said)
         yield token
         said = session.feed([token])
-
-
-def pick(said: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
-    """One token of log-probabilities [v]."""
-    if temperature == 0:
-        return int(said.argmax())
-    probs, order = (said / temperature).softmax(-1).sort(descending=True, stable=True)
-    inside = probs.cumsum(-1) - probs < top_p
-    chosen = torch.multinomial(probs * inside, 1, generator=generator)
-    return int(order[chosen])

@@ -70,7 +70,7 @@ def pretrain(
     """
     from app.pretraining import Plan, pretrain_from_files, sources_of
     from index_data.import_files import ImportRefused
-    from model.checkpoint import CheckpointRefused
+    from model.folders import CheckpointRefused
     from model.lm_config import PretrainConfig
     from model.workspace import TrainingRefused
 

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from model import checkpoint
-from model.checkpoint import CheckpointRefused, HeadFiles, build, head_folder, load_heads, verify
+from model.checkpoint import HeadFiles, build, head_folder, load_heads, verify
 from model.config import HeadConfig
 from model.encoder import Encoder
+from model.folders import CheckpointRefused
 from model.network import RetrievalAugmentedModel
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from model.checkpoint import CheckpointRefused
 from model.curves import read_curve
+from model.folders import CheckpointRefused
 from model.lm import RetrievalLM
 from model.lm_checkpoint import load_lm, save_lm
 from model.lm_config import PAD, SPECIAL, START, LMConfig, PretrainConfig

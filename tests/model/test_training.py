@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from model.batches import epoch_batches
-from model.checkpoint import CheckpointRefused, head_folder, load_heads
+from model.checkpoint import head_folder, load_heads
 from model.config import HeadConfig, TrainConfig
 from model.encoder import Encoder
+from model.folders import CheckpointRefused
 from model.network import Retrieved
 from model.reader import Reader
 from model.split import Row, bucket, plan_rows
