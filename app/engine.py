@@ -31,7 +31,7 @@ from app.questions import Question, QuestionQueue
 
 if TYPE_CHECKING:
     from model.answers import PassageText, SpanAnswer
-    from model.network import Retrieved
+    from model.memory import Retrieved
     from model.reader import Prediction, QueryState, Reader
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from app.snapshot import Serving
 from index_data.searcher import Hit
 
 if TYPE_CHECKING:
-    from model.network import Retrieved
+    from model.memory import Retrieved
     from model.reader import Prediction, QueryState, Reader
 
 ROWS_AT_ONCE = 64  # lists of hits between two looks at what other requests wait for
@@ -124,7 +124,7 @@ def as_retrieved(text: str, hits: Sequence[Hit], field: str) -> list[Retrieved]:
 
 def shaped(hits: Sequence[Hit], field: str, exact: Collection[str]) -> list[Retrieved]:
     """The same, where it is known which of them decide."""
-    from model.network import Retrieved  # torch takes seconds, and the port opens before it
+    from model.memory import Retrieved  # torch takes seconds, and the port opens before it
 
     return [
         Retrieved(

@@ -151,7 +151,7 @@ def train(training: Training) -> dict[str, Any]:
 
 def load(training: Training) -> tuple[list[SpanRow], list[SpanRow]]:
     """The frozen rows, and the recorded feedback."""
-    from model.network import Retrieved
+    from model.memory import Retrieved
     from model.span_rows import SpanRow
 
     found = [

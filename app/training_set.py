@@ -35,7 +35,7 @@ from app.worker import JobRefused, Reporter
 from index_data.documents import Document, near_duplicate
 from index_data.searcher import Hit, Searcher
 from index_data.similarity import Known
-from model.network import Retrieved
+from model.memory import Retrieved
 from model.training import Row
 
 SEVERAL_FROM: Final = 0.1  # share of lists that makes a field one of several labels

@@ -26,8 +26,8 @@ import torch
 from benchmarks.classification_data import Example, Split, load, neighbours, to_rows
 from benchmarks.classification_peers import frozen, tfidf
 from model.encoder import Encoder
+from model.memory import Retrieved
 from model.metrics import accuracy, auroc, calibration_error, macro_f1, paired_interval
-from model.network import Retrieved
 from model.reader import Prediction, Reader
 from model.training import TrainConfig, train_head
 

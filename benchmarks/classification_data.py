@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from index_data.documents import near_duplicate, normalise
 from model.encoder import Encoder
-from model.network import Retrieved
+from model.memory import Retrieved
 from model.training import Row
 
 CACHE = Path(__file__).parent / "runs" / "cache"

@@ -20,7 +20,8 @@ from benchmarks.full_finetuning import Classifier
 from model.batches import make_batch, prepare
 from model.config import HeadConfig, TrainConfig, bf16_products
 from model.encoder import Encoder, default_folder
-from model.network import RetrievalAugmentedModel, Retrieved
+from model.memory import Retrieved
+from model.network import RetrievalAugmentedModel
 from model.trainer import loss_of, make_optimizer
 
 ROWS, TOKENS, LABELS, HITS, ROUNDS, EPOCHS = 32, 64, 8, 48, 6, 6

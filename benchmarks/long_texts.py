@@ -35,8 +35,8 @@ from benchmarks.classification_data import Example, Split, neighbours, read, wit
 from benchmarks.classification_peers import tfidf
 from index_data.documents import normalise
 from model.encoder import Encoder
+from model.memory import Retrieved
 from model.metrics import accuracy, calibration_error, paired_interval
-from model.network import Retrieved
 from model.reader import Reader
 from model.training import Row, TrainConfig, train_head
 from model.windows import split_windows

@@ -11,7 +11,7 @@ from benchmarks.data import rows
 from benchmarks.retrieval import index_of
 from benchmarks.retrieval_peers import temporary
 from index_data.documents import Document, near_duplicate
-from model.network import Retrieved
+from model.memory import Retrieved
 from model.span_rows import SpanRow
 
 HITS = 8

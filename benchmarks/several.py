@@ -30,8 +30,8 @@ from index_data.documents import Document, near_duplicate
 from index_data.sample import helpdesk, helpdesk_heldout, python_docs
 from model.config import TrainConfig
 from model.encoder import Encoder
+from model.memory import Retrieved
 from model.metrics import paired_interval
-from model.network import Retrieved
 from model.reader import Reader
 from model.several import best_threshold, marks_of
 from model.several_metrics import row_f1, set_scores

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.network import Memory, plain_vote
+from model.memory import Memory
+from model.neighbours import plain_vote
 
 Floats = NDArray[np.float32]
 Tick = Callable[[int, int, str], None]

@@ -11,7 +11,8 @@ from torch import Tensor
 from model.calibration import Evidence, join
 from model.config import TrainConfig
 from model.encoder import Encoder, batches_by_length, mean_pool
-from model.network import Memory, RetrievalAugmentedModel, Retrieved, make_memory
+from model.memory import Memory, Retrieved, make_memory
+from model.network import RetrievalAugmentedModel
 from model.windows import join_windows, split_windows
 
 CACHE_BYTES = 2 << 30

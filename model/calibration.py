@@ -16,15 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model.network import (
-    SMALL,
-    UNLABELLED,
-    Gate,
-    Memory,
-    Neighbours,
-    sharpen,
-    vote,
-)
+from model.gate import Gate, sharpen
+from model.memory import UNLABELLED, Memory
+from model.neighbours import SMALL, Neighbours, vote
 
 K_CHOICES = (8, 16, 32, 48, 64)
 K_TOLERANCE = 0.01

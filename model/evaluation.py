@@ -9,8 +9,10 @@ from torch import Tensor
 
 from model.batches import Prepared
 from model.calibration import Evidence, fit_gate
+from model.gate import Gate
+from model.memory import make_memory
 from model.metrics import accuracy, calibration_error, f1_by_label, macro_f1
-from model.network import Gate, make_memory, plain_vote
+from model.neighbours import plain_vote
 
 
 def open_book(evidence: Evidence, gate: Gate, n: int, *, apart: bool) -> Tensor:

@@ -22,17 +22,10 @@ from model.answers import SpanReader
 from model.checkpoint import build, load_heads
 from model.config import MAX_TOKENS
 from model.encoder import Encoder, rounded
-from model.network import (
-    Memory,
-    Mixture,
-    Neighbours,
-    Reading,
-    RetrievalAugmentedModel,
-    Retrieved,
-    credit,
-    make_memory,
-    plain_vote,
-)
+from model.gate import Mixture, credit
+from model.memory import Memory, Retrieved, make_memory
+from model.neighbours import Neighbours, plain_vote
+from model.network import Reading, RetrievalAugmentedModel
 from model.several import THRESHOLD, SeveralModel
 from model.span import SpanNetwork
 from model.tagger import Tagger

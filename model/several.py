@@ -24,7 +24,9 @@ from model.batches import Batch, adapted
 from model.calibration import K_CHOICES, K_TOLERANCE, RIDGE, Evidence, minimise
 from model.config import HeadConfig, TrainConfig
 from model.encoder import Encoder, mean_pool
-from model.network import SMALL, Gate, Mixture, Neighbours, RetrievalAugmentedModel
+from model.gate import Gate, Mixture
+from model.neighbours import SMALL, Neighbours
+from model.network import RetrievalAugmentedModel
 
 FEATURES = 7
 THRESHOLD = 0.5

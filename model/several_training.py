@@ -17,8 +17,9 @@ from model.checkpoint import verify
 from model.config import TrainConfig
 from model.diagnosis import CITED, WORST, reliability
 from model.encoder import Encoder
+from model.memory import make_memory
 from model.metrics import Paired, calibration_error
-from model.network import make_memory, plain_vote
+from model.neighbours import plain_vote
 from model.reader import Reader
 from model.several import (
     THRESHOLD,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from model.network import Retrieved
+from model.memory import Retrieved
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from model.config import TrainConfig
-from model.network import Retrieved
+from model.memory import Retrieved
 
 MAX_HELD_OUT = 500
 

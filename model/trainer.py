@@ -26,7 +26,8 @@ from model.batches import Batch, Prepared, adapted, epoch_batches, evidence_of, 
 from model.config import TrainConfig, bf16_products
 from model.curves import Curve
 from model.encoder import mean_pool
-from model.network import SMALL, RetrievalAugmentedModel
+from model.neighbours import SMALL
+from model.network import RetrievalAugmentedModel
 from model.several import best_threshold, binary_loss, loss_of_several, start_several
 from model.workspace import TrainingRefused
 

@@ -22,8 +22,9 @@ from model.config import HeadConfig, TrainConfig
 from model.diagnosis import diagnose
 from model.encoder import Encoder
 from model.evaluation import judge, neighbours_alone, open_book, scores
+from model.gate import NOVEL_FEATURES, Gate
 from model.metrics import accuracy, macro_f1
-from model.network import NOVEL_FEATURES, Gate, RetrievalAugmentedModel
+from model.network import RetrievalAugmentedModel
 from model.opinions import judge_opinions
 from model.reader import Reader
 from model.several import label_network

@@ -87,7 +87,7 @@ def checkpoint(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Pa
     import numpy as np
 
     from model.config import TrainConfig
-    from model.network import Retrieved
+    from model.memory import Retrieved
     from model.training import Row, train_head
 
     out = tmp_path_factory.mktemp("heads") / "v1"

@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 from model.encoder import Encoder
-from model.network import Retrieved
+from model.memory import Retrieved
 from model.span_rows import SpanRow, SpanTrainConfig
 from model.span_training import train_span
 from tests.app.tiny import OTHER, WORDS

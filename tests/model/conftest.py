@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, BertConfig, BertModel, BertTokenizer
 
 from model.config import TrainConfig
 from model.encoder import Encoder
-from model.network import Retrieved
+from model.memory import Retrieved
 from model.split import Row
 
 TOPICS = {

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from model.calibration import Evidence, choose_k, fit_gate, join, take_labels_away
+from model.gate import Gate
+from model.memory import Memory
 from model.metrics import calibration_error
-from model.network import Gate, Memory
 
 
 def evidence(n: int = 300, *, labels: int = 4, k: int = 5, good: float = 0.9) -> Evidence:

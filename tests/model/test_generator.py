@@ -14,7 +14,7 @@ import torch
 from model.decoding import Decoder, DecoderState, merged
 from model.generator import Generator, TemplateRefused
 from model.generator_files import GeneratorFiles, GeneratorRefused, available_memory, located
-from model.network import Retrieved
+from model.memory import Retrieved
 from model.prompting import PromptTooLong, Turn, shortened
 from tests.model.tiny_generators import KINDS, STRICT, TEMPLATE, make, make_tokenizer
 

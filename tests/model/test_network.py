@@ -6,19 +6,10 @@ from hypothesis import strategies as st
 
 from model.config import HeadConfig
 from model.encoder import Encoder, mean_pool
-from model.network import (
-    ABSENT,
-    GATE_FEATURES,
-    Gate,
-    Neighbours,
-    RetrievalAugmentedModel,
-    Retrieved,
-    credit,
-    gate_features,
-    make_memory,
-    plain_vote,
-    sharpen,
-)
+from model.gate import GATE_FEATURES, Gate, credit, gate_features, sharpen
+from model.memory import Retrieved, make_memory
+from model.neighbours import ABSENT, Neighbours, plain_vote
+from model.network import RetrievalAugmentedModel
 from model.split import Row
 from model.training import train
 

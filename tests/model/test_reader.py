@@ -9,7 +9,7 @@ import torch
 
 from model.config import TrainConfig
 from model.encoder import Encoder
-from model.network import Retrieved
+from model.memory import Retrieved
 from model.reader import Prediction, Reader
 from model.split import Row
 from model.training import train_head

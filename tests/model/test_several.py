@@ -15,7 +15,8 @@ from model.calibration import Evidence
 from model.checkpoint import head_folder, load_heads
 from model.config import HeadConfig, TrainConfig
 from model.encoder import Encoder
-from model.network import Memory, Retrieved, make_memory, plain_vote
+from model.memory import Memory, Retrieved, make_memory
+from model.neighbours import plain_vote
 from model.reader import Prediction, Reader
 from model.several import IndependentGate, best_threshold, binary_loss, fit_several, marks_of
 from model.several_metrics import row_f1, set_scores

@@ -17,7 +17,7 @@ from torch import nn
 from model.answers import Asked, PassageText, SpanReader, weigh
 from model.checkpoint import load_heads
 from model.encoder import Encoder
-from model.network import Retrieved
+from model.memory import Retrieved
 from model.pairs import Frame, windows
 from model.reader import Reader
 from model.span import QUESTION, SpanConfig, SpanNetwork, collate, shared_loss

@@ -13,7 +13,7 @@ from model.checkpoint import head_folder, load_heads
 from model.config import HeadConfig, TrainConfig
 from model.encoder import Encoder
 from model.folders import CheckpointRefused
-from model.network import Retrieved
+from model.memory import Retrieved
 from model.reader import Reader
 from model.split import Row, bucket, plan_rows
 from model.training import TrainingCancelled, TrainingRefused, train_head
