@@ -22,7 +22,6 @@ from app.settings import Settings
 from app.snapshot import MODEL_NAME, Snapshot
 from app.state import Footnote
 
-TASKS = ("classification", "sentiment")
 SENTIMENT_FIELD = "sentiment"
 
 
@@ -78,7 +77,7 @@ def predict_body(
         "usage": usage(answers),
         "timing_ms": timing(answers, began),
         "degraded": [*snapshot.degraded, *degraded],
-        "warnings": unused(request.params),
+        "warnings": [*unlabelled(snapshot, ask, answers), *unused(request.params)],
     }
 
 
@@ -101,22 +100,13 @@ def classify_body(
         "index_info": snapshot.index_json(),
         "timing_ms": timing(answers, began),
         "degraded": [*snapshot.degraded, *degraded],
-        "warnings": [],
+        "warnings": unlabelled(snapshot, ask, answers),
     }
 
 
 def new_id() -> str:
     """An id that no other prediction has."""
     return f"pred_{secrets.token_hex(12)}"
-
-
-def check_task(request: PredictRequest) -> None:
-    """Raise ``capability-missing`` for what this version cannot do."""
-    if request.task not in TASKS:
-        can = ", ".join([*TASKS, "qa", "ner"])
-        raise Problem("capability-missing", f"The loaded checkpoint can do: {can}.")
-    if request.stream:
-        raise Problem("capability-missing", "A classification is not streamed: it comes at once.")
 
 
 def texts(given: str | Sequence[object] | dict[str, Any]) -> tuple[list[object], list[str]]:
@@ -134,7 +124,9 @@ def ask_of(request: PredictRequest | ClassifyRequest, settings: Settings) -> Ask
     Raises ``validation`` and ``capability-missing``.
     """
     if isinstance(request, PredictRequest):
-        check_task(request)
+        if request.stream:
+            detail = "A classification is not streamed: it comes at once."
+            raise Problem("capability-missing", detail)
         default = SENTIMENT_FIELD if request.task == "sentiment" else "label"
         field, labels = request.field or default, request.params.labels
     else:
@@ -312,6 +304,15 @@ def timing(answers: Sequence[Answer | Problem], began: float) -> dict[str, float
         retrieve=max(a.retrieve_ms for a in good),
         predict=max(a.predict_ms for a in good),
     )
+
+
+def unlabelled(snapshot: Snapshot, ask: Ask, answers: Sequence[Answer | Problem]) -> list[str]:
+    """A warning where nothing can answer: often a field that is spelled otherwise."""
+    known = ask.field in snapshot.model().model.heads
+    told = [a for a in answers if isinstance(a, Answer)]
+    if known or not told or any(a.scores or a.evidence.labels for a in told):
+        return []
+    return [f"the field '{ask.field}' has no head, and no document in view has a label in it"]
 
 
 def unused(params: Params, task: str = "classification") -> list[str]:

@@ -113,7 +113,7 @@ async def captured(footnote: Footnote, request: PredictRequest) -> Snapshot:
 def writer_of(snapshot: Snapshot) -> Writer:
     """The generator. Raises ``capability-missing`` where none is loaded."""
     if snapshot.writer is None:
-        can = "classification, sentiment, qa, ner, dialogue"
+        can = ", ".join(snapshot.tasks())
         why = next((d for d in snapshot.degraded if "FOOTNOTE_GENERATOR" in d), None)
         told = why or f"Generation needs a generator: set {SETTING}"
         detail = f"Without a generator this server can do: {can}. {told}."

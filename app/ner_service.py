@@ -116,7 +116,7 @@ def predict_body(
         "usage": usage(done),
         "timing_ms": timing(done, began),
         "degraded": list(snapshot.degraded),
-        "warnings": [w.replace("classification", "ner") for w in service.unused(request.params)],
+        "warnings": service.unused(request.params, "ner"),
     }
 
 

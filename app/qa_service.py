@@ -137,7 +137,7 @@ def predict_body(
 def check_head(snapshot: Snapshot) -> None:
     """Raise ``capability-missing`` where the checkpoint does not answer questions."""
     if HEAD not in snapshot.model().model.span_heads:
-        can = ", ".join(service.TASKS)
+        can = ", ".join(snapshot.tasks())
         raise Problem("capability-missing", f"The loaded checkpoint can do: {can}.")
 
 

@@ -113,6 +113,16 @@ def test_the_reason_for_giving_no_label(
     assert (item["abstained_because"], item["abstained"]) == (because, because is not None)
 
 
+def test_a_field_that_nothing_knows_is_told(filled: TestClient) -> None:
+    answer = classify(filled, field="chaptre")
+    assert answer["data"][0]["abstained_because"] == "no_evidence"
+    (told,) = answer["warnings"]
+    assert "'chaptre'" in told
+    body = {"task": "classification", "input": CHARGED, "field": "chaptre"}
+    assert filled.post("/predict", json=body).json()["warnings"] == [told]
+    assert classify(filled)["warnings"] == []
+
+
 def test_thresholds_of_the_server_unless_the_request_has_its_own(
     tmp_path: Path, settings_for: Any
 ) -> None:
@@ -184,6 +194,7 @@ def test_a_task_it_cannot_do_names_those_it_can(filled: TestClient, task: str) -
     assert answer.status_code == 422
     assert answer.json()["type"] == "/problems/capability-missing"
     assert "classification, sentiment" in answer.json()["detail"]
+    assert task not in answer.json()["detail"].partition("can do: ")[2].partition(".")[0]
 
 
 def test_v1_tells_errors_as_openai_does(filled: TestClient) -> None:
