@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 from app import generation_service as writing
+from app.classify_service import unused
 from app.extraction import Quotable, chosen, framed, nothing, quotables
 from app.grounding import Found, Query, method_note
 from app.influence import Influence
@@ -29,6 +30,7 @@ from index_data.searcher import Hit
 if TYPE_CHECKING:
     from model.prompting import Turn
 
+QUOTED = "an answer that is quoted, not generated"
 ROLES = ("system", "user", "assistant")
 MAX_MESSAGES = 100
 LAST, BEFORE, TURNS = 3, 1, 10  # what a turn weighs in the query: the last, others; how many count
@@ -111,7 +113,7 @@ async def answer(
         return withheld(written, dialogue) if written.because else written
     emit("retrieval", {"citations": [citation(h, None, None) for h in found.hits]})
     text, places = framed(quoted, found.hits)
-    notes = [*found.notes, *unused(request), *writing.no_confidence(request)]
+    notes = [*found.notes, *unused(request.params, QUOTED), *writing.no_confidence(request)]
     written = Written(
         text=text or nothing(detect_language(dialogue.last)),
         finish="stop",
@@ -166,15 +168,6 @@ def influences(
         delta = 1 - best / sentences[0].relevance
         effects[place] = Influence(max(0.0, delta), said(chosen(left)) != said(quoted))
     return effects
-
-
-def unused(request: PredictRequest) -> list[str]:
-    """Parameters that have no effect where nothing is generated."""
-    given = {"max_new_tokens", "temperature", "top_p", "seed", "stop"}
-    return [
-        f"params.{name} has no effect: the answer is quoted, not generated"
-        for name in sorted(request.params.model_fields_set & given)
-    ]
 
 
 def dialogues(given: object, max_chars: int) -> list[Dialogue | Problem]:
