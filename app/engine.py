@@ -32,7 +32,8 @@ from app.questions import Question, QuestionQueue
 if TYPE_CHECKING:
     from model.answers import PassageText, SpanAnswer
     from model.memory import Retrieved
-    from model.reader import Prediction, QueryState, Reader
+    from model.prediction import Prediction
+    from model.reader import QueryState, Reader
 
 logger = logging.getLogger(__name__)
 

@@ -35,7 +35,7 @@ from index_data.searcher import Searcher
 from index_data.vectors import from_half
 
 if TYPE_CHECKING:
-    from model.reader import Prediction
+    from model.prediction import Prediction
 
 logger = logging.getLogger(__name__)
 

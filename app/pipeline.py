@@ -30,7 +30,7 @@ from index_data.searcher import Hit
 
 if TYPE_CHECKING:
     from app.engine import TextRead
-    from model.reader import Prediction
+    from model.prediction import Prediction
 
 T = TypeVar("T")
 CITED = 10  # documents cited when the request does not say how many it wants

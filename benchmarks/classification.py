@@ -28,7 +28,8 @@ from benchmarks.classification_peers import frozen, tfidf
 from model.encoder import Encoder
 from model.memory import Retrieved
 from model.metrics import accuracy, auroc, calibration_error, macro_f1, paired_interval
-from model.reader import Prediction, Reader
+from model.prediction import Prediction
+from model.reader import Reader
 from model.training import TrainConfig, train_head
 
 RUNS = Path(__file__).parent / "runs"

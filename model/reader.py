@@ -26,7 +26,8 @@ from model.gate import Mixture, credit
 from model.memory import Memory, Retrieved, make_memory
 from model.neighbours import Neighbours, plain_vote
 from model.network import Reading, RetrievalAugmentedModel
-from model.several import THRESHOLD, SeveralModel
+from model.prediction import EXACT_SHARE, Prediction, nothing, prediction_of
+from model.several import SeveralModel
 from model.span import SpanNetwork
 from model.tagger import Tagger
 from model.tagging import TagNetwork
@@ -34,8 +35,6 @@ from model.windows import join_windows, split_windows
 
 NEIGHBOURS = 48
 """Hits that a field without a head counts."""
-EXACT_SHARE = 0.98
-"""What a person's own label of the very same text is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,38 +57,6 @@ class QueryState:
     states: Tensor | None  # [t, d], of the field's adapted encoder; None: no head
     tokens: int
     readable: bool = True  # False: the encoder's vocabulary does not cover the text
-
-
-@dataclass(slots=True)
-class Prediction:
-    """An answer. `probs` follow `labels`: the head's order, then the others sorted.
-
-    `support`: 0 to 1, how near the hits are that carry the answer. `weights`: for each hit, its
-    share in the answer (mixture and fusion); what is missing to 1 is the closed book's.
-    `multi`: the field's values are lists, the probabilities are independent, and those from
-    `threshold` on are answered. `decided`: by a person's own label of the very same text.
-    """
-
-    label: str | None
-    labels: list[str]
-    probs: NDArray[np.float32]
-    confidence: float
-    calibrated: bool
-    support: float
-    weights: list[float]
-    gate: float
-    abstained: bool
-    multi: bool = False
-    decided: bool = False
-    threshold: float = THRESHOLD
-
-    @property
-    def answered(self) -> list[str]:
-        """All labels that are answered: of a field with one label, that."""
-        if not self.multi:
-            return [] if self.label is None else [self.label]
-        pairs = zip(self.labels, self.probs.tolist(), strict=True)
-        return [label for label, p in pairs if p >= self.threshold]
 
 
 class Reader:
@@ -266,7 +233,7 @@ class Reader:
                 for state, row, lists in zip(states, hits, several, strict=True)
             ]
         if not labels:
-            return [_nothing(len(row)) for row in hits]
+            return [nothing(len(row)) for row in hits]
         memory = make_memory(hits, labels, self.encoder.dim, self.wanted(field))
         base = torch.from_numpy(np.stack([state.vector for state in states]))
         if network is None:
@@ -281,7 +248,7 @@ class Reader:
             weights = credit(mixture, neighbours, memory, len(own))
             weights = weights + (1 - mixture.gate[:, None]) * reading.attention
         return [
-            _prediction(
+            prediction_of(
                 labels,
                 row,
                 probs=mixture.probs[i].numpy(),
@@ -382,7 +349,7 @@ class Reader:
         """A field whose values are lists: each label's share of the neighbours' weight."""
         flat = [replace(hit, label="") for hit in hits if hit.names]
         if not flat:
-            return _nothing(len(hits))
+            return nothing(len(hits))
         memory = make_memory([flat], [""], self.encoder.dim, NEIGHBOURS)
         vote_ = plain_vote(torch.from_numpy(state.vector)[None], memory, 1)
         share = iter(vote_.weights[0].tolist())
@@ -405,58 +372,3 @@ class Reader:
             abstained=False,
             multi=True,
         )
-
-
-def _prediction(
-    labels: list[str],
-    hits: Sequence[Retrieved],
-    *,
-    probs: NDArray[np.float32],
-    weights: NDArray[np.float32],
-    near: NDArray[np.float32],
-    gate: float,
-    trained: bool,
-) -> Prediction:
-    # The batch is padded to its longest row; a head may count fewer hits than there are.
-    used = [float(w) for w in weights[: len(hits)]] + [0.0] * (len(hits) - len(weights))
-    decided = [i for i, hit in enumerate(hits) if hit.exact and isinstance(hit.label, str)]
-    if decided:
-        probs = probs * (1 - EXACT_SHARE)
-        used = [w * (1 - EXACT_SHARE) for w in used]
-        for i in decided:
-            probs[labels.index(str(hits[i].label))] += EXACT_SHARE / len(decided)
-            used[i] += EXACT_SHARE / len(decided)
-        probs, gate = probs / probs.sum(), max(gate, EXACT_SHARE)
-    total = float(probs.sum())
-    if total <= 0.0:
-        return _nothing(len(hits))
-    best = int(probs.argmax())
-    pairs = zip(near, hits, strict=False)
-    agreeing = [float(cosine) for cosine, hit in pairs if hit.label == labels[best]]
-    support = max([0.0, *agreeing])
-    return Prediction(
-        label=labels[best],
-        labels=labels,
-        probs=probs,
-        confidence=float(probs[best]),
-        calibrated=trained,
-        support=min(1.0, 1.0 if decided else support),
-        weights=used,
-        gate=gate,
-        abstained=False,
-        decided=bool(decided),
-    )
-
-
-def _nothing(hits: int) -> Prediction:
-    return Prediction(
-        label=None,
-        labels=[],
-        probs=np.zeros(0, dtype=np.float32),
-        confidence=0.0,
-        calibrated=False,
-        support=0.0,
-        weights=[0.0] * hits,
-        gate=0.0,
-        abstained=True,
-    )

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from app.neighbour_calibration import ENOUGH, Calibration, apply, fit, fit_threshold, tempered
 from index_data.documents import Document
-from model.reader import Prediction
+from model.prediction import Prediction
 from tests.app.conftest import serving, state
 from tests.app.test_several import FIELD, listed
 from tests.app.tiny import documents

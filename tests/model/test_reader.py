@@ -10,7 +10,8 @@ import torch
 from model.config import TrainConfig
 from model.encoder import Encoder
 from model.memory import Retrieved
-from model.reader import Prediction, Reader
+from model.prediction import Prediction
+from model.reader import Reader
 from model.split import Row
 from model.training import train_head
 

@@ -17,7 +17,8 @@ from model.config import HeadConfig, TrainConfig
 from model.encoder import Encoder
 from model.memory import Memory, Retrieved, make_memory
 from model.neighbours import plain_vote
-from model.reader import Prediction, Reader
+from model.prediction import Prediction
+from model.reader import Reader
 from model.several import IndependentGate, best_threshold, binary_loss, fit_several, marks_of
 from model.several_metrics import row_f1, set_scores
 from model.several_training import train_several
