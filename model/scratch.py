@@ -11,6 +11,7 @@ For a language or a field that no pretrained model at hand covers. What comes ou
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import time
@@ -29,6 +30,7 @@ from model.config import bf16_products
 from model.curves import Curve
 from model.encoder import mean_pool
 from model.trainer import Progress, Ticker, load_state, make_optimizer, rate_at, save_state
+from model.workspace import open_workspace
 
 MARKS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PAD, UNKNOWN, START, END, MASK = range(5)
@@ -205,7 +207,7 @@ def train_encoder(
 ) -> ScratchReport:
     """Train tokenizer and encoder on texts and write them to `out`, to be named as an encoder.
 
-    State is kept beside `out` after every epoch: the same call resumes.
+    State is kept beside `out` after every epoch: the same call resumes, another one begins anew.
 
     Raises:
         ValueError: Fewer than two texts, or `out` exists.
@@ -219,8 +221,8 @@ def train_encoder(
     names = sorted({label for label in given if label is not None})
     place = {name: i for i, name in enumerate(names)}
     truth = torch.tensor([UNLABELLED if label is None else place[label] for label in given])
-    work = out.with_name(f".{out.name}.training")
-    work.mkdir(parents=True, exist_ok=True)
+    run = [config.to_json(), list(zip(texts, given, strict=True))]
+    work = open_workspace(out, hashlib.sha256(json.dumps(run).encode()).hexdigest())
     saved = work / "tokenizer.json"
     if not saved.exists():
         train_tokenizer(texts, config).save(str(saved))

@@ -13,6 +13,7 @@ COMMANDS: Final = {
     "predict": "Classify one text and show what the answer rests on.",
     "train": "Train a head for a label field on the indexed documents.",
     "pretrain": "Train a language model on files of text, with retrieval in the loop.",
+    "encoder": "Train an encoder on text of your own, from nothing.",
     "evaluate": "Measure the model, with retrieval and without.",
     "audit": "List labels that are probably wrong.",
     "reindex": "Build a new index generation from the stored documents.",

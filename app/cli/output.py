@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -66,6 +67,35 @@ def shorten(text: str, width: int) -> str:
 def is_terminal() -> bool:
     """Whether somebody watches standard error: no progress bar goes into a log."""
     return sys.stderr.isatty()
+
+
+class StepBar:
+    """Steps of a training: a bar with rate and time left on a terminal, else a line a minute."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._bar: Any = None
+        self._told = 0.0
+
+    def __enter__(self) -> StepBar:
+        return self
+
+    def __call__(self, step: int, total: int, loss: float | None, left: float | None) -> None:
+        """A step was made: how many of how many, the loss, the seconds left."""
+        if is_terminal():
+            from tqdm import tqdm  # a tenth of a second that --help need not pay
+
+            if self._bar is None:
+                self._bar = tqdm(total=total, initial=step - 1, unit="step", desc=self._name)
+            self._bar.set_postfix_str(f"loss {loss or 0:.3f}", refresh=False)
+            self._bar.update(step - self._bar.n)
+        elif time.monotonic() - self._told > 60 or step == total:
+            self._told = time.monotonic()
+            note(f"step {step} of {total}, loss {loss or 0:.3f}, {left or 0:.0f} s left")
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
 
 def _cell(value: Any) -> str:

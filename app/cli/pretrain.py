@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import click
 
-from app.cli.output import emit_json, is_terminal, json_option, note, table, warn
+from app.cli.output import StepBar, emit_json, json_option, note, table, warn
 
 SHOWN: Final = 10  # bad lines that are named
 
@@ -95,7 +95,7 @@ def pretrain(
         if bad <= SHOWN:
             warn(f"{path}:{line}: {why}")
 
-    with _bar() as progress:
+    with StepBar("pretrain") as progress:
         try:
             plan = Plan(out, sources_of(paths), shape, run, vocab, held_out, device)
             report = pretrain_from_files(plan, note=note, rejected=rejected, progress=progress)
@@ -114,32 +114,3 @@ def pretrain(
         empty="no held-out document: nothing was measured",
     )
     click.echo(f"checkpoint {out}: {report['tokens']} tokens in {report['seconds']:.0f} s")
-
-
-class _bar:
-    """A progress bar with rate and time left on a terminal, a line a minute in a log."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-        self._told = 0.0
-
-    def __enter__(self) -> _bar:
-        return self
-
-    def __call__(self, step: int, total: int, loss: float | None, left: float | None) -> None:
-        import time
-
-        if is_terminal():
-            from tqdm import tqdm
-
-            if self._bar is None:
-                self._bar = tqdm(total=total, initial=step - 1, unit="step", desc="pretrain")
-            self._bar.set_postfix_str(f"loss {loss or 0:.3f}", refresh=False)
-            self._bar.update(step - self._bar.n)
-        elif time.monotonic() - self._told > 60 or step == total:
-            self._told = time.monotonic()
-            note(f"step {step} of {total}, loss {loss or 0:.3f}, {left or 0:.0f} s left")
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import random
 import shutil
 from pathlib import Path
@@ -80,10 +81,6 @@ def test_texts_without_labels_are_enough(tmp_path: Path) -> None:
 
 def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     texts, labels = corpus(12)
-    train_encoder(texts, labels, SMALL, tmp_path / "whole")
-    # Two trainings of a unigram tokenizer may differ in the last place.
-    (tmp_path / ".cut.training").mkdir()
-    shutil.copy(tmp_path / "whole" / "tokenizer.json", tmp_path / ".cut.training")
     steps: list[Any] = []
 
     def stop() -> bool:
@@ -93,6 +90,11 @@ def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path: Path) -> No
     with pytest.raises(TrainingCancelled):
         train_encoder(texts, labels, SMALL, tmp_path / "cut", cancelled=stop)
     assert not (tmp_path / "cut").exists()
+    # Two trainings of a unigram tokenizer may differ in the last place.
+    (tmp_path / ".whole.training").mkdir()
+    for name in ("tokenizer.json", "run.sha256"):
+        shutil.copy(tmp_path / ".cut.training" / name, tmp_path / ".whole.training")
+    train_encoder(texts, labels, SMALL, tmp_path / "whole")
     train_encoder(texts, labels, SMALL, tmp_path / "cut")
     whole, cut = (Encoder.load(str(tmp_path / n)).encode(texts[:4]) for n in ("whole", "cut"))
     assert np.abs(whole - cut).max() < 1e-5
@@ -100,3 +102,12 @@ def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path: Path) -> No
         train_encoder(texts, labels, SMALL, tmp_path / "cut")
     with pytest.raises(ValueError, match="two texts"):
         train_encoder(["a", " "], None, SMALL, tmp_path / "few")
+
+
+def test_a_cut_run_of_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
+    texts, labels = corpus(12)
+    with pytest.raises(TrainingCancelled):
+        train_encoder(texts, labels, SMALL, tmp_path / "zh", cancelled=lambda: True)
+    wider = dataclasses.replace(SMALL, dim=48)
+    assert train_encoder(texts, labels, wider, tmp_path / "zh").config["dim"] == 48
+    assert Encoder.load(str(tmp_path / "zh")).dim == 48
