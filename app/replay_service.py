@@ -14,6 +14,7 @@ from app import classify_service as service
 from app import dialogue_service, generation_service, ner_service, qa_service
 from app.pins import unavailable
 from app.pipeline import Ask, Evidence
+from app.qa_request import questions
 from app.replay import REQUESTS, TASKS, compared, recorded
 from app.schemas.predict import Abstain, PredictRequest
 from app.settings import Settings
@@ -82,7 +83,7 @@ async def task_again(
             return await written_again(footnote, record, request, began, now, serving, evidence)
         snapshot = Snapshot(None, serving)
         if record["route"] == qa_service.HEAD:
-            given = qa_service.questions(request.input, footnote.settings.max_input_chars)
+            given = questions(request.input, footnote.settings.max_input_chars)
             answers = await qa_service.answer_all(footnote, snapshot, given, request, evidence)
             return qa_service.predict_body(request, snapshot, answers, began, ())
         inputs, pointers = service.texts(request.input)

@@ -34,6 +34,7 @@ from benchmarks.classification import RUNS, finished, plain
 from benchmarks.classification_data import Example, Split, neighbours, read, with_vectors
 from benchmarks.classification_peers import tfidf
 from index_data.documents import normalise
+from model.config import bf16_products
 from model.encoder import Encoder
 from model.memory import Retrieved
 from model.metrics import accuracy, calibration_error, paired_interval
@@ -62,10 +63,11 @@ def load(encoder: Encoder, rows: int, test: int) -> tuple[Split, Split]:
     train = read("imdb", "train_subset")
     known = {normalise(row.text) for row in train}
     fresh = [row for row in read("imdb", "test_subset") if normalise(row.text) not in known]
-    return (
-        with_vectors(part(train, rows), encoder, "imdb-train"),
-        with_vectors(part(fresh, test), encoder, "imdb-test"),
-    )
+    with bf16_products(encoder.device):
+        return (
+            with_vectors(part(train, rows), encoder, "imdb-train"),
+            with_vectors(part(fresh, test), encoder, "imdb-test"),
+        )
 
 
 def head_tail(text: str, encoder: Encoder) -> str:
@@ -90,7 +92,8 @@ def own_chunks(rows: Sequence[Example], encoder: Encoder) -> Hits:
         split_windows([ids], 128)[0]
         for ids in encoder.tokenize([r.text for r in rows], max_tokens=128, windows=OWN_CHUNKS)
     ]
-    vectors = iter(encoder.encode_tokens([ids for chunks in split for ids in chunks]))
+    with bf16_products(encoder.device):
+        vectors = iter(encoder.encode_tokens([ids for chunks in split for ids in chunks]))
     return [[Retrieved(None, "", None, 1.0, next(vectors)) for _ in chunks] for chunks in split]
 
 
@@ -112,8 +115,9 @@ def answer(reader: Reader, texts: Sequence[str], hits: Hits, way: str) -> list[t
     said: dict[int, tuple[str, float]] = {}
     for start in range(0, len(order), AT_ONCE):
         some = order[start : start + AT_ONCE]
-        states = reader.read([tokens[i] for i in some], [FIELD] * len(some))
-        found = reader.predict(states, [hits[i] for i in some], FIELD, index_labels=[])
+        with bf16_products(reader.encoder.device):  # as it is served
+            states = reader.read([tokens[i] for i in some], [FIELD] * len(some))
+            found = reader.predict(states, [hits[i] for i in some], FIELD, index_labels=[])
         said.update({i: (str(p.label), p.confidence) for i, p in zip(some, found, strict=True)})
     return [said[i] for i in range(len(order))]
 

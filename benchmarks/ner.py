@@ -14,6 +14,7 @@ import torch
 
 from benchmarks.ner_data import Labelled, read, share_of
 from model.checkpoint import build, load_heads
+from model.config import bf16_products
 from model.encoder import Encoder
 from model.tag_metrics import span_scores
 from model.tag_training import TagRow, TagTrainConfig, train_tagger
@@ -71,8 +72,9 @@ def answers(tagger: Tagger, rows: Sequence[TagRow], *, closed: bool = False) -> 
     for start in range(0, len(rows), 64):
         part = rows[start : start + 64]
         hits = [[] if closed else row.hits for row in part]
-        for answer in tagger.answer([row.text for row in part], hits):
-            out.append([(e.start, e.end, e.type, e.score) for e in answer.entities])
+        with bf16_products(tagger.encoder.device):  # what is served where the processor has it
+            said = tagger.answer([row.text for row in part], hits)
+        out += [[(e.start, e.end, e.type, e.score) for e in answer.entities] for answer in said]
     return out
 
 

@@ -1,13 +1,15 @@
 """Chinese with nothing pretrained: an encoder from scratch, and heads over it with retrieval.
 
-    python -m benchmarks.scratch [chnsenticorp thucnews_titles resume_ner msra_ner]
+    python -m benchmarks.scratch [chnsenticorp thucnews_titles resume_ner msra_ner drcd cmrc2018]
     python -m benchmarks.scratch --peers [SET...]
 
 Tokenizer and encoder (`model.scratch`) see the training rows alone, and of those only the ones that
 a head does not hold out; where texts carry labels the encoder learns from them. Then a head is
 trained over it as over any other encoder: *on* and *off* are one network, *none* never saw a hit,
 `no training` is the vote of the neighbours. `--peers`: TF-IDF of characters on the same rows. Test
-texts that stand in train are left out of the test part. What is trained is kept in benchmarks/runs.
+texts that stand in train are left out of the test part. Of the two sets of questions one is learned
+from (its paragraphs, then its answers) and the other is asked, as `benchmarks.qa` asks it. What is
+trained is kept in benchmarks/runs.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import ner
+from benchmarks import ner, qa, qa_data
 from benchmarks.classification import K, answer, figures, fit, plain
 from benchmarks.classification_data import (
     Example,
@@ -32,6 +34,7 @@ from benchmarks.classification_data import (
     with_vectors,
 )
 from benchmarks.classification_peers import characters
+from benchmarks.data import rows
 from benchmarks.ner_data import read as read_sentences
 from index_data.documents import normalise
 from model.encoder import Encoder
@@ -45,11 +48,17 @@ RUNS = Path(__file__).parent / "runs" / "scratch"
 CLASSIFIED = {"chnsenticorp": "train", "thucnews_titles": "train_subset"}
 CONFIGS = {
     "chnsenticorp": ScratchConfig(),
-    "thucnews_titles": ScratchConfig(max_tokens=48),
+    "thucnews_titles": ScratchConfig(max_tokens=48, loosened=0.1),
     # An entity's borders are between characters, so a token is one.
     "resume_ner": ScratchConfig(pieces="characters", epochs=20, batch_size=32),
     "msra_ner": ScratchConfig(pieces="characters", epochs=3),
+    "drcd": ScratchConfig(pieces="characters", max_tokens=256, batch_size=32),
+    "cmrc2018": ScratchConfig(pieces="characters", max_tokens=256, batch_size=32),
 }
+OTHER = {"drcd": "cmrc2018", "cmrc2018": "drcd"}
+"""Learned from, and asked."""
+PIECE = 200
+"""Characters of a paragraph that the encoder learns from at once."""
 TAG_OPTIONS: dict[str, Any] = {"layers": 4, "rank": 32}
 
 
@@ -90,8 +99,8 @@ def encoder_for(
 def classified(name: str, seed: int, most: int | None, config: ScratchConfig) -> dict[str, Any]:
     """A set of labelled texts."""
     train, test = parts(name, most)
-    rows = [Row(row.id, row.text, row.label) for row in train]
-    kept = plan_rows(rows, TrainConfig()).train
+    planned = [Row(row.id, row.text, row.label) for row in train]
+    kept = plan_rows(planned, TrainConfig()).train
     encoder, about = encoder_for(
         name, [train[i].text for i in kept], [train[i].label for i in kept], config
     )
@@ -133,6 +142,21 @@ def tagged(name: str, seed: int, most: int | None, config: ScratchConfig) -> dic
     return {"rows": len(kept), "encoder": about, **found}
 
 
+def asked(name: str, seed: int, most: int | None, config: ScratchConfig) -> dict[str, Any]:
+    """Questions of one set learned, those of the other asked; `most`: so many are asked."""
+    raw = [row for part in qa_data.TRAINED_ON[name] for row in rows(part)]
+    contexts = list(dict.fromkeys(row["context"] for row in raw))
+    texts = [c[at : at + PIECE] for c in contexts for at in range(0, len(c), PIECE)]
+    encoder, about = encoder_for(name, [*texts, *(row["question"] for row in raw)], None, config)
+    head = RUNS / f"{name}-answers-{config.epochs}-{seed}"
+    if not head.exists():
+        given = argparse.Namespace(train=head, base=None, none=False)
+        trained = qa.train(name, given, encoder)
+        print(head.name, json.dumps(trained["metrics"]), flush=True)
+    given = argparse.Namespace(questions=most, retrieval=False, checkpoint=head)
+    return {"encoder": about, "learned from": len(raw), **qa.evaluate(OTHER[name], given, encoder)}
+
+
 def peers(name: str, most: int | None) -> dict[str, Any]:
     """TF-IDF of characters on the same rows."""
     train, test = parts(name, most)
@@ -162,7 +186,7 @@ def main() -> None:
         else:
             changed = {"seed": given.seed} | ({"epochs": given.epochs} if given.epochs else {})
             config = dataclasses.replace(CONFIGS[name], **changed)
-            run = classified if name in CLASSIFIED else tagged
+            run = classified if name in CLASSIFIED else asked if name in OTHER else tagged
             out[name] = run(name, given.seed, given.rows, config)
         print(name, json.dumps(plain(out[name])), flush=True)
     print(json.dumps(plain(out)))

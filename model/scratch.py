@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -56,6 +57,7 @@ class ScratchConfig:
     warmup: float = 0.1
     dropout: float = 0.1
     masked: float = 0.15  # share of the tokens
+    loosened: float = 0.0  # share of the pieces read as their characters (Provilkov et al. 2020)
     scale: float = 20.0  # of cosines, before the softmax
     seed: int = 0
 
@@ -195,6 +197,34 @@ def hide(ids: Tensor, mask: Tensor, share: float, vocabulary: int) -> tuple[Tens
     return hidden, torch.where(chosen, ids, torch.full_like(ids, IGNORED))
 
 
+def spelled(tokenizer: Tokenizer) -> dict[int, list[int]]:
+    """The pieces of several characters that are all tokens themselves, each as those."""
+    known = tokenizer.get_vocab()
+    return {
+        number: [known[letter] for letter in piece]
+        for piece, number in known.items()
+        if piece not in MARKS and len(piece) > 1 and all(letter in known for letter in piece)
+    }
+
+
+def loosen(
+    ids: Sequence[int],
+    letters: Mapping[int, Sequence[int]],
+    config: ScratchConfig,
+    chance: random.Random,
+) -> list[int]:
+    """Ids with a share of the pieces as their characters: a piece dropout, so that words share what
+    their characters mean. Not longer than the encoder reads; the last mark stays.
+    """
+    if not letters:
+        return [*ids]
+    out: list[int] = []
+    for number in ids:
+        apart = letters.get(number)
+        out += apart if apart and chance.random() < config.loosened else [number]
+    return [*out[: config.max_tokens - 1], out[-1]] if len(out) > config.max_tokens else out
+
+
 def train_encoder(
     texts: Sequence[str],
     labels: Sequence[str | None] | None,
@@ -231,7 +261,8 @@ def train_encoder(
     ids = [e.ids for e in tokenizer.encode_batch([_clean(text) for text in texts])]
     torch.manual_seed(config.seed)
     model = ScratchModel(config, tokenizer.get_vocab_size(), len(names)).to(device)
-    losses, tokens, seconds = _fit(model, ids, truth, config, work, progress, cancelled)
+    letters = spelled(tokenizer) if config.loosened else {}
+    losses, tokens, seconds = _fit(model, ids, letters, truth, config, work, progress, cancelled)
     report = ScratchReport(
         texts=len(texts),
         labels=len(names),
@@ -260,6 +291,7 @@ def train_encoder(
 def _fit(
     model: ScratchModel,
     ids: Sequence[Sequence[int]],
+    letters: Mapping[int, Sequence[int]],
     truth: Tensor,
     config: ScratchConfig,
     work: Path,
@@ -280,6 +312,7 @@ def _fit(
         for epoch in range(state["epoch"], config.epochs):
             torch.manual_seed(config.seed * 1009 + epoch)
             generator = torch.Generator().manual_seed(config.seed * 7919 + epoch)
+            chance = random.Random(config.seed * 7919 + epoch)
             model.train()
             began = time.monotonic()
             sums: dict[str, float] = {}
@@ -288,8 +321,9 @@ def _fit(
                 factor = rate_at(step, per_epoch * config.epochs, config.warmup)
                 for group in optimizer.param_groups:
                     group["lr"] = config.lr * factor
-                width = max(lengths[j] for j in rows)
-                padded = torch.tensor([[*ids[j]] + [PAD] * (width - lengths[j]) for j in rows])
+                read = [loosen(ids[j], letters, config, chance) for j in rows]
+                width = max(map(len, read))
+                padded = torch.tensor([[*row] + [PAD] * (width - len(row)) for row in read])
                 mask = padded != PAD
                 with bf16_products(device):
                     found = model.losses(padded.to(device), mask.to(device), truth[rows].to(device))

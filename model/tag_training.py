@@ -115,8 +115,9 @@ def train_tagger(
     replies = {
         "on": _answers(ran, asked, closed=not config.retrieval),
         "off": _answers(ran, asked, closed=True),
-        "neighbours": _answers(Tagger.without_head(encoder), asked),
     }
+    if config.retrieval:
+        replies["neighbours"] = _answers(Tagger.without_head(encoder), asked)
     if both:
         plain = dataclasses.replace(config, retrieval=False)
         other, _ = _stage("none", head, encoder, data, plain, work, ticker)
@@ -253,7 +254,8 @@ def _answers(tagger: Tagger, rows: Sequence[TagRow], *, closed: bool = False) ->
     for start in range(0, len(rows), JUDGED_AT_ONCE):
         part = rows[start : start + JUDGED_AT_ONCE]
         hits: list[Sequence[TagHit]] = [[] if closed else row.hits for row in part]
-        found = tagger.answer([row.text for row in part], hits)
+        with bf16_products(tagger.encoder.device):  # as it is served
+            found = tagger.answer([row.text for row in part], hits)
         out += [[(e.start, e.end, e.type, e.score) for e in answer.entities] for answer in found]
     return out
 

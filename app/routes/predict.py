@@ -19,12 +19,8 @@ from app.body import checked, read_json
 from app.http import State, answers, body_of, event_stream, json_answer, room, unless_gone
 from app.keys import scope
 from app.problems import Slug
-from app.schemas.predict import (
-    ClassifyRequest,
-    ClassifyResponse,
-    PredictRequest,
-    PredictResponse,
-)
+from app.schemas.predict import ClassifyRequest, PredictRequest
+from app.schemas.prediction import ClassifyResponse, PredictResponse
 from app.streaming import Streaming
 
 router = APIRouter(tags=["predict"])

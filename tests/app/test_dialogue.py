@@ -12,7 +12,7 @@ from app.dialogue_service import dialogue
 from app.extraction import Quotable, chosen, framed, relevance
 from app.grounding import Query
 from app.problems import Problem
-from app.schemas.predict import PredictResponse
+from app.schemas.prediction import PredictResponse
 from index_data.documents import Document
 from index_data.searcher import Hit
 from tests.app.test_generation import events

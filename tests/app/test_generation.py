@@ -11,7 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from app.cli import doctor
-from app.schemas.predict import PredictResponse
+from app.schemas.prediction import PredictResponse
 from tests.app.conftest import serving, state
 
 PARCEL = "Where is my parcel, it is late"

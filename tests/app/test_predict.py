@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from app.schemas.predict import ClassifyResponse, LabelOutput, PredictResponse
+from app.schemas.prediction import ClassifyResponse, LabelOutput, PredictResponse
 from tests.app.conftest import corpus, serving, state
 
 CHARGED = "I was charged twice for one order"

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from app.engine import Engine
 from app.qa_service import nearest
-from app.schemas.predict import PredictResponse
+from app.schemas.prediction import PredictResponse
 from index_data.documents import Document
 from model.answers import PassageText
 from model.encoder import Encoder

@@ -14,7 +14,7 @@ from app import evaluation_job, training_job, training_set
 from app.gate import gate
 from app.report_page import page
 from app.schemas.admin import ModelReport
-from app.schemas.predict import ClassifyResponse, PredictResponse
+from app.schemas.prediction import ClassifyResponse, PredictResponse
 from app.settings import Settings
 from app.worker import Reporter
 from index_data.documents import Document

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from app.schemas.predict import PredictResponse
+from app.schemas.prediction import PredictResponse
 from model.answers import PassageText, same_answer
 from model.encoder import Encoder
 from model.reader import Reader

@@ -11,7 +11,16 @@ import pytest
 import torch
 
 from model.encoder import Encoder
-from model.scratch import IGNORED, MASK, ScratchConfig, hide, train_encoder, train_tokenizer
+from model.scratch import (
+    IGNORED,
+    MASK,
+    ScratchConfig,
+    hide,
+    loosen,
+    spelled,
+    train_encoder,
+    train_tokenizer,
+)
 from model.trainer import TrainingCancelled
 
 TOPICS = {"水果": "苹果梨子葡萄西瓜樱桃", "工具": "锤子锯条扳手钳夹凿刀"}
@@ -111,3 +120,22 @@ def test_a_cut_run_of_other_settings_is_not_gone_on_with(tmp_path: Path) -> None
     wider = dataclasses.replace(SMALL, dim=48)
     assert train_encoder(texts, labels, wider, tmp_path / "zh").config["dim"] == 48
     assert Encoder.load(str(tmp_path / "zh")).dim == 48
+
+
+def test_pieces_are_loosened_into_their_characters(tmp_path: Path) -> None:
+    texts, labels = corpus()
+    config = dataclasses.replace(SMALL, vocabulary=120, loosened=0.5)
+    tokenizer = train_tokenizer(texts, config)
+    letters = spelled(tokenizer)
+    ids = tokenizer.encode(texts[0]).ids
+    assert any(number in letters for number in ids)
+    whole = loosen(ids, letters, dataclasses.replace(config, loosened=0.0), random.Random(0))
+    apart = loosen(ids, letters, dataclasses.replace(config, loosened=1.0), random.Random(0))
+    assert whole == ids
+    assert len(apart) > len(ids)
+    assert not {*apart} & {*letters}
+    assert tokenizer.decode(apart).replace(" ", "") == tokenizer.decode(ids).replace(" ", "")
+    short = dataclasses.replace(config, loosened=1.0, max_tokens=5)
+    assert len(loosen(ids, letters, short, random.Random(0))) == 5
+    assert loosen(ids, letters, short, random.Random(0))[-1] == ids[-1]
+    assert train_encoder(texts, labels, config, tmp_path / "zh").losses["labels"] < 0.6
