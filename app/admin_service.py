@@ -13,7 +13,7 @@ from app.report_page import page as render
 from app.schemas import admin as bodies
 from app.state import Footnote
 from app.training_tasks import TAKEN, TASKS
-from index_data.analysis import ANALYZER_VERSION
+from index_data.analysis import ANALYZERS
 from index_data.filters import parse_filter
 from index_data.manifest import GenerationCorrupt
 
@@ -85,17 +85,18 @@ def evaluate_params(footnote: Footnote, body: bodies.EvaluateRequest) -> dict[st
 
 def reindex_params(footnote: Footnote, body: bodies.ReindexRequest) -> dict[str, Any]:
     """The parameters of a reindex. Raises ``validation`` for an analyzer that there is not."""
-    if body.analyzer not in (None, ANALYZER_VERSION):
-        raise invalid("#/analyzer", f"this version has one analyzer: {ANALYZER_VERSION}")
+    if body.analyzer is not None and body.analyzer not in ANALYZERS:
+        raise invalid("#/analyzer", f"there is no such analyzer; there are: {', '.join(ANALYZERS)}")
     wish = indexing_job.wish_of(body.activate)
     if body.encoder is not None and wish == "never":
         raise invalid("#/activate", "another encoder goes live together with its generation")
     footnote.open_index()
-    if body.encoder is not None and wish == "if_better":
+    if (body.encoder is not None or body.analyzer is not None) and wish == "if_better":
         check_labels(footnote, body.field)
     return {
         "mode": body.mode,
         "activate": wish,
+        "analyzer": body.analyzer,
         "encoder": body.encoder,
         "field": body.field,
         "margin": body.margin,
@@ -159,6 +160,7 @@ def list_indexes(footnote: Footnote) -> bodies.IndexList:
                 documents=info.documents,
                 passages=info.passages,
                 vectors=info.encoder_sha is not None,
+                analyzer=info.analyzer,
                 created=info.created,
                 problem=info.problem,
             )

@@ -46,8 +46,9 @@ def kind(
 
     ``published`` is called when the new generation serves, with the ids of documents that it lacks
     since they are damaged; ``change_encoder`` serves a generation together with the encoder that
-    made its vectors, where that is another one than before. Asked to go live ``if_better``, such
-    a one was compared, and where ``decide`` says no to the figures it is kept without serving.
+    made its vectors, where that is another one than before. Asked to go live ``if_better``, one of
+    another encoder or analyzer was compared, and where ``decide`` says no to the figures it is kept
+    without serving.
     """
 
     def prepare(job: Job) -> dict[str, Any]:
@@ -58,6 +59,7 @@ def kind(
             "_device": settings.device,
             "_dtype": settings.dtype,
             "_passage_words": settings.passage_words,
+            "_analyzer": index().searcher.analyzer.name,
             "_checkpoints": str(settings.checkpoint_dir),
         }
 
@@ -85,6 +87,7 @@ def kind(
             "sequence": built.sequence,
             "vectors": built.encoder_sha is not None,
             "encoder": result["encoder"],
+            "analyzer": built.analyzer,
             "damaged": result["damaged"],
             "activated": built.active,
             "previous": before,
@@ -105,6 +108,7 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     """Build a generation from the store (the child's part)."""
     import torch
 
+    from index_data.analysis import ANALYZERS
     from index_data.generation import BuildCancelled, build_generation, generation_folders
     from model.config import pick_dtype
     from model.encoder import Encoder, EncoderRefused
@@ -126,6 +130,7 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
             encode=encoder.encode,
             encoder_sha=encoder.sha256,
             passage_words=params["_passage_words"],
+            analyzer=ANALYZERS[params.get("analyzer") or params["_analyzer"]],
             progress=reporter.progress,
             cancelled=reporter.cancelled,
             damaged=damaged.extend,

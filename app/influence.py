@@ -135,6 +135,7 @@ def shaped(hits: Sequence[Hit], field: str, exact: Collection[str]) -> list[Retr
             score=hit.score,
             vector=hit.vector,
             exact=hit.doc_id in exact,
+            doc_id=hit.doc_id,
         )
         for hit in hits
     ]

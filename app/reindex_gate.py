@@ -1,4 +1,4 @@
-"""Whether an index made by another encoder answers better: a paired test before it goes live.
+"""Whether an index of another encoder or analyzer answers better: a paired test before it serves.
 
 The same labelled documents are asked of both sides, each without itself and its near-duplicates
 among the hits: of the index, encoder and head that serve, and of what would serve instead. Of a
@@ -44,7 +44,7 @@ def compare(
 ) -> dict[str, Any] | None:
     """The figures of the paired test of a generation that was built by the encoder ``source``.
 
-    None: by the encoder that serves, so that there is nothing to judge. ``built`` is not
+    None: by encoder and analyzer that serve, so that there is nothing to judge. ``built`` is not
     registered yet. Raises :class:`JobRefused` where a side cannot be read, or
     where the field has fewer than two labels.
     """
@@ -55,14 +55,15 @@ def compare(
     registry = Registry(Path(params["_checkpoints"]))
     old_encoder = load_encoder(params, reporter)
     new_encoder = load_encoder({**params, "_encoder": source}, reporter)
-    if old_encoder.sha256 == new_encoder.sha256:
+    same = old_encoder.sha256 == new_encoder.sha256
+    if same and params.get("analyzer") in (None, params["_analyzer"]):
         return None
     active = registry.active
     serving = None if active == NO_CHECKPOINT else registry.find(active)
     if serving is not None and verify(serving).encoder_sha256 != old_encoder.sha256:
         serving = None  # a checkpoint of another encoder is left aside by the server too
     old = _reader(serving, old_encoder)
-    new = _reader(registry.fitting(new_encoder.sha256).folder, new_encoder)
+    new = old if same else _reader(registry.fitting(new_encoder.sha256).folder, new_encoder)
     with opened(params, old_encoder) as searcher:
         old_rows, labels = _rows(searcher, old, old_encoder, field, reporter)
     with opened(params, new_encoder, built) as searcher:

@@ -47,7 +47,7 @@ async def search(footnote: Footnote, request: SearchRequest) -> dict[str, Any]:
         hits = await find(footnote.pipeline.pool, snapshot, request.query, vector, wanted)
     shown = request.query if request.highlight else None
     return {
-        "hits": [hit_json(hit, shown) for hit in hits],
+        "hits": [hit_json(hit, shown, snapshot.index().analyzer) for hit in hits],
         "method": method,
         "generation": snapshot.index().generation,
         "sequence": snapshot.index().sequence,
@@ -56,10 +56,10 @@ async def search(footnote: Footnote, request: SearchRequest) -> dict[str, Any]:
     }
 
 
-def hit_json(hit: Hit, query: str | None) -> dict[str, Any]:
+def hit_json(hit: Hit, query: str | None, analyzer: analysis.Analyzer) -> dict[str, Any]:
     """One hit; with ``query``, the places of its text that match."""
     lang = hit.document.lang
-    places = [] if query is None else highlight.matches(hit.text, query, lang)
+    places = [] if query is None else highlight.matches(hit.text, query, lang, analyzer)
     return {
         "doc_id": hit.doc_id,
         "rank": hit.rank,
@@ -80,14 +80,17 @@ async def analyze(footnote: Footnote, request: AnalyzeRequest) -> dict[str, Any]
     if len(request.text) > footnote.settings.max_input_chars:
         raise invalid("#/text", f"at most {footnote.settings.max_input_chars} characters")
     lang = language(request.lang)
+    searcher = footnote.snapshot().searcher
+    analyzer = analysis.STANDARD if searcher is None else searcher.analyzer
     loop = asyncio.get_running_loop()
     with footnote.permits.take():
         found, tokens = await loop.run_in_executor(
-            footnote.pipeline.pool, analysis.analyze, request.text, lang
+            footnote.pipeline.pool, analysis.analyze, request.text, lang, analyzer
         )
     warnings = [] if analysis.supported(lang) else ["no analyzer for this language: no stemming"]
     return {
         "lang": found,
+        "analyzer": analyzer.name,
         "tokens": [
             {"text": t.text, "start": t.start, "end": t.end, "stop": t.stop, "stem": t.stem}
             for t in tokens

@@ -174,7 +174,8 @@ def _read(folder: Path, name: str) -> list[Row]:
     def hit(number: int, score: float) -> Retrieved:
         passage = passages[number]
         vector = vectors[number] if known[number] else None
-        return Retrieved(passage["title"], passage["text"], passage["label"], score, vector)
+        title, text, label = passage["title"], passage["text"], passage["label"]
+        return Retrieved(title, text, label, score, vector, doc_id=passage["doc_id"])
 
     rows = []
     for raw in lines(folder / name):

@@ -1,7 +1,8 @@
 """Analysis: from a text to the terms that are indexed and asked for.
 
 Unicode is normalised (NFKC), text is cut into words, English is lower-cased and stemmed, runs of
-Han characters are segmented, and stop words are dropped. Each run is handled by its script, so
+Han characters are segmented, and stop words are dropped; an :class:`Analyzer` may leave out the
+last two. Each run is handled by its script, so
 mixed text needs no decision; ``lang`` decides whether words in Latin and other letters are
 English. Total over any ``str``, and every place counts code points of the text as it was given.
 """
@@ -18,14 +19,13 @@ from index_data.analysis_en import MAX_TERM_CHARS
 from index_data.passages import passages
 from index_data.text_map import nfkc
 
-# Goes into every manifest: an index made by another analysis is not opened. Raise it whenever
-# terms() changes for any text.
-ANALYZER_VERSION = "1:nfkc,lucene-33,snowball-english,rjieba-no-hmm"
-
 __all__ = [
-    "ANALYZER_VERSION",
+    "ANALYZERS",
+    "STANDARD",
+    "Analyzer",
     "Token",
     "analyze",
+    "analyzer_of",
     "detect_language",
     "passages",
     "query_terms",
@@ -54,6 +54,46 @@ _HAN_OR_NOT = re.compile(rf"([{_HAN_RANGES}]+)|[^{_HAN_RANGES}]+")
 
 
 @dataclass(frozen=True, slots=True)
+class Analyzer:
+    """What is made of words. An index keeps to the one that it was built with, queries included."""
+
+    name: str
+    stemmed: bool
+    stop_words: bool  # they are dropped
+
+    @property
+    def version(self) -> str:
+        """Goes into every manifest: raise it whenever :func:`terms` changes for any text."""
+        stop = "lucene-33" if self.stop_words else "no-stop-words"
+        stem = "snowball-english" if self.stemmed else "unstemmed"
+        return f"1:nfkc,{stop},{stem},rjieba-no-hmm"
+
+    def stems(self) -> analysis_en.Stems:
+        """This thread's terms of English words."""
+        return analysis_en.stems(stemmed=self.stemmed, stop_words=self.stop_words)
+
+    def drops(self, word: str) -> bool:
+        """Whether a word of Han characters is a stop word that is dropped."""
+        return self.stop_words and word in analysis_zh.STOP_WORDS
+
+
+STANDARD = Analyzer("standard", stemmed=True, stop_words=True)
+ANALYZERS = {
+    one.name: one
+    for one in (
+        STANDARD,
+        Analyzer("unstemmed", stemmed=False, stop_words=True),
+        Analyzer("all-words", stemmed=False, stop_words=False),
+    )
+}
+
+
+def analyzer_of(version: str) -> Analyzer | None:
+    """The analyzer that a manifest names; None: this version has none such."""
+    return next((one for one in ANALYZERS.values() if one.version == version), None)
+
+
+@dataclass(frozen=True, slots=True)
 class Token:
     """``text`` is ``original[start:end]``; ``stem`` is the term, also shown for a stop word."""
 
@@ -78,16 +118,18 @@ def detect_language(text: str) -> str:
     return "zh" if letters and len(_HAN.findall(sample)) * 5 >= letters else "en"
 
 
-def analyze(text: str, lang: str | None = None) -> tuple[str, list[Token]]:
+def analyze(
+    text: str, lang: str | None = None, analyzer: Analyzer = STANDARD
+) -> tuple[str, list[Token]]:
     """The language used and every token, stop words included, in the order of the text."""
     language = lang or detect_language(text)
-    stems = analysis_en.stems() if supported(language) else None
+    stems = analyzer.stems() if supported(language) else None
     mapped = nfkc(text)
     tokens: list[Token] = []
     for word, start, han in _words(mapped.text):
         key = word.lower()[:MAX_TERM_CHARS].replace("’", "'")
         if han:
-            stop, stem = word in analysis_zh.STOP_WORDS, word[:MAX_TERM_CHARS]
+            stop, stem = analyzer.drops(word), word[:MAX_TERM_CHARS]
         elif stems is None:
             stop, stem = False, key
         else:
@@ -98,26 +140,28 @@ def analyze(text: str, lang: str | None = None) -> tuple[str, list[Token]]:
     return language, tokens
 
 
-def terms(text: str, lang: str | None = None) -> list[str]:
+def terms(text: str, lang: str | None = None, analyzer: Analyzer = STANDARD) -> list[str]:
     """The stems of :func:`analyze` that are not stop words, without the places: the fast path."""
     if supported(lang):
-        stems = analysis_en.stems()
+        stems = analyzer.stems()
         if text.isascii():
             found = map(stems.__getitem__, _ASCII_WORD.findall(text.lower()))
             return [stem for stem in found if stem]
-        return list(_supported_terms(unicodedata.normalize("NFKC", text), stems))
-    return [token.stem for token in analyze(text, lang)[1] if not token.stop]
+        return list(_supported_terms(unicodedata.normalize("NFKC", text), stems, analyzer))
+    return [token.stem for token in analyze(text, lang, analyzer)[1] if not token.stop]
 
 
-def query_terms(text: str, lang: str | None = None) -> list[str]:
+def query_terms(text: str, lang: str | None = None, analyzer: Analyzer = STANDARD) -> list[str]:
     """:func:`terms` of a query, of which only the beginning counts (512 terms at most)."""
-    return terms(text[:MAX_QUERY_CHARS], lang)[:MAX_QUERY_TERMS]
+    return terms(text[:MAX_QUERY_CHARS], lang, analyzer)[:MAX_QUERY_TERMS]
 
 
-def _supported_terms(normalised: str, stems: analysis_en.Stems) -> Iterator[str]:
+def _supported_terms(
+    normalised: str, stems: analysis_en.Stems, analyzer: Analyzer
+) -> Iterator[str]:
     for word, _, han in _words(normalised):
         if han:
-            if word not in analysis_zh.STOP_WORDS:
+            if not analyzer.drops(word):
                 yield word[:MAX_TERM_CHARS]
         else:
             stem = stems[word.lower()[:MAX_TERM_CHARS].replace("’", "'")]

@@ -20,21 +20,22 @@ _MAX_REMEMBERED = 200_000
 
 
 class Stems(dict[str, str]):
-    """Lower-case word to its stem; the empty string for a stop word. Not for several threads.
+    """Lower-case word to its term; the empty string for a stop word. Not for several threads.
 
     Text repeats its words, so nearly every look-up is one of a dictionary.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, stemmed: bool, stop_words: bool) -> None:
         super().__init__()
-        self._stem = Stemmer.Stemmer("english", 0).stemWord
+        self._stem = Stemmer.Stemmer("english", 0).stemWord if stemmed else str
+        self._stop_words = STOP_WORDS if stop_words else frozenset[str]()
 
     def __missing__(self, word: str) -> str:
         if len(word) > MAX_TERM_CHARS:
             return self[word[:MAX_TERM_CHARS]]
         if len(self) >= _MAX_REMEMBERED:
             self.clear()
-        stem = "" if word.removesuffix("'s") in STOP_WORDS else self._stem(word)
+        stem = "" if word.removesuffix("'s") in self._stop_words else self._stem(word)
         self[word] = stem
         return stem
 
@@ -42,12 +43,16 @@ class Stems(dict[str, str]):
 class _PerThread(threading.local):
     # PyStemmer's stemmers are not safe to share between threads.
     def __init__(self) -> None:
-        self.stems = Stems()
+        self.stems: dict[tuple[bool, bool], Stems] = {}
 
 
 _per_thread = _PerThread()
 
 
-def stems() -> Stems:
-    """This thread's stems."""
-    return _per_thread.stems
+def stems(*, stemmed: bool, stop_words: bool) -> Stems:
+    """This thread's terms of words: stems or the words themselves, without stop words or with."""
+    known = _per_thread.stems
+    key = stemmed, stop_words
+    if key not in known:
+        known[key] = Stems(stemmed=stemmed, stop_words=stop_words)
+    return known[key]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from index_data.analysis import STANDARD, Analyzer
 from index_data.documents import Document
 from index_data.postings import saturation
 from index_data.segment import Segment, merge_segments, segment_of
@@ -37,6 +38,7 @@ class State:
     passage_words: int
     scorer: ScorerOf
     deleted: Mapping[str, int] = field(default_factory=dict)
+    analyzer: Analyzer = STANDARD
 
     def apply(
         self,
@@ -69,6 +71,7 @@ class State:
             passage_words=self.passage_words,
             average_length=self.average_length,
             vectors=vectors,
+            analyzer=self.analyzer,
         )
         return state._with(made)._merged()._averaged()
 

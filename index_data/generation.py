@@ -20,6 +20,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from index_data import analysis, whoosh_index
+from index_data.analysis import STANDARD, Analyzer
 from index_data.coarse import coarse_rows
 from index_data.columns import ColumnsBuilder
 from index_data.documents import Document
@@ -73,6 +74,7 @@ def build_generation(
     encode: Encode | None,
     encoder_sha: str | None,
     passage_words: int,
+    analyzer: Analyzer = STANDARD,
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
     damaged: Callable[[list[str]], None] | None = None,
@@ -88,7 +90,7 @@ def build_generation(
     aside = Path(tempfile.mkdtemp(prefix=".building-", dir=out_parent))
     store = DocumentStore.open_read_only(store_folder)
     try:
-        build = _Build(aside, store, passage_words, progress, cancelled)
+        build = _Build(aside, store, passage_words, analyzer, progress, cancelled)
         number = build.run(out_parent, encode, encoder_sha)
         if damaged is not None:
             damaged(store.damaged())
@@ -118,9 +120,11 @@ class _Build:
         folder: Path,
         store: ReadOnlyStore,
         passage_words: int,
+        analyzer: Analyzer,
         progress: Progress | None,
         cancelled: Callable[[], bool] | None,
     ) -> None:
+        self._analyzer = analyzer
         self._folder = folder
         self._store = store
         self._words = passage_words
@@ -168,7 +172,7 @@ class _Build:
             Manifest(
                 number=number,
                 sequence=self._sequence,
-                analyzer=analysis.ANALYZER_VERSION,
+                analyzer=self._analyzer.version,
                 passage_words=self._words,
                 documents=len(self._ids),
                 passages=len(self._spans),
@@ -199,7 +203,7 @@ class _Build:
             for span in spans:
                 text = embedding_text(document, *span)
                 self._digests.append(hashlib.blake2b(text.encode(), digest_size=16).digest())
-                yield analysis.terms(text, document.lang)
+                yield analysis.terms(text, document.lang, self._analyzer)
         self._report(total, total, "index")
 
     def _documents(self) -> Iterator[Document]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from index_data import analysis
+from index_data.analysis import STANDARD, Analyzer
 
 FRAGMENT_CHARS = 160
 FRAGMENTS = 3
@@ -22,15 +23,17 @@ class Fragment:
     matches: tuple[Span, ...]
 
 
-def matches(text: str, query: str, lang: str | None = None) -> list[tuple[int, int, str]]:
+def matches(
+    text: str, query: str, lang: str | None = None, analyzer: Analyzer = STANDARD
+) -> list[tuple[int, int, str]]:
     """(start, end, term) of every token of `text` that the query asks for, in order.
 
     `lang` is the document's; the query is analysed by its own script, as in a search.
     """
-    wanted = set(analysis.query_terms(query))
+    wanted = set(analysis.query_terms(query, analyzer=analyzer))
     if not wanted:
         return []
-    _, tokens = analysis.analyze(text, lang)
+    _, tokens = analysis.analyze(text, lang, analyzer)
     return [(t.start, t.end, t.stem) for t in tokens if not t.stop and t.stem in wanted]
 
 

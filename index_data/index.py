@@ -18,7 +18,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from index_data import analysis, whoosh_index
+from index_data import whoosh_index
+from index_data.analysis import ANALYZERS, STANDARD, Analyzer, analyzer_of
 from index_data.delta import State
 from index_data.documents import Document
 from index_data.fusion import Fusion
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 
 REPLAYED_AT_ONCE = 2_000
 _ACTIVE = "index:active"
+_ANALYZER = "index:analyzer"
 _SHA256 = "index:sha256:"
 
 
@@ -65,6 +67,7 @@ class GenerationInfo:
     documents: int | None
     passages: int | None
     encoder_sha: str | None
+    analyzer: str | None
     created: float | None
     problem: str | None
 
@@ -245,6 +248,7 @@ class Index:
                     documents=manifest.documents if manifest else None,
                     passages=manifest.passages if manifest else None,
                     encoder_sha=manifest.encoder_sha if manifest else None,
+                    analyzer=_analyzer(path, manifest).name if manifest else None,
                     created=manifest.created if manifest else None,
                     problem=problem,
                 )
@@ -291,6 +295,7 @@ class Index:
             sequence=manifest.sequence,
             passage_words=self._passage_words,
             scorer=self._scorer,
+            analyzer=_analyzer(path, manifest),
         )
         state = self._replay(state, progress, encoder_sha)
         with self._lock:  # no write is applied now: take what came during the replay
@@ -300,6 +305,7 @@ class Index:
             if together is not None:
                 together()
         self._mark(_ACTIVE, path.name)
+        self._mark(_ANALYZER, state.analyzer.version)
 
     def _register(self, path: Path) -> Manifest:
         sha256 = manifest_sha256(path)
@@ -313,11 +319,7 @@ class Index:
         if sha256 is None:
             raise NeverPublished(f"{path.name}: was never published")
         manifest = verify(path, sha256=sha256, files=whole)
-        if manifest.analyzer != analysis.ANALYZER_VERSION:
-            raise GenerationCorrupt(
-                f"{path.name}: analyzer {manifest.analyzer}, this version has "
-                f"{analysis.ANALYZER_VERSION}"
-            )
+        _analyzer(path, manifest)
         return manifest
 
     def _replay(
@@ -341,6 +343,9 @@ class Index:
         return replace(state, sequence=end)  # a damaged row is never told
 
     def _empty(self) -> State:
+        """Nothing yet, under the analyzer that served last."""
+        known = self._store.meta_get(_ANALYZER)
+        analyzer = STANDARD if known is None else analyzer_of(known) or STANDARD
         segment = segment_of((), passage_words=self._passage_words, average_length=0.0)
         return State(
             views=(whole(segment, self._scorer(segment, 0.0)),),
@@ -349,6 +354,7 @@ class Index:
             sequence=0,
             passage_words=self._passage_words,
             scorer=self._scorer,
+            analyzer=analyzer,
         )
 
     def _put(self, number: int, state: State) -> None:
@@ -363,6 +369,7 @@ class Index:
             sequence=state.sequence,
             encoder_sha=encoder_sha,
             fusion=self._fusion,
+            analyzer=state.analyzer,
         )
 
     def _mark(self, key: str, value: str) -> None:
@@ -388,6 +395,17 @@ class Index:
         """Take the manifest first: a folder half removed must not look whole."""
         (path / NAME).unlink(missing_ok=True)
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _analyzer(path: Path, manifest: Manifest) -> Analyzer:
+    """Raises GenerationCorrupt for one that this version has not."""
+    found = analyzer_of(manifest.analyzer)
+    if found is None:
+        there = ", ".join(one.version for one in ANALYZERS.values())
+        raise GenerationCorrupt(
+            f"{path.name}: analyzer {manifest.analyzer}, this version has {there}"
+        )
+    return found
 
 
 def _fitting(

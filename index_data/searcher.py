@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_data import analysis
+from index_data.analysis import STANDARD, Analyzer
 from index_data.coarse import coarse_top
 from index_data.documents import Document
 from index_data.filters import Filter
@@ -78,7 +79,9 @@ class Searcher:
         sequence: int,
         encoder_sha: str | None = None,
         fusion: Fusion | None = None,
+        analyzer: Analyzer = STANDARD,
     ) -> None:
+        self.analyzer = analyzer
         self.views = tuple(views)
         self.generation = generation
         self.sequence = sequence
@@ -168,7 +171,7 @@ class Searcher:
         A deleted passage counts in N and df until the next generation.
         """
         weights: dict[str, float] = {}
-        for term, count in Counter(analysis.query_terms(query, lang)).items():
+        for term, count in Counter(analysis.query_terms(query, lang, self.analyzer)).items():
             frequency = sum(v.segment.postings.document_frequency(term) for v in self.views)
             if frequency:
                 weights[term] = idf(self._passages, frequency) * count

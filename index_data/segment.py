@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_data import analysis
+from index_data.analysis import STANDARD, Analyzer
 from index_data.coarse import Coarse
 from index_data.columns import Columns, columns_of
 from index_data.documents import Document
@@ -146,6 +147,7 @@ def segment_of(
     average_length: float,
     vectors: Mapping[str, NDArray[np.float32]] | None = None,
     dim: int | None = None,
+    analyzer: Analyzer = STANDARD,
 ) -> Segment:
     """A segment in memory. `vectors`: by id, [passages, dim]; who has none is left without.
 
@@ -153,7 +155,7 @@ def segment_of(
     """
     spans = [passage_spans(document, passage_words) for document in documents]
     terms = [
-        analysis.terms(embedding_text(document, *span), document.lang)
+        analysis.terms(embedding_text(document, *span), document.lang, analyzer)
         for document, parts in zip(documents, spans, strict=True)
         for span in parts
     ]

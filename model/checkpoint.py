@@ -146,6 +146,7 @@ def load_heads(folder: Path) -> tuple[Manifest, dict[str, HeadFiles]]:
                 config=config,
                 tensors=load((place / "model.safetensors").read_bytes()),
                 report=json.loads((place / "report.json").read_bytes()),
+                documents=written.read_bytes() if (written := place / DOCUMENTS).exists() else b"",
             )
     return manifest, heads
 

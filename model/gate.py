@@ -4,7 +4,7 @@
 
 over the labels that the head knows. Labels that only hits carry share a mass `u`, which a second
 gate gives them: p = (1 - u) * (the above) + u * (by nearest hit, among the new labels). Both are 0
-where there is no such hit.
+where there is no such hit. Documents that are new to the head: `model.unlearned`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from model.memory import UNLABELLED, Memory
 from model.neighbours import ABSENT, SMALL, Neighbours
+from model.unlearned import Unlearned
 
 GATE_FEATURES = 8
 NOVEL_FEATURES = 6
@@ -92,6 +93,7 @@ class Mixture(NamedTuple):
     probs: Tensor  # [b, U]
     gate: Tensor  # [b]
     novelty: Tensor  # [b] the mass of labels that the head does not know
+    plain: Tensor | float = 0.0  # [b] the part of the gate that the plain vote has
 
 
 class Gate(nn.Module):
@@ -124,21 +126,35 @@ class Gate(nn.Module):
         features = novel_features(head, neighbours)[:, : len(self.novel)]
         return features, (NOVEL_SHARPNESS * match).softmax(-1) * (match > ABSENT)
 
-    def forward(self, logits: Tensor, neighbours: Neighbours) -> Mixture:
+    def forward(
+        self, logits: Tensor, neighbours: Neighbours, unlearned: Unlearned | None = None
+    ) -> Mixture:
         """Head logits [b, L], neighbours over [b, U] -> probabilities [b, U], gate [b]."""
         probs, gate, head = self.known(logits, neighbours)
+        plain = torch.zeros_like(gate)
+        if unlearned is not None:
+            plain = gate * unlearned.mass
+            probs = (1 - plain)[:, None] * probs + plain[:, None] * unlearned.probs
+            gate = plain + (1 - plain) * gate
         n = head.shape[1]
         if neighbours.probs.shape[1] == n:
-            return Mixture(sharpen(probs, self.log_temperature.exp()), gate, torch.zeros_like(gate))
+            sharp = sharpen(probs, self.log_temperature.exp())
+            return Mixture(sharp, gate, torch.zeros_like(gate), plain)
         features, among = self.new(head, neighbours)
         novelty = torch.sigmoid(features @ self.novel) * among.any(-1)
-        probs = torch.cat([(1 - novelty)[:, None] * probs, novelty[:, None] * among], dim=-1)
-        return Mixture(
-            sharpen(probs, self.log_temperature.exp()), novelty + (1 - novelty) * gate, novelty
-        )
+        old = 1 - novelty
+        probs = torch.cat([old[:, None] * probs, novelty[:, None] * among], dim=-1)
+        sharp = sharpen(probs, self.log_temperature.exp())
+        return Mixture(sharp, novelty + old * gate, novelty, old * plain)
 
 
-def credit(mixture: Mixture, neighbours: Neighbours, memory: Memory, n: int) -> Tensor:
+def credit(
+    mixture: Mixture,
+    neighbours: Neighbours,
+    memory: Memory,
+    n: int,
+    unlearned: Unlearned | None = None,
+) -> Tensor:
     """Each hit's share [b, k] of the neighbours' part of the answer, which sums to the gate."""
     there = memory.mask & (memory.labels != UNLABELLED)
     near = neighbours.weights + 1e-3 * neighbours.similarity.clamp(min=0.0)
@@ -148,8 +164,11 @@ def credit(mixture: Mixture, neighbours: Neighbours, memory: Memory, n: int) -> 
         return mass[:, None] * weights / weights.sum(-1, keepdim=True).clamp(min=SMALL)
 
     new = there & (memory.labels >= n)
-    old = part(there & ~new, mixture.gate - mixture.novelty)
-    return old + part(new, mixture.novelty)
+    old = part(there & ~new, mixture.gate - mixture.novelty - mixture.plain)
+    shares = old + part(new, mixture.novelty)
+    if unlearned is None or isinstance(mixture.plain, float):
+        return shares
+    return shares + mixture.plain[:, None] * unlearned.weights
 
 
 def sharpen(probs: Tensor, temperature: Tensor) -> Tensor:

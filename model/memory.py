@@ -24,6 +24,7 @@ class Retrieved:
     """One hit as the reader sees it; `label` is that of the head's field.
 
     `exact`: its normalised text equals the input's and a person gave the label; it decides.
+    `doc_id`: what tells whether a head was trained on it; None: it counts as if it was.
     """
 
     title: str | None
@@ -32,6 +33,7 @@ class Retrieved:
     score: float
     vector: NDArray[np.float32] | None
     exact: bool = False
+    doc_id: str | None = None
 
     @property
     def names(self) -> list[str]:

@@ -88,17 +88,17 @@ def vote(
         nothing = match.new_zeros(b, n_labels)
         absent = nothing + ABSENT
         return Neighbours(match, nothing, similarity, labelled.any(-1), absent, absent)
-    # In full precision: a system of k equations is no place for bf16.
+    # In double precision: no rounding of a system of k equations shows in an influence.
     with torch.autocast(match.device.type, enabled=False):
-        vectors = memory.vectors.float()
-        scale, ridge = scale.float().expand(b), ridge.float().expand(b)
+        vectors = memory.vectors.double()
+        scale, ridge = scale.double().expand(b), ridge.double().expand(b)
         gram = vectors @ vectors.transpose(1, 2)  # [b, k, k]
         pair = labelled[:, :, None] & labelled[:, None, :]
         kernel = torch.exp(scale[:, None, None] * (gram - 1)) * pair
         kernel = kernel * (1 - torch.eye(k, device=match.device))
         system = kernel + torch.diag_embed((1 + ridge)[:, None].expand(b, k))
-        right = torch.exp(scale[:, None] * (match.float() - 1)) * labelled
-        solved = torch.linalg.solve(system, right[:, :, None]).squeeze(-1) * labelled
+        right = torch.exp(scale[:, None] * (match.double() - 1)) * labelled
+        solved = torch.linalg.solve(system, right[:, :, None]).squeeze(-1).float() * labelled
     if several:
         weights = solved.relu()
         weights = weights / weights.sum(-1, keepdim=True).clamp(min=SMALL)

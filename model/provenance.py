@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 DOCUMENTS = "documents.bin"
 SIZE = 8
 
 
+@lru_cache(maxsize=1 << 16)
 def digest(doc_id: str) -> bytes:
     """64 bits of BLAKE2b of an id."""
     return hashlib.blake2b(doc_id.encode("utf-8", "replace"), digest_size=SIZE).digest()
@@ -20,19 +25,40 @@ def digests(doc_ids: Iterable[str]) -> bytes:
     return b"".join(sorted({digest(doc_id) for doc_id in doc_ids}))
 
 
+class TrainedOn:
+    """The documents of one head, from what `digests` made; empty: nothing was written down."""
+
+    def __init__(self, known: bytes = b"") -> None:
+        self._known = np.frombuffer(known, dtype=">u8").astype(np.uint64)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __contains__(self, doc_id: str) -> bool:
+        return not self.lacks([doc_id])[0]
+
+    def lacks(self, doc_ids: Sequence[str]) -> NDArray[np.bool_]:
+        """Which of some documents are not among them."""
+        if not len(self._known):
+            return np.ones(len(doc_ids), dtype=np.bool_)
+        wanted = np.frombuffer(b"".join(map(digest, doc_ids)), dtype=">u8").astype(np.uint64)
+        places = np.searchsorted(self._known, wanted).clip(max=len(self._known) - 1)
+        found: NDArray[np.bool_] = self._known[places] != wanted
+        return found
+
+
 def trained_on(checkpoint: Path, doc_id: str) -> bool | None:
     """Whether a head of a checkpoint was trained on a document; None: it was never written down.
 
     Raises:
         OSError: The folder does not read.
     """
-    wanted, unknown = digest(doc_id), False
+    unknown = False
     for head in (checkpoint / "heads").iterdir():
         path = head / DOCUMENTS
         if not path.is_file():
             unknown = True
             continue
-        known = path.read_bytes()
-        if any(known[i : i + SIZE] == wanted for i in range(0, len(known), SIZE)):
+        if doc_id in TrainedOn(path.read_bytes()):
             return True
     return None if unknown else False

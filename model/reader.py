@@ -27,10 +27,12 @@ from model.memory import Memory, Retrieved, make_memory
 from model.neighbours import Neighbours, plain_vote
 from model.network import Reading, RetrievalAugmentedModel
 from model.prediction import EXACT_SHARE, Prediction, nothing, prediction_of
+from model.provenance import TrainedOn
 from model.several import SeveralModel
 from model.span import SpanNetwork
 from model.tagger import Tagger
 from model.tagging import TagNetwork
+from model.unlearned import COUNTED, counted, is_new, unlearned
 from model.windows import join_windows, split_windows
 
 NEIGHBOURS = 48
@@ -39,7 +41,10 @@ NEIGHBOURS = 48
 
 @dataclass(frozen=True, slots=True)
 class HeadInfo:
-    """What a head can do. `k`: how many hits it wants; `report`: how it was trained."""
+    """What a head can do. `k`: how many hits it wants; `report`: how it was trained.
+
+    `known`: the documents that it was trained on, as far as they were written down.
+    """
 
     labels: tuple[str, ...]
     task: str
@@ -47,6 +52,7 @@ class HeadInfo:
     temperature: float
     metrics: dict[str, Any]
     report: dict[str, Any]
+    known: TrainedOn
 
 
 @dataclass(slots=True)
@@ -123,13 +129,15 @@ class Reader:
                 continue
             network.gate.float().cpu()
             networks[field] = network
+            known = TrainedOn(b"" if network.config.several else head.documents)
             infos[field] = HeadInfo(
                 labels=network.config.labels,
                 task=network.config.task,
-                k=network.config.k,
+                k=max(network.config.k, COUNTED) if known else network.config.k,
                 temperature=float(network.gate.log_temperature.detach().exp()),
                 metrics=head.report.get("metrics", {}),
                 report=head.report,
+                known=known,
             )
         version, sha256 = manifest.version, manifest.sha256
         return cls(encoder, networks, infos, version=version, sha256=sha256, others=others)
@@ -242,10 +250,13 @@ class Reader:
             mixture = Mixture(neighbours.probs, found, torch.zeros_like(found))
             weights = found[:, None] * neighbours.weights
         else:
+            new = is_new(hits, self.heads[field].known, memory.mask.shape[1])
+            memory = counted(memory, new, network.config.k)
             reading = self._read_hits(network, states, base, memory, len(labels))
             neighbours = reading.neighbours
-            mixture = network.gate(reading.logits, neighbours)
-            weights = credit(mixture, neighbours, memory, len(own))
+            plain = unlearned(base, memory, new, len(own))
+            mixture = network.gate(reading.logits, neighbours, plain)
+            weights = credit(mixture, neighbours, memory, len(own), plain)
             weights = weights + (1 - mixture.gate[:, None]) * reading.attention
         return [
             prediction_of(

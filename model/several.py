@@ -27,6 +27,7 @@ from model.encoder import Encoder, mean_pool
 from model.gate import Gate, Mixture
 from model.neighbours import SMALL, Neighbours
 from model.network import RetrievalAugmentedModel
+from model.unlearned import Unlearned
 
 FEATURES = 7
 THRESHOLD = 0.5
@@ -84,10 +85,13 @@ class IndependentGate(Gate):
         told = torch.sigmoid(self.novel[0] + self.novel[1] * logit(share))
         return torch.where(share > 0, told, torch.zeros_like(told))
 
-    def forward(self, logits: Tensor, neighbours: Neighbours) -> Mixture:
+    def forward(
+        self, logits: Tensor, neighbours: Neighbours, unlearned: Unlearned | None = None
+    ) -> Mixture:
         """Head logits [b, L], neighbours over [b, U] -> independent probabilities [b, U].
 
-        The mixture's gate [b] is that of the best label.
+        The mixture's gate [b] is that of the best label. `unlearned` counts for nothing here: what
+        it is worth for independent labels was not measured.
         """
         p, gate = self.mixed(logits, neighbours)
         known, n = self.calibrated(p), logits.shape[1]

@@ -9,13 +9,14 @@ from app.cli.output import emit_json, json_option
 
 @click.command()
 @click.option("--mode", type=click.Choice(["full", "incremental"]), default="full")
+@click.option("--analyzer", help="standard, unstemmed or all-words; else the one that serves.")
 @click.option("--encoder", help="Another base encoder: a folder or a hub id.")
 @click.option(
     "--activate",
     type=click.Choice(["never", "if_better", "always"]),
     default="always",
     show_default=True,
-    help="Let it serve; if_better: one of another encoder only after a paired test.",
+    help="Let it serve; if_better: one of another encoder or analyzer only after a paired test.",
 )
 @click.option(
     "--field", default="label", show_default=True, help="With if_better: the labels to test on."
@@ -29,13 +30,20 @@ from app.cli.output import emit_json, json_option
 )
 @json_option
 def reindex(
-    mode: str, encoder: str | None, activate: str, field: str, margin: float, as_json: bool
+    mode: str,
+    analyzer: str | None,
+    encoder: str | None,
+    activate: str,
+    field: str,
+    margin: float,
+    as_json: bool,
 ) -> None:
     """Build a new index generation from the stored documents; the old one serves meanwhile."""
     from app.cli.client import checked, connect, follow
 
     body = {
         "mode": mode,
+        "analyzer": analyzer,
         "encoder": encoder,
         "activate": activate,
         "field": field,

@@ -48,13 +48,14 @@ async def what_serves(footnote: State) -> Response:
     snapshot = footnote.snapshot()
     serving = snapshot.serving
     heads = {} if serving is None else serving.model.heads
+    analyzer = None if snapshot.searcher is None else snapshot.searcher.analyzer.name
     return json_answer(
         {
             "version": code_version(),
             "model": None if serving is None else serving.model.to_json(),
             "generator": None if snapshot.writer is None else snapshot.writer.info.to_json(),
             "heads": {f: {"task": h.task, "labels": list(h.labels)} for f, h in heads.items()},
-            "index": snapshot.index_json(),
+            "index": snapshot.index_json() | {"analyzer": analyzer},
             "retrieval_brought": footnote.ablations.to_json(),
             "settings": footnote.settings.public(),
         }

@@ -50,7 +50,11 @@ class ReindexRequest(Request):
     """A request to ``POST /admin/reindex``. Unchanged vectors are taken over in both modes."""
 
     mode: Literal["full", "incremental"] = "full"
-    analyzer: str | None = None
+    analyzer: Annotated[str, Field(max_length=100)] | None = Field(
+        None,
+        description="What is made of words: `standard` (stems, without stop words), `unstemmed` or "
+        "`all-words` (neither). null: that of the index that serves, which keeps to it.",
+    )
     encoder: Annotated[str, Field(min_length=1, max_length=1_000)] | None = Field(
         None,
         description="Another base encoder, a folder or a hub id: it goes live with the generation "
@@ -59,7 +63,7 @@ class ReindexRequest(Request):
     activate: bool | Literal["never", "if_better", "always"] = Field(
         True,
         description="true is `always`, false `never`. `if_better`: an index of another encoder "
-        "goes live only when a paired test on labelled documents says so.",
+        "or analyzer goes live only when a paired test on labelled documents says so.",
     )
     field: Name = Field("label", description="With `if_better`: the label field to test on.")
     margin: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = Field(
@@ -239,6 +243,7 @@ class IndexBody(Response):
     documents: int | None
     passages: int | None
     vectors: bool
+    analyzer: str | None
     created: float | None
     problem: str | None
 

@@ -120,9 +120,10 @@ class TokenBody(Response):
 
 
 class AnalyzeResponse(Response):
-    """What preprocessing makes of a text."""
+    """What preprocessing makes of a text, by the analyzer of the index that serves."""
 
     lang: str
+    analyzer: str
     tokens: list[TokenBody]
     warnings: list[str]
 

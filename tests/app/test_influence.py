@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from app.pipeline import Ask, Evidence, Pipeline, verdict
 from app.snapshot import ModelInfo, Serving, Snapshot
 from index_data.documents import Document
 from index_data.searcher import Hit
+from model.checkpoint import load_heads, save_checkpoint
 from model.encoder import Encoder
+from model.provenance import digests
 from model.reader import Reader
 from tests.app.tiny import WORDS
 
@@ -27,9 +30,18 @@ CASES = 25
 ASK = Ask(influence=True, ablation=True)
 
 
-@pytest.fixture(scope="module", params=["head", "no head"])
-def serving(request: Any, checkpoint: Path, encoder: Encoder) -> Iterator[Serving]:
-    folder = checkpoint if request.param == "head" else None
+@pytest.fixture(scope="module", params=["head", "head and new documents", "no head"])
+def serving(
+    request: Any, checkpoint: Path, encoder: Encoder, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Serving]:
+    folder = checkpoint if request.param.startswith("head") else None
+    if request.param == "head and new documents":  # it was trained on every other one of `case`
+        folder = tmp_path_factory.mktemp("heads") / "v2"
+        known = digests(f"d{rank}" for rank in range(1, 13, 2))
+        heads = {
+            name: replace(head, documents=known) for name, head in load_heads(checkpoint)[1].items()
+        }
+        save_checkpoint(folder, heads, encoder)
     engine = Engine(lambda: Reader.load(folder, encoder.fork()), max_tokens=32, batch_tokens=512)
     reader = engine.start().result()
     yield Serving(engine, ModelInfo.of(reader, "v1"), encoder)

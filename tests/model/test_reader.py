@@ -33,8 +33,10 @@ def ask(
     return reader.predict(states, hits, "label", index_labels=labels or [])
 
 
-def hit(encoder: Encoder, text: str, label: str | list[str] | None, **more: bool) -> Retrieved:
-    return Retrieved(None, text, label, 1.0, encoder.encode([text])[0], **more)
+def hit(
+    encoder: Encoder, text: str, label: str | list[str] | None, exact: bool = False
+) -> Retrieved:
+    return Retrieved(None, text, label, 1.0, encoder.encode([text])[0], exact)
 
 
 def test_without_a_head_the_neighbours_answer(encoder: Encoder, rows: list[Row]) -> None:
