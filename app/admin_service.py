@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from app import indexing_job
-from app.datasets import DatasetBroken
+from app import indexing_job, pretrain_job
+from app.datasets import Dataset, DatasetBroken
 from app.keys import Scope
 from app.label_training import check_index
+from app.language_models import LanguageModel, report_of
 from app.problems import Problem, invalid
 from app.report_page import page as render
 from app.schemas import admin as bodies
+from app.schemas.pretrain import LanguageModelBody, PretrainRequest
 from app.state import Footnote
 from app.training_tasks import TAKEN, TASKS
 from index_data.analysis import ANALYZERS
@@ -50,6 +52,34 @@ def train_params(footnote: Footnote, body: bodies.TrainRequest) -> dict[str, Any
     }
 
 
+def pretrain_params(footnote: Footnote, body: PretrainRequest) -> dict[str, Any]:
+    """The parameters of a pre-training job.
+
+    Raises ``validation`` for sizes that do not go together and where there is no text,
+    ``not-found`` for an unknown dataset.
+    """
+    if body.dim % (2 * body.heads):
+        raise invalid("#/heads", f"{body.dim} wide does not divide into {body.heads} even heads")
+    if body.dataset is None:
+        if not footnote.store.count():
+            raise invalid("#/dataset", "there is no document in the index to learn from")
+    else:
+        dataset_for(footnote, body.dataset, pretrain_job.TYPE)
+    version = footnote.registry.new_version("language-model")
+    return body.model_dump(by_alias=True) | {"version": version}
+
+
+def dataset_for(footnote: Footnote, name: str, task: str) -> Dataset:
+    """An uploaded set for a task. Raises ``not-found``, and ``validation`` for another task's."""
+    try:
+        found = footnote.datasets.find(name)
+    except DatasetBroken as broken:
+        raise invalid("#/dataset", str(broken)) from broken
+    if found.task != task:
+        raise invalid("#/dataset", f"its rows ({found.kind}) are for the task {found.task}")
+    return found
+
+
 def head_of(body: bodies.TrainRequest) -> str:
     """The name of the head to train: a label field, or the task's own. Raises ``validation``."""
     task = TASKS[body.task]
@@ -68,13 +98,7 @@ def check_learnable(footnote: Footnote, body: bodies.TrainRequest, field: str) -
     if body.dataset is None:
         task.check_index(footnote.open_index().searcher, field)
         return
-    try:
-        found = footnote.datasets.find(body.dataset)
-    except DatasetBroken as broken:
-        raise invalid("#/dataset", str(broken)) from broken
-    if found.task != task.family:
-        raise invalid("#/dataset", f"its rows ({found.kind}) are for the task {found.task}")
-    task.check_dataset(found)
+    task.check_dataset(dataset_for(footnote, body.dataset, task.family))
 
 
 def evaluate_params(footnote: Footnote, body: bodies.EvaluateRequest) -> dict[str, Any]:
@@ -114,14 +138,43 @@ def list_models(footnote: Footnote) -> bodies.ModelList:
     return bodies.ModelList(
         models=[bodies.ModelBody.model_validate(info.to_json()) for info in found],
         active=footnote.registry.active,
+        language_models=[_language_model(model) for model in footnote.language_models.all()],
     )
+
+
+def _language_model(model: LanguageModel) -> LanguageModelBody:
+    return LanguageModelBody(
+        version=model.version,
+        created=model.created,
+        problem=model.problem,
+        parameters=model.report.get("parameters"),
+        tokens=model.report.get("tokens"),
+        metrics=model.report.get("metrics", {}),
+    )
+
+
+def remove_model(footnote: Footnote, version: str) -> None:
+    """Delete a checkpoint or a language model. Raises ``not-found`` and ``job-conflict``."""
+    if not footnote.language_models.remove(version):
+        footnote.registry.remove(version)
 
 
 def model_report(footnote: Footnote, version: str) -> bodies.ModelReport:
     """What a checkpoint's heads did when they were trained, and what the gate decided.
 
-    Raises ``not-found`` for a checkpoint that is not there (any more).
+    A language model's report stands as that of a head. Raises ``not-found`` for what is not there
+    (any more).
     """
+    if (language := footnote.language_models.find(version)) is not None:
+        heads = {"language model": report_of(language)}
+        return bodies.ModelReport(
+            version=version,
+            active=False,
+            created=language.created,
+            heads=heads,
+            gate=None,
+            job_id=None,
+        )
     info = next((c for c in footnote.registry.checkpoints() if c.version == version), None)
     if info is None:
         raise Problem("not-found", "There is no checkpoint of this version; it may be deleted.")

@@ -5,6 +5,8 @@
     conll           {"id"?, "tokens": [...], "tags": [...]}: IOB2, or IOB1 (an I- may begin)
     spans           {"id"?, "text", "entities": [{"start", "end", "type", "text"?}]}
     classification  {"id"?, "text", "label" | "labels"}
+    text            a document, of which "id", "title" and "text" are kept; only where the shape is
+                    named, since a row of `classification` may have lost its label
 
 All offsets count code points. A row that cannot be taken is an ``InvalidDocument`` with a pointer
 and a reason; no message repeats the text.
@@ -26,9 +28,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One shape. ``mark``: the field that only its rows have; ``family``: what it trains."""
+    """One shape. ``mark``: the field that only its rows have, if there is one; ``family``: what it
+    trains.
+    """
 
-    mark: str
+    mark: str | None
     family: str
     fields: frozenset[str]
     parse: Callable[[Mapping[str, Any]], Row]
@@ -43,6 +47,8 @@ def kind_of(raw: object) -> str:
     for kind, shape in SHAPES.items():
         if shape.mark in raw or (kind == "classification" and "labels" in raw):
             return kind
+    if "text" in raw:
+        raise InvalidDocument("", "a text alone: name the kind `text` if that is what is meant")
     raise InvalidDocument("", "none of question, tokens, entities, label or labels is there")
 
 
@@ -52,10 +58,11 @@ def rows_of(raw: object, kind: str) -> Iterator[tuple[str, Row | InvalidDocument
         try:
             if isinstance(part, InvalidDocument):
                 raise part
-            found = kind_of(part)
-            if found != kind:
-                raise InvalidDocument("", f"a row of shape {found} in a dataset of shape {kind}")
             shape = SHAPES[kind]
+            if not isinstance(part, Mapping):
+                raise InvalidDocument("", "a row is a JSON object")
+            if shape.mark is not None and (found := kind_of(part)) != kind:
+                raise InvalidDocument("", f"a row of shape {found} in a dataset of shape {kind}")
             for name in part:
                 if name not in shape.fields:
                     raise InvalidDocument(child_pointer("", name), "unknown field")
@@ -118,6 +125,12 @@ def _classification(raw: Mapping[str, Any]) -> Row:
     if not any(document.labels.values()):
         raise InvalidDocument("/label", "a label, or labels with something in them, is wanted")
     return _identified(raw, {"text": document.text, "labels": document.labels})
+
+
+def _plain(raw: Mapping[str, Any]) -> Row:
+    document = parse_document(raw)
+    title = {} if document.title is None else {"title": document.title}
+    return _identified(raw, {**title, "text": document.text})
 
 
 def _squad(raw: Mapping[str, Any]) -> Row:
@@ -229,6 +242,12 @@ SHAPES: Final[Mapping[str, Shape]] = {
         "classification",
         frozenset({"id", "text", "label", "label_name", "labels"}),
         _classification,
+    ),
+    "text": Shape(
+        None,
+        "pretrain",
+        frozenset({"id", "title", "text", "lang", "label", "labels", "metadata"}),
+        _plain,
     ),
 }  # fmt: skip
 """The order in which a row's shape is looked for."""

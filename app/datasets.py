@@ -234,17 +234,26 @@ def labels_of(row: dict[str, Any]) -> Iterator[str]:
         yield entity["type"]
 
 
-def load_rows(folder: Path) -> tuple[Dataset, list[dict[str, Any]]]:
-    """A set with its rows. Raises :class:`DatasetBroken` when it is not what was written."""
-    about = _about(folder)
+def rows_file(folder: Path) -> tuple[Dataset, Path]:
+    """A set and the file of its rows. Raises :class:`DatasetBroken` if it is not what was written.
+
+    The file is read once, a block at a time, whatever its size.
+    """
+    about, path = _about(folder), folder / ROWS
     try:
-        body = (folder / ROWS).read_bytes()
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DatasetBroken(f"dataset {about.id}: {error.strerror}") from error
-    found = hashlib.sha256(body).hexdigest()
     if found != about.sha256:
         raise DatasetBroken(f"dataset {about.id}: sha256 {found[:12]}, was {about.sha256[:12]}")
-    return about, [json.loads(line) for line in body.splitlines()]
+    return about, path
+
+
+def load_rows(folder: Path) -> tuple[Dataset, list[dict[str, Any]]]:
+    """A set with its rows. Raises :class:`DatasetBroken` when it is not what was written."""
+    about, path = rows_file(folder)
+    return about, [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
 def _about(folder: Path) -> Dataset:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from app import generation_service as writing
 from app.classify_service import unused
-from app.extraction import Quotable, chosen, framed, nothing, quotables
+from app.extraction import Quotable, chosen, framed, nothing, quotables, worded
 from app.grounding import Found, Query, method_note
 from app.influence import Influence
 from app.pipeline import Evidence
@@ -101,8 +101,8 @@ async def answer(
     query = dialogue.query()
     found, retrieve_ms = await writing.retrieved(footnote, snapshot, query, request, recorded)
     began = time.perf_counter()
-    sentences = await quotables(snapshot, query, found.vector, found.hits)
-    quoted = chosen(sentences)
+    sentences = await quotables(snapshot, query, found)
+    quoted = chosen(sentences, found.hits)
     closed = request.retrieval.mode == "off"
     if snapshot.writer is not None and (quoted or closed):
         emitted = (found, retrieve_ms + 1000 * (time.perf_counter() - began))
@@ -111,9 +111,14 @@ async def answer(
             dialogue.pointer,
         )  # fmt: skip
         return withheld(written, dialogue) if written.because else written
+    notes = [*found.notes, *writing.no_confidence(request)]
+    if snapshot.writer is None:
+        notes += unused(request.params, QUOTED)
+    else:  # nothing is written, but what could not have been is refused all the same
+        make = chatting(dialogue, request)
+        await writing.prompt_of(snapshot.writer, make, [], dialogue.pointer)
     emit("retrieval", {"citations": [citation(h, None, None) for h in found.hits]})
     text, places = framed(quoted, found.hits)
-    notes = [*found.notes, *unused(request.params, QUOTED), *writing.no_confidence(request)]
     written = Written(
         text=text or nothing(detect_language(dialogue.last)),
         finish="stop",
@@ -126,7 +131,7 @@ async def answer(
         predict_ms=1000 * (time.perf_counter() - began),
     )
     if "influence" in request.explain and quoted:
-        written = replace(written, influence=influences(sentences, quoted, found))
+        written = replace(written, influence=influences(query, sentences, quoted, found))
     emit("token", {"text": written.text})
     return written
 
@@ -150,7 +155,7 @@ def chatting(dialogue: Dialogue, request: PredictRequest) -> Callable[[Any], wri
 
 
 def influences(
-    sentences: Sequence[Quotable], quoted: Sequence[Quotable], found: Found
+    query: Query, sentences: Sequence[Quotable], quoted: Sequence[Quotable], found: Found
 ) -> dict[int, Influence]:
     """What each passage did to a quoted answer: what would be quoted without it.
 
@@ -163,10 +168,13 @@ def influences(
 
     effects = {}
     for place in range(len(hits)):
-        left = [q for q in sentences if q.place != place]
+        if found.vector is None:
+            left = worded(query, hits, without=place)
+        else:
+            left = [q for q in sentences if q.place != place]
         best = left[0].relevance if left else 0.0
         delta = 1 - best / sentences[0].relevance
-        effects[place] = Influence(max(0.0, delta), said(chosen(left)) != said(quoted))
+        effects[place] = Influence(max(0.0, delta), said(chosen(left, hits)) != said(quoted))
     return effects
 
 

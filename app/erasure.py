@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from app import indexing_job, training_job, training_set
+from app import indexing_job, pretrain_job, training_job, training_set
 from app.jobs import FINISHED
 from app.problems import Problem
 from index_data.documents import normalise
@@ -136,7 +136,12 @@ def _drop_training_sets(footnote: Footnote, names: set[str]) -> list[str]:
 
 
 def _holds(folder: Path, names: set[str]) -> bool:
-    files = (("rows.jsonl", "id"), (training_set.FEEDBACK, "id"), ("passages.jsonl", "doc_id"))
+    files = (
+        ("rows.jsonl", "id"),
+        (training_set.FEEDBACK, "id"),
+        ("passages.jsonl", "doc_id"),
+        (pretrain_job.DOCUMENTS, "id"),
+    )
     for path, key in ((folder / file, key) for file, key in files):
         if path.is_file():
             with path.open("rb") as lines:
@@ -151,7 +156,7 @@ def _checkpoints(footnote: Footnote, name: str) -> tuple[list[str], list[str]]:
 
     trained: list[str] = []
     unknown: list[str] = []
-    for version, folder in footnote.registry.folders():
+    for version, folder in [*footnote.registry.folders(), *footnote.language_models.folders()]:
         try:
             known = trained_on(folder, name)
         except OSError:

@@ -314,13 +314,13 @@ class GeneratorEngine:
     ) -> Generated:
         import torch
 
-        if not future.set_running_or_notify_cancel():
-            return
         done: list[Scored] = []
         try:
             for ids in prompts:
                 last: tuple[DecoderState, Tensor] | None = None
                 for part in self._parts(generator, ids):
+                    if future.cancelled():
+                        return
                     last = part
                     yield
                 assert last is not None
@@ -333,12 +333,12 @@ class GeneratorEngine:
                 total = float(chances.gather(1, known).sum())
                 done.append(Scored(total, tuple(rows.argmax(-1).tolist())))
                 yield
-            future.set_result(done)
+            settle(lambda found: found, future, done)
         except Exception as error:  # noqa: BLE001  # told to whoever waits
-            future.set_exception(error)
+            _fail(future, error)
         finally:
             if not future.done():
-                future.set_exception(EngineClosed("the generator was closed"))
+                _fail(future, EngineClosed("the generator was closed"))
 
     def _end(self) -> None:
         error = EngineClosed("the generator was closed")
@@ -348,8 +348,13 @@ class GeneratorEngine:
         for task in self._tasks:
             task.close()
         for _, future in self._calls:
-            if future.set_running_or_notify_cancel():
-                future.set_exception(error)
+            _fail(future, error)
+
+
+def _fail(future: Future[Any], error: BaseException) -> None:
+    """Say what went wrong, unless whoever waited has left."""
+    if future.set_running_or_notify_cancel():
+        future.set_exception(error)
 
 
 def _tell(ticket: Ticket, piece: Piece) -> None:

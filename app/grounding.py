@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +15,12 @@ from app.retrieval import Wanted, filter_of, find, method_for
 from app.schemas.predict import Retrieval
 from app.snapshot import Snapshot
 from app.state import Footnote
+from index_data.analysis import terms
 from index_data.documents import Document
 from index_data.searcher import Hit
+
+if TYPE_CHECKING:
+    from model.reader import QueryState
 
 PASSAGES = 8  # retrieved where a request does not say
 MOST_PASSAGES = 32
@@ -33,6 +38,16 @@ class Query:
         """For BM25, which counts a term as often as it is said."""
         return "\n".join(text for text, weight in self.parts for _ in range(weight))
 
+    def words(self) -> frozenset[str]:
+        """All its content words."""
+        return frozenset(term for part, _ in self.parts for term in terms(part))
+
+    def held(self, text: str) -> float:
+        """The share of its content words, by their weights, that a text holds."""
+        there = set(terms(text))
+        words = [(w, term in there) for part, w in self.parts for term in terms(part)]
+        return sum(w for w, held in words if held) / (sum(w for w, _ in words) or 1)
+
     @property
     def empty(self) -> bool:
         """Whether there is no word to look for."""
@@ -41,24 +56,40 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The passages, best first; notes for the request's warnings; the query's vector."""
+    """The passages, best first; notes for the request's warnings; what the encoder made of it.
+
+    ``vector``: of the query [dim]; None where the encoder does not know the query's language, so
+    that its vectors mean nothing.
+    """
 
     hits: list[Hit]
     notes: list[str]
     vector: Vector | None
 
 
-async def vectors_of(snapshot: Snapshot, texts: Sequence[str]) -> list[Vector]:
-    """The base vectors [dim] of some texts, read in batches on the model's thread."""
+async def states_of(snapshot: Snapshot, texts: Sequence[str]) -> list[QueryState]:
+    """Some texts as the encoder sees them, read in batches on the model's thread."""
     engine = snapshot.model().engine
     reads = [asyncio.wrap_future(engine.read(text, None)) for text in texts]
-    return [done.state.vector for done in await asyncio.gather(*reads)]
+    return [done.state for done in await asyncio.gather(*reads)]
 
 
-async def query_vector(snapshot: Snapshot, query: Query) -> Vector:
-    """The vector [dim] of a query of several parts, of length 1."""
-    vectors = await vectors_of(snapshot, [text for text, _ in query.parts])
-    total = sum(w * v for v, (_, w) in zip(vectors, query.parts, strict=True))
+async def vectors_of(snapshot: Snapshot, texts: Sequence[str]) -> list[Vector]:
+    """The base vectors [dim] of some texts."""
+    return [state.vector for state in await states_of(snapshot, texts)]
+
+
+async def query_vector(snapshot: Snapshot, query: Query) -> Vector | None:
+    """The vector [dim] of a query of several parts, of length 1.
+
+    None where the encoder's vocabulary does not cover most of it.
+    """
+    states = await states_of(snapshot, [text for text, _ in query.parts])
+    weights = [weight for _, weight in query.parts]
+    known = sum(w for state, w in zip(states, weights, strict=True) if state.readable)
+    if 2 * known < sum(weights):
+        return None
+    total = sum(w * state.vector for state, w in zip(states, weights, strict=True))
     mean: Vector = np.asarray(total, np.float32)
     length = float(np.linalg.norm(mean))
     return mean / length if length else mean
@@ -82,8 +113,10 @@ async def evidence(
         left = [d for d in wanted.documents or () if d.id not in set(wanted.exclude_ids)]
         given = [Document(d.id, d.text, d.title) for d in left]
         pieces, more = await loop.run_in_executor(pool, nearest, given, query.text, MOST_PASSAGES)
-        return Found(await ranked(snapshot, pieces, vector, k), [*notes, *more], vector)
+        return Found(await ranked(snapshot, pieces, query, vector, k), [*notes, *more], vector)
     method, _ = method_for(snapshot, wanted.method, "retrieval.method")
+    if vector is None and wanted.method is None:
+        method = "bm25"
     search = Wanted(
         k=k,
         method=method,
@@ -95,17 +128,21 @@ async def evidence(
     return Found(hits, notes, vector)
 
 
-async def ranked(snapshot: Snapshot, pieces: Sequence[Hit], query: Vector, k: int) -> list[Hit]:
-    """Passages that came with the request, by the cosine to the query."""
-    vectors = await vectors_of(snapshot, [piece.text for piece in pieces])
-    scores = [float(vector @ query) for vector in vectors]
-    order = sorted(range(len(pieces)), key=lambda i: (-scores[i], i))[:k]
-    return [
-        replace(
-            pieces[i], rank=rank, score=scores[i], scores={"dense": scores[i]}, vector=vectors[i]
-        )
-        for rank, i in enumerate(order, 1)
-    ]
+async def ranked(
+    snapshot: Snapshot, pieces: Sequence[Hit], query: Query, vector: Vector | None, k: int
+) -> list[Hit]:
+    """Passages that came with the request, by the cosine to the query, else by its words."""
+    if vector is None:
+        made = [replace(p, score=query.held(f"{p.document.title or ''}\n{p.text}")) for p in pieces]
+    else:
+        vectors = await vectors_of(snapshot, [piece.text for piece in pieces])
+        scores = [float(near @ vector) for near in vectors]
+        made = [
+            replace(piece, score=score, scores={"dense": score}, vector=near)
+            for piece, score, near in zip(pieces, scores, vectors, strict=True)
+        ]
+    best = sorted(made, key=lambda hit: -hit.score)[:k]
+    return [replace(hit, rank=rank) for rank, hit in enumerate(best, 1)]
 
 
 def method_note(snapshot: Snapshot, wanted: Retrieval) -> list[str]:

@@ -7,7 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app import audit_job, evaluation_job, indexing_job, reindex_gate, training_job
+from app import (
+    audit_job,
+    evaluation_job,
+    indexing_job,
+    pretrain_job,
+    reindex_gate,
+    training_job,
+)
 from app.activation import Activation
 from app.audits import Audits
 from app.jobs import Job, JobKind
@@ -44,6 +51,7 @@ def job_kinds(
             settings, index, published, change_encoder, reindex_gate.decide
         ),
         evaluation_job.TYPE: evaluation_job.kind(settings, registry),
+        pretrain_job.TYPE: pretrain_job.kind(settings),
     }
     if audits is not None:
         kinds[audit_job.TYPE] = audit_job.kind(settings, audits)

@@ -102,9 +102,9 @@ def build_corpus(
     settings: Mapping[str, Setting],
     reach: Reach,
     chunk: int,
-    tick: Callable[[int], None] = lambda chunks: None,
+    tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> LMCorpus:
-    """Tokenise, cut into chunks, and retrieve for each."""
+    """Tokenise, cut into chunks, and retrieve for each; `tick` hears for how many of how many."""
     ids = [one for start in range(0, len(texts), 64)
            for one in tokenizer.encode([t.text for t in texts[start : start + 64]])]  # fmt: skip
     listed = [(text.id, text.source, text.split) for text in texts]

@@ -90,13 +90,15 @@ def retrieve(
     decode: Callable[[Sequence[int]], str],
     settings: Mapping[str, Setting],
     reach: Reach,
-    tick: Callable[[int], None] = lambda chunks: None,
+    tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Counts]:
     """Fill the corpus's neighbours; by source, what was done.
 
-    `settings` says for each source where passages come from; `tick` hears of chunks done.
+    `settings` says for each source where passages come from; `tick` hears for how many chunks
+    it is done, and how many there are.
     """
     counts = {}
+    done = 0
     for source, setting in settings.items():
         documents = [d for d in corpus.documents if d.source == source]
         texts = {
@@ -114,7 +116,8 @@ def retrieve(
             work = _others(documents, texts, found, statistics, reach, counts[source])
         for chunk, hits in work:
             corpus.neighbours[chunk, : len(hits)] = hits
-            tick(1)
+            done += 1
+            tick(done, len(corpus.tokens))
     return counts
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from app.pretrain_retrieval import Reach, Setting
 from index_data.import_files import ImportRefused, find_files
 from model.curves import read_curve
 from model.lm import RetrievalLM
-from model.lm_checkpoint import load_lm, save_lm
+from model.lm_checkpoint import save_lm
 from model.lm_config import LMConfig, PretrainConfig
 from model.lm_corpus import LMCorpus, Numbers
 from model.lm_evaluation import spread, token_nats
@@ -54,6 +54,49 @@ class Plan:
     vocab: int = 8192
     held_out: float = 0.05
     device: str = "auto"
+    work: Path | None = None  # the state of the run lies beside it; None: beside `out`
+    documents: bytes = b""  # digests of the ids of what it learns from (`model.provenance`)
+
+
+def plan_of(
+    out: Path,
+    sources: list[Source],
+    *,
+    memory: Literal["none", "cross", "prefix"],
+    copy: bool,
+    tokens: int,
+    batch_tokens: int,
+    window: int,
+    dim: int,
+    layers: int,
+    heads: int,
+    vocab: int,
+    k: int,
+    optimizer: Literal["adamw", "sgd"],
+    lr: float | None,
+    held_out: float,
+    seed: int,
+) -> Plan:
+    """The plan for the options of the command line, which the job has too.
+
+    Raises:
+        ValueError: The sizes do not fit together.
+    """
+    shape: dict[str, Any] = {
+        "memory": memory, "copy": copy, "window": window, "dim": dim, "layers": layers,
+        "heads": heads, "k": 0 if memory == "none" else k,
+        "cross_layers": tuple(range(1, layers, 2)) if memory == "cross" else (),
+        "copy_layer": (layers + 1) // 2,
+    }  # fmt: skip
+    LMConfig(vocab=vocab, **shape)
+    run = PretrainConfig(
+        tokens=tokens,
+        batch_tokens=batch_tokens,
+        optimizer=optimizer,
+        lr=lr or (0.1 if optimizer == "sgd" else 2e-3),
+        seed=seed,
+    )
+    return Plan(out, sources, shape, run, vocab, held_out)
 
 
 def pretrain_from_files(
@@ -61,10 +104,13 @@ def pretrain_from_files(
     *,
     note: Callable[[str], None] = lambda line: None,
     rejected: Callable[[Path, int, str], None] = lambda path, line, why: None,
+    stage: Callable[[int, int, str], None] = lambda step, total, name: None,
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
     """Do it all and return the report; the same call after an interruption goes on.
+
+    `stage` hears how far each stage but training is, `progress` of training.
 
     Raises:
         ImportRefused: A path that is not there or of another kind.
@@ -74,8 +120,8 @@ def pretrain_from_files(
     """
     if plan.out.exists():
         raise TrainingRefused(f"{plan.out} is there already: name another folder")
-    work = open_workspace(plan.out, _digest(plan))
-    corpus, tokenizer = _corpus(plan, work / "corpus", note, rejected)
+    work = open_workspace(plan.work or plan.out, _digest(plan))
+    corpus, tokenizer = _corpus(plan, work / "corpus", note, rejected, stage)
     config = LMConfig(vocab=tokenizer.vocab, **plan.shape)
     device = pick_device(plan.device)
     torch.manual_seed(plan.run.seed)
@@ -90,6 +136,7 @@ def pretrain_from_files(
     note(f"{size / 1e6:.1f}M parameters, {total} steps, {device}")
     ticker = Ticker(total, progress, cancelled)
     state = pretrain(model, corpus, plan.run, work / "main", ticker, bytes_of)
+    stage(0, 1, "measure")
     report = {
         "config": config.to_json(),
         "run": plan.run.to_json(),
@@ -100,7 +147,7 @@ def pretrain_from_files(
         "curve": thin(read_curve(work / "main")),
         **{name: state[name] for name in ("step", "tokens", "seconds", "cpu_seconds")},
     }
-    report["sha256"] = save_lm(plan.out, model, tokenizer, report)
+    report["sha256"] = save_lm(plan.out, model, tokenizer, report, plan.documents)
     shutil.rmtree(work, ignore_errors=True)
     return report
 
@@ -153,17 +200,22 @@ def _corpus(
     folder: Path,
     note: Callable[[str], None],
     rejected: Callable[[Path, int, str], None],
+    stage: Callable[[int, int, str], None],
 ) -> tuple[LMCorpus, LMTokenizer]:
     """The corpus of a plan, made once."""
     words = folder / "tokenizer.json"
     if not (folder / "documents.json").exists():
         shape = LMConfig(vocab=plan.vocab, **plan.shape)
+        stage(0, 1, "read")
         texts, settings = _texts(plan, shape.chunk, rejected)
         note(f"{len(texts)} documents read: " + _told(settings))
+        stage(0, 1, "learn the tokens")
         tokenizer = train_tokenizer(texts, plan.vocab)
         note(f"{tokenizer.vocab} tokens learned")
         reach = Reach(max(shape.k, 1), shape.chunks, shape.passage_chunks)
-        corpus = build_corpus(texts, tokenizer, settings, reach, shape.chunk)
+        corpus = build_corpus(
+            texts, tokenizer, settings, reach, shape.chunk, partial(_retrieving, stage)
+        )
         note(f"{len(corpus.tokens)} chunks, retrieved: {json.dumps(corpus.notes['retrieval'])}")
         folder.mkdir(parents=True, exist_ok=True)
         words.write_text(tokenizer.to_json(), encoding="utf-8")
@@ -195,15 +247,13 @@ def _texts(
     return texts, settings
 
 
+def _retrieving(stage: Callable[[int, int, str], None], done: int, total: int) -> None:
+    stage(done, total, "retrieve")
+
+
 def _told(settings: dict[str, Setting]) -> str:
     said = {"own": "passages of the document's own past", "others": "passages of other documents"}
     return "; ".join(f"{name}: {said[setting]}" for name, setting in settings.items())
-
-
-def load(folder: Path, device: str = "auto") -> tuple[RetrievalLM, LMTokenizer]:
-    """A checkpoint's network and tokens, ready to write. Raises CheckpointRefused."""
-    model, tokenizer, _ = load_lm(folder)
-    return model.to(pick_device(device)), tokenizer
 
 
 def sources_of(paths: Sequence[str]) -> list[Source]:

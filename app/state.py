@@ -26,6 +26,7 @@ from app.indexer import Indexer
 from app.job_kinds import job_kinds
 from app.jobs import Jobs
 from app.keys import Keys, is_loopback
+from app.language_models import LanguageModels
 from app.loading import (
     generator_threads,
     inference_threads,
@@ -95,6 +96,7 @@ class Footnote:
         self.encoders = EncoderChoice(self.store, settings.encoder)
         self.settings = settings = replace(settings, encoder=self.encoders.source)
         self.registry = Registry(settings.checkpoint_dir)
+        self.language_models = LanguageModels(settings.checkpoint_dir)
         self.feedback = Feedback(self.store)
         self.datasets = Datasets(settings.store_dir)
         self.audits = Audits(self.store)

@@ -184,7 +184,7 @@ def opened(
 
 def sweep(settings: Settings, jobs: Iterable[Job]) -> None:
     """Remove the work of jobs that nobody will resume: all but the newest unfinished ones."""
-    unfinished = [job for job in jobs if job.type == TYPE and job.state in RESUMABLE]
+    unfinished = [job for job in jobs if "version" in job.params and job.state in RESUMABLE]
     unfinished.sort(key=lambda job: job.created, reverse=True)
     kept = {job.id for job in unfinished[:KEPT_WORK]}
     versions = {str(job.params["version"]) for job in unfinished[:KEPT_WORK]}

@@ -2,12 +2,13 @@
 
     python -m benchmarks.dialogue history      # KdConv (travel, dev) and CMU DoG (valid), BM25
     python -m benchmarks.dialogue relevance    # SQuAD's answer sentences, TREC-6, Banking77
+    python -m benchmarks.dialogue answers [--part test] [--turns 600]  # CMU DoG, KdConv (travel)
 
 history: for every turn that brings a new fact, is it among the 8 that its past retrieves; for every
 third turn of a talk about a film, is the best passage of that film. relevance: the cosine of a
 question to the best of 8 sentences, of questions whose sentence is there (1,600 sentences, 160
 questions) against questions about other things (80 of each): AUROC, and what a threshold lets
-through, with and without asking for a shared content word.
+through, with and without asking for a shared content word. answers: `benchmarks.dialogue_answers`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from numpy.typing import NDArray
 from app.dialogue_service import BEFORE, LAST, TURNS
 from app.extraction import RELEVANT, relevance
 from app.grounding import Query
+from benchmarks import dialogue_answers
 from benchmarks.data import rows
+from index_data.analysis import terms
 from index_data.documents import Document
 from index_data.passages import passages
 from index_data.searcher import Searcher
@@ -148,10 +151,10 @@ def relevances() -> dict[str, Any]:
         for text, vector in zip(texts, encoder.encode(texts), strict=True):
             near = vectors @ vector
             top = np.argsort(-near)[:8]
-            query = Query(((text, 1),))
+            words = frozenset(terms(text))
             cosines.append(float(near[top[0]]))
             shared.append(
-                max(relevance(query, vector, documents[i]["text"], vectors[i], None) for i in top)
+                max(relevance(words, vector, documents[i]["text"], vectors[i], None) for i in top)
             )
         plain[name], worded[name] = np.array(cosines), np.array(shared)
     return {
@@ -166,11 +169,26 @@ def relevances() -> dict[str, Any]:
     }
 
 
+def answers(part: str, turns: int) -> dict[str, Any]:
+    found: dict[str, Any] = {"part": part}
+    for name, read in (("cmu_dog", dialogue_answers.films), ("kdconv", dialogue_answers.travel)):
+        documents, cases = read(part)
+        chosen = dialogue_answers.sample(cases, turns)
+        found[name] = dialogue_answers.compare(documents, chosen)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Dialogue without a generator.")
-    parser.add_argument("what", choices=("history", "relevance"))
+    parser.add_argument("what", choices=("history", "relevance", "answers"))
+    parser.add_argument("--part", choices=("dev", "test"), default="dev", help="Of answers.")
+    parser.add_argument("--turns", type=int, default=600, help="Of answers, of each set.")
     given = parser.parse_args()
-    print(json.dumps(history() if given.what == "history" else relevances(), ensure_ascii=False))
+    if given.what == "answers":
+        figures = answers(given.part, given.turns)
+    else:
+        figures = history() if given.what == "history" else relevances()
+    print(json.dumps(figures, ensure_ascii=False))
 
 
 if __name__ == "__main__":

@@ -67,13 +67,11 @@ def corpus_at(folder: Path, share: float = 1.0) -> tuple[LMCorpus, LMTokenizer]:
             path.write_text(train_tokenizer(given, VOCAB).to_json(), encoding="utf-8")
         tokenizer = LMTokenizer.load(path)
         print(f"tokenizer, {time.monotonic() - began:.0f} s", flush=True)
-        done = 0
 
-        def tick(chunks: int) -> None:
-            nonlocal done
-            done += chunks
+        def tick(done: int, total: int) -> None:
             if done % 20_000 == 0:
-                print(f"{done} chunks retrieved for, {time.monotonic() - began:.0f} s", flush=True)
+                took = time.monotonic() - began
+                print(f"{done} of {total} chunks retrieved for, {took:.0f} s", flush=True)
 
         corpus = build_corpus(given, tokenizer, SETTINGS, REACH, CHUNK, tick)
         corpus.save(folder)

@@ -72,10 +72,14 @@ def job(client: httpx.Client, path: str, body: object) -> dict[str, Any]:
 
 def store(client: httpx.Client, rows: Sequence[Example]) -> None:
     """Labelled documents; returns when they can be found."""
-    for start in range(0, len(rows), 500):
-        part = rows[start : start + 500]
-        body = [{"id": row.id, "text": row.text, "label": row.label} for row in part]
-        post(client, "/documents", {"documents": body})
+    labelled = [{"id": row.id, "text": row.text, "label": row.label} for row in rows]
+    store_documents(client, labelled)
+
+
+def store_documents(client: httpx.Client, documents: Sequence[dict[str, Any]]) -> None:
+    """Any documents; returns when they can be found."""
+    for start in range(0, len(documents), 500):
+        post(client, "/documents", {"documents": list(documents[start : start + 500])})
 
 
 def ask(client: httpx.Client, texts: Sequence[str], **more: Any) -> list[dict[str, Any]]:

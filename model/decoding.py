@@ -25,7 +25,8 @@ SAME = 0.05  # largest mean difference of logits, in their deviations, of a row 
 class GrowingLayer(DynamicLayer):
     """One layer's keys and values [b, heads, t, d], in buffers with room for more tokens.
 
-    `DynamicLayer` copies everything at each token; this one when the room is used up.
+    `DynamicLayer` copies everything at each token; this one when the room is used up. The first
+    tokens, which mostly are a whole prompt, are held as they come: its first token waits for this.
     """
 
     _room: tuple[Tensor, Tensor] | None = None
@@ -37,14 +38,13 @@ class GrowingLayer(DynamicLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         old = self.get_seq_length()
+        if not old:
+            self.keys, self.values, self._room = key_states, value_states, None
+            return key_states, value_states
         end = old + key_states.shape[-2]
         if self._room is None or end > self._room[0].shape[-2]:
-            spare = max(ROOM, end // 4)
-            held = self.held() if old else (key_states, value_states)
-            self._room = (
-                _grown(held[0], key_states, old, end + spare),
-                _grown(held[1], value_states, old, end + spare),
-            )
+            size = end + max(ROOM, end // 4)
+            self._room = (_grown(self.held()[0], size), _grown(self.held()[1], size))
         keys, values = self._room
         keys[:, :, old:end] = key_states
         values[:, :, old:end] = value_states
@@ -63,10 +63,9 @@ class GrowingLayer(DynamicLayer):
         self.keys, self.values, self._room, self.is_initialized = keys, values, None, True
 
 
-def _grown(old: Tensor, like: Tensor, length: int, size: int) -> Tensor:
-    buffer = like.new_zeros((*like.shape[:2], size, like.shape[3]))
-    if length:
-        buffer[:, :, :length] = old
+def _grown(held: Tensor, size: int) -> Tensor:
+    buffer = held.new_empty((*held.shape[:2], size, held.shape[3]))
+    buffer[:, :, : held.shape[2]] = held
     return buffer
 
 

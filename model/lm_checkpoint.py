@@ -5,6 +5,7 @@
     config.json         its shape (`model.lm_config`)
     tokenizer.json      its tokens
     report.json         what it was trained on, and how well it does
+    documents.bin       digests of the documents' ids, if they are known (`model.provenance`)
 
 It is there whole or not at all, and verified before anything is parsed (`model.folders`); nothing
 is unpickled.
@@ -31,12 +32,19 @@ from model.folders import (
 from model.lm import RetrievalLM
 from model.lm_config import LMConfig
 from model.lm_tokenizer import LMTokenizer
+from model.provenance import DOCUMENTS
 
 FORMAT = 1
 KIND = "language model"
 
 
-def save_lm(out: Path, model: RetrievalLM, tokenizer: LMTokenizer, report: dict[str, Any]) -> str:
+def save_lm(
+    out: Path,
+    model: RetrievalLM,
+    tokenizer: LMTokenizer,
+    report: dict[str, Any],
+    documents: bytes = b"",
+) -> str:
     """Write a checkpoint; its manifest's sha256.
 
     Raises:
@@ -49,6 +57,8 @@ def save_lm(out: Path, model: RetrievalLM, tokenizer: LMTokenizer, report: dict[
         write_file(aside / "config.json", to_bytes(model.config.to_json()))
         write_file(aside / "tokenizer.json", tokenizer.to_json().encode())
         write_file(aside / "report.json", to_bytes(report))
+        if documents:
+            write_file(aside / DOCUMENTS, documents)
         write_manifest(aside, out.name, {"format": FORMAT, "kind": KIND})
     return read_manifest(out)[1]
 

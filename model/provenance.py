@@ -1,4 +1,4 @@
-"""Which documents a head was trained on, as digests of their ids: to name it when one is erased."""
+"""Which documents a checkpoint was trained on, by digests of ids: to name it when one is erased."""
 
 from __future__ import annotations
 
@@ -48,14 +48,17 @@ class TrainedOn:
 
 
 def trained_on(checkpoint: Path, doc_id: str) -> bool | None:
-    """Whether a head of a checkpoint was trained on a document; None: it was never written down.
+    """Whether a checkpoint was trained on a document; None: it was never written down.
+
+    Each head has a list of its own; a language model has one.
 
     Raises:
         OSError: The folder does not read.
     """
     unknown = False
-    for head in (checkpoint / "heads").iterdir():
-        path = head / DOCUMENTS
+    heads = checkpoint / "heads"
+    for part in heads.iterdir() if heads.is_dir() else (checkpoint,):
+        path = part / DOCUMENTS
         if not path.is_file():
             unknown = True
             continue

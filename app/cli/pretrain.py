@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import click
 
@@ -44,7 +44,7 @@ SHOWN: Final = 10  # bad lines that are named
 def pretrain(
     paths: tuple[str, ...],
     out: Path,
-    memory: str,
+    memory: Literal["none", "cross", "prefix"],
     copy: bool,
     tokens: int,
     batch_tokens: int,
@@ -54,7 +54,7 @@ def pretrain(
     heads: int,
     vocab: int,
     k: int,
-    optimizer: str,
+    optimizer: Literal["adamw", "sgd"],
     lr: float | None,
     held_out: float,
     device: str,
@@ -68,25 +68,11 @@ def pretrain(
     document's own past (:own, for long documents) or from other documents (:others); left out, it
     goes by length. The same command goes on where an interrupted run stopped.
     """
-    from app.pretraining import Plan, pretrain_from_files, sources_of
+    from app.pretraining import plan_of, pretrain_from_files, sources_of
     from index_data.import_files import ImportRefused
     from model.folders import CheckpointRefused
-    from model.lm_config import PretrainConfig
     from model.workspace import TrainingRefused
 
-    shape: dict[str, Any] = {
-        "memory": memory, "copy": copy, "window": window, "dim": dim, "layers": layers,
-        "heads": heads, "k": 0 if memory == "none" else k,
-        "cross_layers": tuple(range(1, layers, 2)) if memory == "cross" else (),
-        "copy_layer": (layers + 1) // 2,
-    }  # fmt: skip
-    run = PretrainConfig(
-        tokens=tokens,
-        batch_tokens=batch_tokens,
-        optimizer="sgd" if optimizer == "sgd" else "adamw",
-        lr=lr or (0.1 if optimizer == "sgd" else 2e-3),
-        seed=seed,
-    )
     bad = 0
 
     def rejected(path: Path, line: int, why: str) -> None:
@@ -97,7 +83,12 @@ def pretrain(
 
     with StepBar("pretrain") as progress:
         try:
-            plan = Plan(out, sources_of(paths), shape, run, vocab, held_out, device)
+            plan = plan_of(
+                out, sources_of(paths), memory=memory, copy=copy, tokens=tokens,
+                batch_tokens=batch_tokens, window=window, dim=dim, layers=layers, heads=heads,
+                vocab=vocab, k=k, optimizer=optimizer, lr=lr, held_out=held_out, seed=seed,
+            )  # fmt: skip
+            plan.device = device
             report = pretrain_from_files(plan, note=note, rejected=rejected, progress=progress)
         except (ImportRefused, TrainingRefused, CheckpointRefused, ValueError) as error:
             raise click.ClickException(str(error)) from error

@@ -9,13 +9,21 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import BaseModel
 from starlette.responses import HTMLResponse, Response
 
-from app import admin_service, evaluation_job, indexing_job, report_page, training_job
+from app import (
+    admin_service,
+    evaluation_job,
+    indexing_job,
+    pretrain_job,
+    report_page,
+    training_job,
+)
 from app.body import checked, read_json
 from app.http import State, answers, body_of, json_answer
 from app.jobs import Job
 from app.keys import scope
 from app.problems import Slug
 from app.schemas import admin as bodies
+from app.schemas.pretrain import PretrainRequest
 
 router = APIRouter(prefix="/admin", tags=["admin"])
 ADMIN = [Depends(scope("admin"))]
@@ -42,6 +50,10 @@ TRAIN = {
         "activate": "if_better",
         "margin": 0.0,
     },
+}
+PRETRAIN = {
+    "the documents of the index": {"tokens": 200_000, "dim": 128, "layers": 2, "vocab": 2048},
+    "without retrieval, SGD": {"memory": "none", "optimizer": "sgd", "tokens": 100_000},
 }
 KEYS = {
     "an admin": {"scope": "admin", "name": "operator"},
@@ -93,6 +105,25 @@ async def train(request: Request, footnote: State) -> Response:
     wanted = checked(bodies.TrainRequest, await read_json(request))
     params = admin_service.train_params(footnote, wanted)
     return job_answer(await asyncio.to_thread(footnote.jobs.submit, training_job.TYPE, params))
+
+
+@router.post(
+    "/pretrain",
+    summary="Pre-train a language model",
+    dependencies=ADMIN,
+    openapi_extra=body_of(PretrainRequest, PRETRAIN),
+    responses=answers(bodies.JobBody, *REFUSALS, "not-found", status=202, text="It is queued."),
+)
+async def pretrain(request: Request, footnote: State) -> Response:
+    """From nothing, on an uploaded set of texts or the index's documents, retrieval in the loop.
+
+    What `footnote pretrain` does, with its names and defaults; a job that was cancelled or
+    interrupted goes on where it stopped. The model is kept beside the checkpoints and listed with
+    them; it serves nothing by itself.
+    """
+    wanted = checked(PretrainRequest, await read_json(request))
+    params = admin_service.pretrain_params(footnote, wanted)
+    return job_answer(await asyncio.to_thread(footnote.jobs.submit, pretrain_job.TYPE, params))
 
 
 @router.post(
@@ -186,7 +217,7 @@ async def model_report(
 )
 async def delete_model(version: Version, footnote: State) -> Response:
     """For good; never the one that serves."""
-    await asyncio.to_thread(footnote.registry.remove, version)
+    await asyncio.to_thread(admin_service.remove_model, footnote, version)
     return answer(bodies.ModelDeleted(version=version))
 
 

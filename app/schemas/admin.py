@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from app.schemas.base import Name, Request, Response
+from app.schemas.pretrain import LanguageModelBody
 
 Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 
@@ -225,6 +226,7 @@ class ModelList(Response):
 
     models: list[ModelBody]
     active: str
+    language_models: list[LanguageModelBody] = []
 
 
 class Activated(Response):

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from app.schemas.base import Request, Response
 
-Kind = Literal["squad", "conll", "spans", "classification"]
+Kind = Literal["squad", "conll", "spans", "classification", "text"]
 SetName = Annotated[str, Field(max_length=256)]
 
 
@@ -26,7 +26,7 @@ class DatasetBody(Response):
     id: str
     name: str
     kind: Kind
-    task: Literal["classification", "qa", "ner"]
+    task: Literal["classification", "qa", "ner", "pretrain"]
     rows: int
     labels: dict[str, int]
     created: float

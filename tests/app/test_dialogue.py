@@ -9,7 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from app.dialogue_service import dialogue
-from app.extraction import Quotable, chosen, framed, relevance
+from app.extraction import Quotable, chosen, framed, relevance, worded
 from app.grounding import Query
 from app.problems import Problem
 from app.schemas.prediction import PredictResponse
@@ -18,6 +18,7 @@ from index_data.searcher import Hit
 from tests.app.test_generation import events
 
 PARCEL = "Where is my parcel, it is late"
+ASKED = "Where is my parcel, please"
 
 
 def talk(client: TestClient, *turns: str, **more: Any) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def talk(client: TestClient, *turns: str, **more: Any) -> dict[str, Any]:
 
 
 def test_what_is_quoted_stands_in_the_cited_document(filled: TestClient) -> None:
-    body = talk(filled, PARCEL)
+    body = talk(filled, ASKED)
     item = body["data"][0]
     content, sentences = item["output"]["message"]["content"], item["output"]["sentences"]
     assert item["abstained"] is False
@@ -79,23 +80,23 @@ def test_without_support_there_is_nothing(filled: TestClient, text: str, said: s
 
 
 def test_the_influence_says_what_would_be_quoted_without(filled: TestClient) -> None:
-    item = talk(filled, PARCEL, explain=["influence"])["data"][0]
+    item = talk(filled, ASKED, explain=["influence"])["data"][0]
     first = next(c for c in item["citations"] if c["weight"] > 0)
     assert first["influence"]["flips"] is True
     assert first["influence"]["delta"] >= 0
-    excluded = talk(filled, PARCEL, retrieval={"exclude_ids": [first["doc_id"]]})["data"][0]
+    excluded = talk(filled, ASKED, retrieval={"exclude_ids": [first["doc_id"]]})["data"][0]
     assert excluded["output"]["message"]["content"] != item["output"]["message"]["content"]
 
 
 def test_a_quoted_answer_streams_too(filled: TestClient) -> None:
-    found = events(filled, {"task": "dialogue", "input": PARCEL})
+    found = events(filled, {"task": "dialogue", "input": ASKED})
     assert [name for name, _ in found] == ["retrieval", "token", "prediction", "done"]
     content = found[2][1]["data"][0]["output"]["message"]["content"]
     assert found[1][1]["text"] == content
 
 
 def test_a_generator_writes_from_the_documents_or_not_at_all(writing: TestClient) -> None:
-    body = talk(writing, "I have a question", "Ask", PARCEL, params={"max_new_tokens": 12})
+    body = talk(writing, "I have a question", "Ask", ASKED, params={"max_new_tokens": 12})
     item = body["data"][0]
     assert body["usage"]["completion_tokens"] == 12
     assert body["usage"]["used"] >= 1
@@ -108,13 +109,26 @@ def test_a_generator_writes_from_the_documents_or_not_at_all(writing: TestClient
     )
     assert nothing["data"][0]["abstained"] is True
     assert nothing["usage"]["completion_tokens"] == 0
-    withheld = talk(writing, PARCEL, params={"max_new_tokens": 8}, abstain={"min_support": 1.0})[
+    assert nothing["warnings"] == []
+    withheld = talk(writing, ASKED, params={"max_new_tokens": 8}, abstain={"min_support": 1.0})[
         "data"
     ][0]
     assert withheld["output"]["message"]["content"] == "I have nothing on that."
-    closed = talk(writing, PARCEL, retrieval={"mode": "off"}, params={"max_new_tokens": 8})
+    closed = talk(writing, ASKED, retrieval={"mode": "off"}, params={"max_new_tokens": 8})
     assert closed["usage"]["completion_tokens"] == 8
     assert closed["data"][0]["support"] == 0
+
+
+def test_a_dialogue_that_no_prompt_can_hold_is_refused_though_nothing_bears_on_it(
+    writing: TestClient,
+) -> None:
+    documents = [{"id": "a", "text": "[[[ ]]]"}]
+    retrieval = {"mode": "provided", "documents": documents}
+    body = {"task": "dialogue", "input": "zebras " * 3_000, "retrieval": retrieval}
+    answer = writing.post("/predict", json=body)
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["code"] == "context_length_exceeded"
+    assert "context is 512" in answer.json()["errors"][0]["detail"]
 
 
 @pytest.mark.parametrize(
@@ -148,32 +162,50 @@ def test_bad_messages_are_named(filled: TestClient, messages: Any, pointer: str)
     assert answer.json()["errors"][0]["pointer"] == f"#/input{pointer}"
 
 
-def test_questions_and_sentences_without_a_shared_word_do_not_bear_on_it() -> None:
+def test_what_tells_nothing_or_shares_no_word_does_not_bear_on_it() -> None:
     query, one = Query((("When is the refund paid?", 3), ("a parcel", 1))), np.ones(1, np.float32)
+    words = query.words()
     told = {
         "The refund is paid today.": 1.0,
         "It comes today.": 0.0,
         "When is the refund paid?": 0.0,
         "“Is the refund paid?”": 0.0,
-        "Your parcel is here.": 1.0,
+        "Your parcel arrived.": 1.0,
+        "The refund is paid.": 0.0,  # as was said
     }
-    assert {text: relevance(query, one, text, one, None) for text in told} == told
-    assert relevance(query, one, "It comes today.", one, "Refunds") == 1.0
-    chinese = Query((("退款需要几天？", 3), ("包裹", 1)))
-    assert relevance(chinese, one, "退款需要三天。", one, None) == 1.0
-    assert relevance(chinese, one, "包裹在哪里。", one, None) == 0.0
+    assert {text: relevance(words, one, text, one, None) for text in told} == told
+    assert relevance(words, one, "It comes today.", one, "Refunds") == 1.0
+
+
+def test_without_vectors_the_words_of_the_last_clause_decide() -> None:
+    query = Query((("好的，退款需要几天？", 3), ("我的包裹", 1)))
+    hits = [
+        hit(1, "退款", "包裹在路上。退款需要三天。您要退款吗？"),
+        hit(2, None, "退款需要五天。"),
+    ]
+    (quote,) = chosen(worded(query, hits), hits)
+    assert hits[0].text[quote.start : quote.end] == "退款需要三天。"
+    asked = hit(1, None, "退款需要几天？")
+    assert worded(query, [asked, *hits])[0].place == 1
+    (quote,) = worded(query, hits, without=0)
+    assert quote.place == 1
+    assert worded(query, hits, without=1) == worded(query, hits)
+    assert worded(query, [hit(1, None, "今天需要下雨。")]) == []  # it lacks most of the words
+    assert worded(query, []) == []
 
 
 def hit(rank: int, title: str | None, text: str) -> Hit:
     return Hit(f"d{rank}", rank, 1.0, {}, Document(f"d{rank}", text, title), 0, len(text), None)
 
 
-def test_the_frame_names_documents_and_keeps_places() -> None:
+def test_one_document_is_quoted_and_named_once() -> None:
     hits = [hit(1, "Returns", "Send it back. It is free."), hit(2, None, "退款需要三天。")]
     quotes = [Quotable(0, 14, 25, 0.9), Quotable(1, 0, 7, 0.85), Quotable(0, 0, 13, 0.84)]
-    text, places = framed(chosen(quotes), hits)
-    assert text == "“Returns”: Send it back. It is free.\n文档中写道：退款需要三天。"
+    text, places = framed(chosen(quotes, hits), hits)
+    assert text == "“Returns”: Send it back. It is free."
     said = [text[p.start : p.end] for p in places]
-    assert said == ["Send it back.", "It is free.", "退款需要三天。"]
-    assert [p.citations for p in places] == [(1,), (1,), (2,)]
-    assert chosen([Quotable(0, 0, 13, 0.1)]) == []
+    assert said == ["Send it back.", "It is free."]
+    assert [p.citations for p in places] == [(1,), (1,)]
+    text, _ = framed(chosen(quotes[1:], hits), hits)
+    assert text == "文档中写道：退款需要三天。"
+    assert chosen([], hits) == []

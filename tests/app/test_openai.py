@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import openai
 import pytest
 from openai import OpenAI
@@ -143,54 +141,3 @@ def test_who_may_and_which_model(served: tuple[str, Footnote], client: OpenAI) -
         pytest.raises(openai.AuthenticationError),
     ):
         stranger.models.list()
-
-
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/predict"])
-def test_a_client_that_leaves_stops_the_work(served: tuple[str, Footnote], path: str) -> None:
-    address, footnote = served
-    generator = footnote.generator
-    assert generator is not None
-    body: dict[str, Any] = {"stream": True, "model": "footnote", "messages": ASKED}
-    body |= {"max_tokens": 400, "stop": ["zq7"]}
-    if path == "/predict":
-        body = {"task": "generation", "input": "a parcel", "stream": True}
-        body["params"] = {"max_new_tokens": 400}
-    headers = {"authorization": f"Bearer {KEY}"}
-    slow = slowed(generator)
-    with httpx.Client(headers=headers) as http:
-        with http.stream("POST", address + path, json=body) as answer:
-            lines = answer.iter_lines()
-            while "token" not in (line := next(lines)) and '"content":"' not in line:
-                pass
-            assert generator.active() == 1
-        left = time.monotonic()
-        while generator.active():
-            time.sleep(0.002)
-            assert time.monotonic() - left < 5
-        steps = slow.steps
-        time.sleep(0.05)
-        assert slow.steps == steps  # nothing goes on
-    assert steps < 350
-    assert footnote.permits.taken == 0
-    slow.undo()
-
-
-class slowed:
-    """A generator whose steps take a while, as those of a real one do, and are counted."""
-
-    def __init__(self, generator: Any) -> None:
-        self.steps = 0
-        self._generator = generator
-        self._decoder: Any = generator.call(lambda g: g.decoder).result()
-        step: Callable[..., Any] = self._decoder.step
-
-        def counted(*given: Any) -> Any:
-            self.steps += 1
-            time.sleep(0.01)
-            return step(*given)
-
-        self._decoder.step = counted
-
-    def undo(self) -> None:
-        """As it was."""
-        self._generator.call(lambda g: delattr(g.decoder, "step")).result()
