@@ -221,7 +221,7 @@ def test_a_text_is_written_again_from_the_same_passages(writing: TestClient, tas
 def test_an_erased_document_goes_from_what_was_written_of_it(
     client: TestClient,
 ) -> None:
-    asked = {"task": "dialogue", "input": "my parcel is late, where is it now"}
+    asked = {"task": "dialogue", "input": "my parcel, where is it now"}
     said = client.post("/predict", json=asked).json()
     assert PARCEL in said["data"][0]["output"]["message"]["content"]
     assert client.delete("/documents/delivery-0?erase=true").status_code == 200
