@@ -237,6 +237,7 @@ def test_a_margin_is_handed_to_the_gate(footnote: Command, monkeypatch: pytest.M
     assert asked[1]["retrieval"] == {"k": 4}
     assert footnote("train", "--task", "dialogue", ok=False).exit_code == 2
     wish = {"activate": "if_better", "field": "topic", "margin": 0.1, "encoder": "x"}
+    wish["analyzer"] = "unstemmed"
     options = [part for name, value in wish.items() for part in (f"--{name}", str(value))]
     assert footnote("reindex", *options, ok=False).exit_code == 1
     assert asked[-1] == {"mode": "full", **wish}
