@@ -49,16 +49,23 @@ def near(truth: Labels, vectors: NDArray[np.float32], rng: np.random.Generator) 
 NOISES: dict[str, Callable[..., Labels]] = {"uniform": uniform, "near": near}
 
 
-def run(split: Split, noise: str, seed: int) -> dict[str, Any]:
-    """One noise, one seed: AUROC and precision at 500 of each way to rank the rows."""
-    from cleanlab.rank import get_label_quality_scores
-
+def flipped(
+    split: Split, noise: str, seed: int
+) -> tuple[list[str], Labels, NDArray[np.bool_], Labels]:
+    """Names, true labels, which rows are wrong, and the labels that stand then."""
     names = sorted({row.label for row in split.rows})
     truth = np.array([names.index(row.label) for row in split.rows])
     rng = np.random.default_rng(seed)
     wrong = np.zeros(len(truth), dtype=bool)
     wrong[rng.choice(len(truth), int(SHARE * len(truth)), replace=False)] = True
-    labels = np.where(wrong, NOISES[noise](truth, split.vectors, rng), truth)
+    return names, truth, wrong, np.where(wrong, NOISES[noise](truth, split.vectors, rng), truth)
+
+
+def run(split: Split, noise: str, seed: int) -> dict[str, Any]:
+    """One noise, one seed: AUROC and precision at 500 of each way to rank the rows."""
+    from cleanlab.rank import get_label_quality_scores
+
+    _, truth, wrong, labels = flipped(split, noise, seed)
     texts: dict[str, int] = {}
     groups = [texts.setdefault(normalise(row.text), len(texts)) for row in split.rows]
     began = time.process_time()

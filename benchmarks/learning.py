@@ -23,6 +23,7 @@ from typing import Any
 import httpx
 import numpy as np
 
+from benchmarks import learning_labels
 from benchmarks.classification import draw_rows
 from benchmarks.classification_data import Example, read
 from benchmarks.learning_server import ask, job, parts, post, prepare, right, server, store
@@ -282,6 +283,8 @@ PARTS: dict[str, Callable[[int, int | None], Figures]] = {
     "influence": influence,
     "abstention": abstention,
     "gate": gate,
+    "intents": learning_labels.intents,
+    "audit": learning_labels.audit,
 }
 
 

@@ -57,7 +57,7 @@ def post(client: httpx.Client, path: str, body: object) -> dict[str, Any]:
 
 
 def job(client: httpx.Client, path: str, body: object) -> dict[str, Any]:
-    """Submit a job and wait for its end. Raises RuntimeError when it fails."""
+    """Submit a job and wait for its end: its result, and its id. Raises RuntimeError."""
     started = post(client, path, body)
     while True:
         now: dict[str, Any] = client.get(f"/admin/jobs/{started['id']}").json()
@@ -66,8 +66,7 @@ def job(client: httpx.Client, path: str, body: object) -> dict[str, Any]:
         time.sleep(0.5)
     if now["state"] != "succeeded":
         raise RuntimeError(now["problem"])
-    result: dict[str, Any] = now["result"]
-    return result
+    return {**now["result"], "id": now["id"]}
 
 
 def store(client: httpx.Client, rows: Sequence[Example]) -> None:
