@@ -4,8 +4,8 @@ Real servers on Banking77. A head is trained over HTTP on 10 texts of each label
 comes in as a stream and is corrected as it errs. What that is worth is measured on 3,000 texts of
 train that nothing has seen, beside a head that is trained anew on the same labels, and on all of
 the stream. Of the corrections each way is kept in ``benchmarks/runs`` when it is measured, and is
-not run again while it stands there. The gate is shown on TREC-6. The last line printed is one JSON
-object.
+not run again while it stands there. The gate is shown on TREC-6. New intents and the label audit:
+`benchmarks.learning_labels`. The last line printed is one JSON object.
 """
 
 from __future__ import annotations
