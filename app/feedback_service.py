@@ -39,7 +39,7 @@ async def give(footnote: Footnote, request: FeedbackRequest) -> dict[str, Any]:
         supposed = await suppose(footnote, document)
     if wanted and supposed is not None:
         radius = await blast(footnote, supposed, field)
-    more = {"conflicts": conflicts, "blast": radius}
+    more = {"conflicts": conflicts, "blast": radius, "warnings": novelties(footnote, opinion)}
     if request.preview:
         after = before
         if supposed is not None:
@@ -51,6 +51,26 @@ async def give(footnote: Footnote, request: FeedbackRequest) -> dict[str, Any]:
     judge_ablation(footnote, opinion, before)
     after = await now(footnote, text, field) if relabels else before
     return {**shape(recorded.id, recorded.doc_id, recorded.sequence, before, after), **more}
+
+
+def novelties(footnote: Footnote, opinion: Opinion) -> list[str]:
+    """A warning where nothing has the label yet: a new one, or one of another field."""
+    snapshot = footnote.snapshot()
+    if opinion.label is None or snapshot.serving is None:
+        return []
+    heads, index = snapshot.model().model.heads, snapshot.index()
+
+    def has(field: str) -> bool:
+        head = heads.get(field)
+        return (head is not None and opinion.label in head.labels) or (
+            opinion.label in index.field_labels(field)
+        )
+
+    if has(opinion.field):
+        return []
+    others = sorted(field for field in heads if field != opinion.field and has(field))
+    of = f"; '{others[0]}' has it" if others else ""
+    return [f"this label is new to the field '{opinion.field}'{of}"]
 
 
 async def undo(footnote: Footnote, name: str) -> dict[str, Any]:

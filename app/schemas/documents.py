@@ -269,6 +269,7 @@ class FeedbackResponse(Response):
         [], description="Earlier corrections that say otherwise; the newest counts."
     )
     blast: Blast | None = None
+    warnings: list[str] = []
 
 
 class UndoResponse(Response):

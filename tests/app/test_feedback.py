@@ -111,3 +111,14 @@ def test_a_label_of_another_field_is_refused(client: TestClient) -> None:
     assert answer.status_code == 422
     assert [e["pointer"] for e in answer.json()["errors"]] == ["#/field"]
     assert client.get("/feedback").text == ""
+
+
+def test_a_label_that_the_field_never_had_is_told(client: TestClient) -> None:
+    known = {"input": TEXT, "label": "praise", "apply": "index"}
+    assert client.post("/feedback", json={**known, "preview": True}).json()["warnings"] == []
+    new = {"input": TEXT, "label": "fireworks", "apply": "index"}
+    (warning,) = client.post("/feedback", json={**new, "preview": True}).json()["warnings"]
+    assert warning == "this label is new to the field 'label'"
+    assert client.post("/feedback", json=new).json()["warnings"] == [warning]
+    # From then on a document has it.
+    assert client.post("/feedback", json=new).json()["warnings"] == []
