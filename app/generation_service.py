@@ -133,8 +133,8 @@ async def retrieved(
     if recorded is None:
         found = await evidence(footnote, snapshot, query, request.retrieval)
     else:
-        vector = None if query.empty else await query_vector(snapshot, query)
-        found = Found(recorded.hits, [], vector)
+        vector, readable = (None, False) if query.empty else await query_vector(snapshot, query)
+        found = Found(recorded.hits, [], vector if readable else None)
     return found, 1000 * (time.perf_counter() - began)
 
 

@@ -79,20 +79,18 @@ async def vectors_of(snapshot: Snapshot, texts: Sequence[str]) -> list[Vector]:
     return [state.vector for state in await states_of(snapshot, texts)]
 
 
-async def query_vector(snapshot: Snapshot, query: Query) -> Vector | None:
-    """The vector [dim] of a query of several parts, of length 1.
+async def query_vector(snapshot: Snapshot, query: Query) -> tuple[Vector, bool]:
+    """The vector [dim] of a query of several parts, of length 1; and whether it means anything.
 
-    None where the encoder's vocabulary does not cover most of it.
+    It does not where the encoder's vocabulary does not cover most of the query.
     """
     states = await states_of(snapshot, [text for text, _ in query.parts])
     weights = [weight for _, weight in query.parts]
     known = sum(w for state, w in zip(states, weights, strict=True) if state.readable)
-    if 2 * known < sum(weights):
-        return None
     total = sum(w * state.vector for state, w in zip(states, weights, strict=True))
     mean: Vector = np.asarray(total, np.float32)
     length = float(np.linalg.norm(mean))
-    return mean / length if length else mean
+    return mean / length if length else mean, 2 * known >= sum(weights)
 
 
 async def evidence(
@@ -107,15 +105,16 @@ async def evidence(
     k = wanted.k or PASSAGES
     notes = [f"retrieval.k: the best {MOST_PASSAGES} were read"] if k > MOST_PASSAGES else []
     k = min(k, MOST_PASSAGES)
-    vector = await query_vector(snapshot, query)
+    vector, readable = await query_vector(snapshot, query)
+    known = vector if readable else None
     pool, loop = footnote.pipeline.pool, asyncio.get_running_loop()
     if wanted.mode == "provided":
         left = [d for d in wanted.documents or () if d.id not in set(wanted.exclude_ids)]
         given = [Document(d.id, d.text, d.title) for d in left]
         pieces, more = await loop.run_in_executor(pool, nearest, given, query.text, MOST_PASSAGES)
-        return Found(await ranked(snapshot, pieces, query, vector, k), [*notes, *more], vector)
+        return Found(await ranked(snapshot, pieces, query, known, k), [*notes, *more], known)
     method, _ = method_for(snapshot, wanted.method, "retrieval.method")
-    if vector is None and wanted.method is None:
+    if not readable and wanted.method is None:
         method = "bm25"
     search = Wanted(
         k=k,
@@ -125,7 +124,7 @@ async def evidence(
         passages=True,
     )
     hits = await find(pool, snapshot, query.text, vector, search)
-    return Found(hits, notes, vector)
+    return Found(hits, notes, known)
 
 
 async def ranked(

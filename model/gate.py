@@ -93,7 +93,7 @@ class Mixture(NamedTuple):
     probs: Tensor  # [b, U]
     gate: Tensor  # [b]
     novelty: Tensor  # [b] the mass of labels that the head does not know
-    plain: Tensor | float = 0.0  # [b] the part of the gate that the plain vote has
+    plain: Tensor  # [b] the part of the gate that the plain vote has
 
 
 class Gate(nn.Module):
@@ -166,7 +166,7 @@ def credit(
     new = there & (memory.labels >= n)
     old = part(there & ~new, mixture.gate - mixture.novelty - mixture.plain)
     shares = old + part(new, mixture.novelty)
-    if unlearned is None or isinstance(mixture.plain, float):
+    if unlearned is None:
         return shares
     return shares + mixture.plain[:, None] * unlearned.weights
 

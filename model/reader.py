@@ -247,7 +247,8 @@ class Reader:
         if network is None:
             neighbours = plain_vote(base, memory, len(labels))
             found = neighbours.found.float()
-            mixture = Mixture(neighbours.probs, found, torch.zeros_like(found))
+            none = torch.zeros_like(found)
+            mixture = Mixture(neighbours.probs, found, none, none)
             weights = found[:, None] * neighbours.weights
         else:
             new = is_new(hits, self.heads[field].known, memory.mask.shape[1])

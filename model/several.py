@@ -100,7 +100,8 @@ class IndependentGate(Gate):
         gates = torch.cat([gate, torch.ones_like(new)], dim=-1)
         best = probs.argmax(-1, keepdim=True)
         novelty = (best >= n).to(probs.dtype).squeeze(-1)
-        return Mixture(probs, gates.gather(1, best).squeeze(-1), novelty)
+        of_best = gates.gather(1, best).squeeze(-1)
+        return Mixture(probs, of_best, novelty, torch.zeros_like(novelty))
 
 
 class SeveralModel(RetrievalAugmentedModel):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final
 
 import click
 
@@ -41,26 +41,7 @@ SHOWN: Final = 10  # bad lines that are named
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda or auto.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @json_option
-def pretrain(
-    paths: tuple[str, ...],
-    out: Path,
-    memory: Literal["none", "cross", "prefix"],
-    copy: bool,
-    tokens: int,
-    batch_tokens: int,
-    window: int,
-    dim: int,
-    layers: int,
-    heads: int,
-    vocab: int,
-    k: int,
-    optimizer: Literal["adamw", "sgd"],
-    lr: float | None,
-    held_out: float,
-    device: str,
-    seed: int,
-    as_json: bool,
-) -> None:
+def pretrain(paths: tuple[str, ...], out: Path, device: str, as_json: bool, **options: Any) -> None:
     """Train a small language model on files or folders of text, from nothing.
 
     Text is JSON lines (`text`, and `title`, `id` where there are any; .gz, .xz) or plain text, a
@@ -83,11 +64,7 @@ def pretrain(
 
     with StepBar("pretrain") as progress:
         try:
-            plan = plan_of(
-                out, sources_of(paths), memory=memory, copy=copy, tokens=tokens,
-                batch_tokens=batch_tokens, window=window, dim=dim, layers=layers, heads=heads,
-                vocab=vocab, k=k, optimizer=optimizer, lr=lr, held_out=held_out, seed=seed,
-            )  # fmt: skip
+            plan = plan_of(out, sources_of(paths), **options)
             plan.device = device
             report = pretrain_from_files(plan, note=note, rejected=rejected, progress=progress)
         except (ImportRefused, TrainingRefused, CheckpointRefused, ValueError) as error:

@@ -211,11 +211,10 @@ class Ablation(Response):
     changed: bool
 
 
-class PredictItem(Response):
+class Item(Response):
     """The answer to one input; with ``error`` instead where that input alone was bad."""
 
     index: int
-    output: LabelOutput | AnswerOutput | EntitiesOutput | TextOutput | MessageOutput | None = None
     confidence: float | None = None
     calibrated: bool | None = None
     support: float | None = None
@@ -225,6 +224,12 @@ class PredictItem(Response):
     flip_set: FlipSet | None = None
     ablation: Ablation | None = None
     error: dict[str, Any] | None = None
+
+
+class PredictItem(Item):
+    """An answer of ``/predict``."""
+
+    output: LabelOutput | AnswerOutput | EntitiesOutput | TextOutput | MessageOutput | None = None
 
 
 class ReplayCheck(Response):
@@ -251,24 +256,14 @@ class PredictResponse(Response):
     replay: ReplayCheck | None = None
 
 
-class ClassifyItem(Response):
-    """The answer to one input; with ``error`` instead where that input alone was bad."""
+class ClassifyItem(Item):
+    """An answer of ``/classify``."""
 
-    index: int
     label: str | None = None
     labels: list[str] | None = None
     probs: list[float] | None = None
     num_classes: int | None = None
     scores: list[LabelScore] | None = None
-    confidence: float | None = None
-    calibrated: bool | None = None
-    support: float | None = None
-    abstained: bool | None = None
-    abstained_because: Because | None = None
-    citations: list[Citation] | None = None
-    flip_set: FlipSet | None = None
-    ablation: Ablation | None = None
-    error: dict[str, Any] | None = None
 
 
 class ClassifyResponse(Response):

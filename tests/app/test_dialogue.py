@@ -131,6 +131,17 @@ def test_a_dialogue_that_no_prompt_can_hold_is_refused_though_nothing_bears_on_i
     assert "context is 512" in answer.json()["errors"][0]["detail"]
 
 
+@pytest.mark.parametrize("method", ["bm25", "dense", "hybrid"])
+def test_a_method_that_is_asked_for_runs_whatever_the_encoder_can_read(
+    filled: TestClient, method: str
+) -> None:
+    for text in ("退款需要几天？", ASKED):
+        found = talk(filled, text, retrieval={"method": method})["data"][0]["citations"]
+        if text is ASKED or method == "dense":
+            assert found
+        assert all(method in ("hybrid", *citation["scores"]) for citation in found)
+
+
 @pytest.mark.parametrize(
     ("messages", "pointer"),
     [
