@@ -30,10 +30,11 @@ from app.batching import BatchStats, Observe, in_sizes, settle, similar_lengths
 from app.questions import Question, QuestionQueue
 
 if TYPE_CHECKING:
-    from model.answers import PassageText, SpanAnswer
+    from model.answers import SpanAnswer
     from model.memory import Retrieved
     from model.prediction import Prediction
     from model.reader import QueryState, Reader
+    from model.span_evidence import PassageText
 
 logger = logging.getLogger(__name__)
 

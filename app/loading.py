@@ -141,7 +141,7 @@ def warm_up(serving: Serving) -> None:
                 state = read.result().state
                 serving.engine.predict(state, [], field, index_labels=("a", "b")).result()
     if serving.model.span_heads:
-        from model.answers import PassageText
+        from model.span_evidence import PassageText
 
         passages = [PassageText(f"{WARM_UP}. " * 16)] * 8
         for head in serving.model.span_heads:

@@ -33,7 +33,8 @@ from index_data.segment import segment_of
 from index_data.view import compiled, whole
 
 if TYPE_CHECKING:
-    from model.answers import Span, SpanAnswer
+    from model.answers import SpanAnswer
+    from model.span_evidence import Span
 
 HEAD = "qa"
 MOST_PASSAGES = 32  # read for one question
@@ -151,7 +152,7 @@ async def answer(
     recorded: Evidence | None = None,
 ) -> Answered:
     """Find the passages of one question (or take those recorded), read them, answer."""
-    from model.answers import PassageText  # torch takes seconds, and the port opens before it
+    from model.span_evidence import PassageText  # torch takes seconds, and the port opens before it
 
     began = time.perf_counter()
     engine = snapshot.model().engine

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 from app.batching import BatchStats, Observe, similar_lengths
 
 if TYPE_CHECKING:
-    from model.answers import Asked, PassageText, SpanAnswer
+    from model.answers import SpanAnswer
     from model.pairs import Pair
     from model.reader import Reader
+    from model.span_evidence import Asked, PassageText
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -139,10 +139,12 @@ def run(
     encoder: Encoder,
     options: dict[str, Any],
     most: int | None = None,
+    learned: Set[str] | None = None,
 ) -> dict[str, Any]:
     """One case on one split: `on`, `off` and `none`, and the index grown after training.
 
-    `most`: so many sentences of each part, for a try.
+    `most`: so many sentences of each part, for a try. `learned`: ids of the sentences that heads
+    learn from, where those are not all of the index.
     """
     name, share = (CASES | CHINESE)[case]
     everything, judged = read(name, "train")[:most], read(name, split)[:most]
@@ -156,7 +158,8 @@ def run(
     for seed in seeds:
         train = share_of(everything, share, seed)
         index = Labelled.of(train)
-        rows, test = index.retrieve(train), index.retrieve(judged)
+        taught = train if learned is None else [row for row in train if row.id in learned]
+        rows, test = index.retrieve(taught), index.retrieve(judged)
         on = trained(case, seed, "on", rows, encoder, options)
         add("on", test, answers(on, test))
         add("off", test, answers(on, test, closed=True))

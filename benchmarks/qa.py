@@ -3,13 +3,15 @@
     python -m benchmarks.qa [--set squad|drcd|cmrc2018] [--questions N] [--checkpoint FOLDER]
     python -m benchmarks.qa --set drcd --retrieval
     python -m benchmarks.qa --train FOLDER [--none] [--base FOLDER]
+    python -m benchmarks.qa --settle FOLDER [--checkpoint FOLDER]
 
 Measured with the code that serves, in its arithmetic: paragraphs of the development part in an
 index, published as the server does it, searched by its default method, read by the checkpoint's
 head. `--questions` takes a part of the questions by hash; retrieval is measured on all of them, and
 alone with `--retrieval`. `--train` trains the head on the set's training rows (5 % by hash of the
 paragraph are held out and fit the mixture and the judges); `--none` without retrieved passages, at
-equal compute. `--encoder` names another encoder, for both.
+equal compute. `--settle` fits mixture and judges of a head anew, on the held-out rows. `--encoder`
+names another encoder, for all.
 """
 
 from __future__ import annotations
@@ -26,21 +28,25 @@ import numpy as np
 import torch
 
 from benchmarks.data import rows
-from benchmarks.qa_data import SETS, share, training_rows
+from benchmarks.qa_data import SETS, served, share, training_rows
 from benchmarks.retrieval import index_of
 from benchmarks.retrieval_peers import temporary
 from benchmarks.vector_cache import CachedEncoder
 from index_data.documents import Document
 from index_data.metrics import bootstrap
 from index_data.searcher import METHODS, Hit
-from model.answers import PassageText, SpanAnswer, SpanReader
-from model.config import pick_dtype
+from model.answers import SpanAnswer, SpanReader
+from model.checkpoint import HeadFiles, load_heads, save_checkpoint
+from model.config import bf16_products, pick_dtype
 from model.encoder import Encoder
 from model.reader import Reader
+from model.span import FEATURES, SpanConfig, SpanNetwork
 from model.span_calibration import ask_all, auroc
+from model.span_evidence import PassageText
 from model.span_metrics import exact_match, f1
 from model.span_rows import SpanTrainConfig
-from model.span_training import train_span
+from model.span_training import judge, train_span
+from model.split import bucket
 
 SHIPPED = Path(__file__).resolve().parent.parent / "model" / "shipped"
 AT_ONCE = 64
@@ -114,12 +120,8 @@ def evaluate(name: str, given: argparse.Namespace, encoder: Encoder) -> dict[str
         asked = cached.encode([r["question"] for r in everything])
         vectors = {r["id"]: v for r, v in zip(everything, asked, strict=True)}
 
-        ids = encoder.tokenize([r["question"] for r in everything])
-        # As it is served: by words alone where the encoder cannot read the question.
-        default = {
-            r["id"]: searcher.default_method if encoder.reads(found) else "bm25"
-            for r, found in zip(everything, ids, strict=True)
-        }
+        methods = served(searcher, encoder, [r["question"] for r in everything])
+        default = {r["id"]: method for r, method in zip(everything, methods, strict=True)}
 
         def search(r: dict[str, Any], *, method: str = "served", out: bool = False) -> list[Hit]:
             return searcher.search(
@@ -184,10 +186,27 @@ def train(name: str, given: argparse.Namespace, encoder: Encoder) -> dict[str, A
         if step % 50 == 0:
             report(f"{step}/{total}", {"loss": loss, "left_s": left})
 
-    done = train_span(
-        training_rows(name), config, encoder, given.train, base=given.base, progress=progress
-    )
+    rows = training_rows(encoder, name)
+    done = train_span(rows, config, encoder, given.train, base=given.base, progress=progress)
     return done.to_json()
+
+
+def settle(name: str, given: argparse.Namespace, encoder: Encoder) -> dict[str, Any]:
+    """Fit the judges of a head anew, on rows that it was not trained on; its figures."""
+    held = training_rows(encoder, name, lambda context: bucket(context) < RECIPE.holdout)
+    held = sorted(held, key=lambda row: bucket(row.question))[: given.questions]
+    files = load_heads(given.checkpoint)[1]["qa"]
+    assert isinstance(files.config, SpanConfig)
+    model = SpanNetwork(replace(files.config, features=FEATURES), encoder)
+    model.load_state_dict({**files.tensors, "judge": torch.zeros_like(model.judge)})
+    config = replace(RECIPE, lang=SETS[name][1], k=files.config.k)
+    with bf16_products(encoder.device):
+        metrics, calibration, _ = judge(model, held, config, fit=True)
+    new = {"metrics": metrics, "calibration": calibration, "held_out": len(held)}
+    report = {**files.report, **new}
+    changed = HeadFiles(model.config, dict(model.state_dict()), report, files.documents)
+    save_checkpoint(given.settle, {"qa": changed}, encoder, base=given.checkpoint)
+    return new
 
 
 def main() -> None:
@@ -199,14 +218,16 @@ def main() -> None:
     parser.add_argument("--encoder")
     parser.add_argument("--train", type=Path)
     parser.add_argument("--base", type=Path)
+    parser.add_argument("--settle", type=Path)
     parser.add_argument("--none", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    if given.train is None:
-        encoder = Encoder.load(given.encoder, dtype=pick_dtype("auto", "cpu"))
-        print(json.dumps(evaluate(given.set, given, encoder)))
-    else:
-        print(json.dumps(train(given.set, given, Encoder.load(given.encoder))))
+    if given.train is not None or given.settle is not None:
+        work = train if given.settle is None else settle
+        print(json.dumps(work(given.set, given, Encoder.load(given.encoder))))
+        return
+    encoder = Encoder.load(given.encoder, dtype=pick_dtype("auto", "cpu"))
+    print(json.dumps(evaluate(given.set, given, encoder)))
 
 
 if __name__ == "__main__":

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks.data import rows
 from benchmarks.retrieval import index_of
 from benchmarks.retrieval_peers import temporary
+from benchmarks.vector_cache import CachedEncoder
 from index_data.documents import Document, near_duplicate
+from index_data.searcher import Searcher
+from model.encoder import Encoder
 from model.memory import Retrieved
 from model.span_rows import SpanRow
 
@@ -34,30 +36,41 @@ def share(text: str) -> float:
     return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 2**32
 
 
-def training_rows(name: str = "squad") -> list[SpanRow]:
-    """The rows that a head for a set is trained on, each with BM25's best passages.
+def training_rows(
+    encoder: Encoder, name: str = "squad", only: Callable[[str], bool] = bool
+) -> list[SpanRow]:
+    """The rows that a head for a set is trained on, each with what the server finds for it.
 
     Found among the paragraphs of all rows. Its own paragraph stays among them (the head is
-    calibrated by whether it is there), near duplicates of it do not.
+    calibrated by whether it is there), near duplicates of it do not. `only`: rows of which
+    paragraphs.
     """
-    return with_hits([row for part in TRAINED_ON[name] for row in rows(part)])
-
-
-def with_hits(raw: Sequence[dict[str, Any]]) -> list[SpanRow]:
+    raw = [row for part in TRAINED_ON[name] for row in rows(part)]
     contexts = list(dict.fromkeys(r["context"] for r in raw))
     number = {context: str(i) for i, context in enumerate(contexts)}
     documents = [Document(number[context], context) for context in contexts]
+    wanted = [r for r in raw if only(r["context"])]
+    cached = CachedEncoder(encoder, f"qa-{name}-train")
     done = []
     with temporary() as folder:
-        store, searcher = index_of(documents, Path(folder), None, passage_words=100)
-        for r in raw:
+        store, searcher = index_of(documents, Path(folder), cached)
+        asked = cached.encode([r["question"] for r in wanted])
+        methods = served(searcher, encoder, [r["question"] for r in wanted])
+        for r, vector, method in zip(wanted, asked, methods, strict=True):
             own = number[r["context"]]
+            found = searcher.search(r["question"], k=HITS, method=method, query_vector=vector)
             hits = [
                 Retrieved(None, hit.text, None, hit.score, None)
-                for hit in searcher.search(r["question"], k=HITS, method="bm25")
+                for hit in found
                 if hit.doc_id == own or not near_duplicate(hit.document.text, r["context"])
             ]
             answers = [(a["text"], a["start"]) for a in r["answers"]]
             done.append(SpanRow(r["id"], r["question"], r["context"], answers, hits))
         store.close()
     return done
+
+
+def served(searcher: Searcher, encoder: Encoder, questions: Sequence[str]) -> list[str]:
+    """How the server looks for each question: by words alone where it cannot read it."""
+    ids = encoder.tokenize(questions)
+    return [searcher.default_method if encoder.reads(found) else "bm25" for found in ids]

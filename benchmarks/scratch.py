@@ -1,15 +1,16 @@
 """Chinese with nothing pretrained: an encoder from scratch, and heads over it with retrieval.
 
     python -m benchmarks.scratch [chnsenticorp thucnews_titles resume_ner msra_ner drcd cmrc2018]
+    python -m benchmarks.scratch --no-labels resume_ner
     python -m benchmarks.scratch --peers [SET...]
 
-Tokenizer and encoder (`model.scratch`) see the training rows alone; where texts carry labels the
-encoder learns from those of three quarters of them, and a head over it from the last quarter, with
-hits from all, found by the server's default method. *on* and *off* are one network, *none* never
-saw a hit, `no training` is the vote of the neighbours. `--peers`: TF-IDF of characters on the same
-rows. Test texts that stand in train are left out of the test part. Of the two sets of questions one
-is learned from (its paragraphs, then its answers) and the other is asked, as `benchmarks.qa` asks
-it. What is trained is kept in benchmarks/runs.
+Tokenizer and encoder (`model.scratch`) see the training rows alone; where texts carry labels or
+entities the encoder learns from those of three quarters of them (`--no-labels`: from the texts),
+and a head over it from the last quarter, with hits from all, found as the server does. *on* and
+*off* are one network, *none* never saw a hit, `no training` is the vote of the neighbours.
+`--peers`: TF-IDF of characters on the same rows. Test texts that stand in train are left out of the
+test part. Of the two sets of questions one is learned from (its paragraphs, then its answers) and
+the other is asked, as `benchmarks.qa` asks it. What is trained is kept in benchmarks/runs.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from benchmarks.classification_data import Example, Split, by_hash, read
 from benchmarks.classification_peers import characters
 from benchmarks.data import rows
 from benchmarks.ner_data import read as read_sentences
+from benchmarks.ner_data import share_of
 from benchmarks.retrieval import index_of
 from benchmarks.retrieval_peers import temporary
 from benchmarks.vector_cache import CachedEncoder
@@ -41,7 +43,7 @@ from model.encoder import Encoder
 from model.memory import Retrieved
 from model.metrics import paired_interval
 from model.reader import Reader
-from model.scratch import ScratchConfig, train_encoder
+from model.scratch import ScratchConfig, ScratchText, train_encoder
 
 RUNS = Path(__file__).parent / "runs" / "scratch"
 CLASSIFIED = {"chnsenticorp": "train", "thucnews_titles": "train_subset"}
@@ -49,8 +51,9 @@ CONFIGS = {
     "chnsenticorp": ScratchConfig(loosened=0.1),
     "thucnews_titles": ScratchConfig(max_tokens=48, loosened=0.1),
     # An entity's borders are between characters, so a token is one.
-    "resume_ner": ScratchConfig(pieces="characters", epochs=20, batch_size=32),
-    "msra_ner": ScratchConfig(pieces="characters", epochs=3),
+    # What is found are labelled sentences, by their words: vectors need not be learned.
+    "resume_ner": ScratchConfig(pieces="characters", epochs=20, batch_size=32, pairs=False),
+    "msra_ner": ScratchConfig(pieces="characters", epochs=6, batch_size=32, pairs=False),
     "drcd": ScratchConfig(pieces="characters", max_tokens=256, batch_size=32),
     "cmrc2018": ScratchConfig(pieces="characters", max_tokens=256, batch_size=32),
 }
@@ -78,10 +81,12 @@ def parts(name: str, most: int | None) -> tuple[list[Example], list[Example]]:
 
 
 def encoder_for(
-    name: str, texts: Sequence[str], labels: Sequence[str | None] | None, config: ScratchConfig
+    name: str, rows: Sequence[ScratchText], config: ScratchConfig
 ) -> tuple[Encoder, dict[str, Any]]:
     """The encoder of these texts, trained now or found from an earlier run; and its report."""
-    out = RUNS / f"{name}-{len(texts)}-{config.epochs}-{config.seed}"
+    known = any(row.label is not None or row.entities is not None for row in rows)
+    kind = "" if known or name in OTHER else "-texts"
+    out = RUNS / f"{name}{kind}-{len(rows)}-{config.epochs}-{config.seed}"
     shown = time.monotonic()
 
     def progress(step: int, total: int, loss: float | None, left: float | None) -> None:
@@ -92,21 +97,23 @@ def encoder_for(
 
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
-        train_encoder(texts, labels, config, out, progress=progress)
+        train_encoder(rows, config, out, progress=progress)
     report = json.loads((out / "report.json").read_text())
     names = ("vocabulary", "parameters", "epochs", "losses", "seconds")
     return Encoder.load(str(out)), {n: report[n] for n in names}
 
 
-def classified(name: str, seed: int, most: int | None, config: ScratchConfig) -> dict[str, Any]:
-    """A set of labelled texts."""
+def classified(
+    name: str, seed: int, most: int | None, config: ScratchConfig, taught: bool
+) -> dict[str, Any]:
+    """A set of labelled texts; the encoder is taught by labels too."""
     train, test = parts(name, most)
     labels = sorted({row.label for row in train})
     known, fresh = by_hash(train, HEAD_SHARE)
-    taught: list[str | None] = [None] * len(train)
-    for i in known:
-        taught[i] = train[i].label
-    encoder, about = encoder_for(name, [row.text for row in train], taught, config)
+    texts = [ScratchText(row.text) for row in train]
+    for i in known if taught else ():
+        texts[i] = ScratchText(train[i].text, train[i].label)
+    encoder, about = encoder_for(name, texts, config)
     cached = CachedEncoder(encoder, f"{name}-scratch")
     index, asked = (
         Split(side, cached.encode([row.text for row in side])) for side in (train, test)
@@ -173,21 +180,28 @@ def hybrid(
     return found, dropped
 
 
-def tagged(name: str, seed: int, most: int | None, config: ScratchConfig) -> dict[str, Any]:
-    """A set of sentences with entities; the encoder learns from the texts alone."""
-    sentences = read_sentences(name, "train")
-    kept = sentences[:most]
-    encoder, about = encoder_for(name, [row.text for row in kept], None, config)
-    found = ner.run(name, [seed], "test", encoder, TAG_OPTIONS, most=most)
-    return {"rows": len(kept), "encoder": about, **found}
+def tagged(
+    name: str, seed: int, most: int | None, config: ScratchConfig, taught: bool
+) -> dict[str, Any]:
+    """A set of sentences with entities; the encoder is taught by entities too."""
+    kept = read_sentences(name, "train")[:most]
+    fresh = share_of(kept, HEAD_SHARE, seed) if taught else kept
+    apart = {row.id for row in fresh}
+    texts = [ScratchText(r.text, None, None if r.id in apart else r.entities) for r in kept]
+    encoder, about = encoder_for(name, texts, config)
+    found = ner.run(
+        name, [seed], "test", encoder, TAG_OPTIONS, most=most, learned=apart if taught else None
+    )
+    return {"rows": len(kept), "head rows": len(fresh), "encoder": about, **found}
 
 
-def asked(name: str, seed: int, most: int | None, config: ScratchConfig) -> dict[str, Any]:
+def asked(name: str, seed: int, most: int | None, config: ScratchConfig, _: bool) -> dict[str, Any]:
     """Questions of one set learned, those of the other asked; `most`: so many are asked."""
     raw = [row for part in qa_data.TRAINED_ON[name] for row in rows(part)]
     contexts = list(dict.fromkeys(row["context"] for row in raw))
     texts = [c[at : at + PIECE] for c in contexts for at in range(0, len(c), PIECE)]
-    encoder, about = encoder_for(name, [*texts, *(row["question"] for row in raw)], None, config)
+    everything = [ScratchText(text) for text in (*texts, *(row["question"] for row in raw))]
+    encoder, about = encoder_for(name, everything, config)
     head = RUNS / f"{name}-answers-{config.epochs}-{seed}"
     if not head.exists():
         given = argparse.Namespace(train=head, base=None, none=False)
@@ -217,6 +231,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rows", type=int, help="at most so many rows of each part")
     parser.add_argument("--epochs", type=int, help="of the encoder")
+    parser.add_argument(
+        "--no-labels", action="store_true", help="encoder of the texts alone; a head of all rows"
+    )
     given = parser.parse_args()
     torch.set_num_threads(1)
     out: dict[str, Any] = {}
@@ -227,7 +244,7 @@ def main() -> None:
             changed = {"seed": given.seed} | ({"epochs": given.epochs} if given.epochs else {})
             config = dataclasses.replace(CONFIGS[name], **changed)
             run = classified if name in CLASSIFIED else asked if name in OTHER else tagged
-            out[name] = run(name, given.seed, given.rows, config)
+            out[name] = run(name, given.seed, given.rows, config, not given.no_labels)
         print(name, json.dumps(plain(out[name])), flush=True)
     print(json.dumps(plain(out)))
 

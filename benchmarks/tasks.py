@@ -23,10 +23,10 @@ from app.engine import Engine
 from benchmarks.data import rows
 from benchmarks.ner_data import Labelled
 from benchmarks.ner_shipped import sample_rows
-from model.answers import PassageText
 from model.config import pick_dtype
 from model.encoder import Encoder
 from model.reader import Reader
+from model.span_evidence import PassageText
 from model.tag_training import TagRow
 
 SHIPPED = Path(__file__).resolve().parent.parent / "model" / "shipped"

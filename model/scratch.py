@@ -6,7 +6,8 @@ For a language or a field that no pretrained model at hand covers. What comes ou
 - masked words (Devlin et al. 2018), on every text;
 - with labels: cross-entropy over the cosines of the text's vector and one vector a label
   (Wang et al. 2018), so that neighbours share their label;
-- without: two dropout views of a text find each other in the batch (SimCSE, Gao et al. 2021).
+- without: two dropout views of a text find each other in the batch (SimCSE, Gao et al. 2021);
+- with entities: cross-entropy over the tags of the tokens (IOB2).
 """
 
 from __future__ import annotations
@@ -16,54 +17,39 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from model.batches import epoch_batches
 from model.config import bf16_products
 from model.curves import Curve
 from model.encoder import mean_pool
+from model.scratch_tokenizer import (
+    IGNORED,
+    MARKS,
+    MASK,
+    PAD,
+    ScratchConfig,
+    ScratchText,
+    clean,
+    loosen,
+    spelled,
+    token_tags,
+    train_tokenizer,
+)
 from model.trainer import Progress, Ticker, load_state, make_optimizer, rate_at, save_state
 from model.workspace import open_workspace
 
-MARKS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-PAD, UNKNOWN, START, END, MASK = range(5)
 UNLABELLED = -1
-IGNORED = -100
 
-
-@dataclass(frozen=True, slots=True)
-class ScratchConfig:
-    """One encoder. `pieces`: one token a CJK character, or pieces of several, learned (unigram)."""
-
-    vocabulary: int = 16_000
-    pieces: str = "unigram"  # or "characters"
-    layers: int = 4
-    dim: int = 256
-    heads: int = 4
-    max_tokens: int = 128
-    epochs: int = 10
-    batch_size: int = 64
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    lr: float = 5e-4
-    weight_decay: float = 0.01
-    warmup: float = 0.1
-    dropout: float = 0.1
-    masked: float = 0.15  # share of the tokens
-    loosened: float = 0.0  # share of the pieces read as their characters (Provilkov et al. 2020)
-    scale: float = 20.0  # of cosines, before the softmax
-    seed: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
+__all__ = ["ScratchConfig", "ScratchReport", "ScratchText", "train_encoder"]
 
 
 @dataclass(slots=True)
@@ -72,6 +58,7 @@ class ScratchReport:
 
     texts: int
     labels: int
+    entity_types: int
     vocabulary: int
     parameters: int
     epochs: int
@@ -85,54 +72,10 @@ class ScratchReport:
         return asdict(self)
 
 
-def train_tokenizer(texts: Iterable[str], config: ScratchConfig) -> Tokenizer:
-    """A tokenizer over a corpus: lower case, NFKC; `[CLS]` and `[SEP]` around a text.
-
-    WordPiece with each CJK character by itself, or a unigram model (Kudo 2018) whose pieces may be
-    several characters long, which suits a corpus too small to learn what characters mean together.
-    """
-    if config.pieces == "characters":
-        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-        tokenizer.normalizer = normalizers.Sequence(
-            [normalizers.NFKC(), normalizers.BertNormalizer()]
-        )
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        trainer: Any = trainers.WordPieceTrainer(
-            vocab_size=config.vocabulary, special_tokens=list(MARKS), show_progress=False
-        )
-    elif config.pieces == "unigram":
-        tokenizer = Tokenizer(models.Unigram())
-        tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation(), pre_tokenizers.Digits()]
-        )
-        trainer = trainers.UnigramTrainer(
-            vocab_size=config.vocabulary,
-            special_tokens=list(MARKS),
-            unk_token="[UNK]",
-            max_piece_length=6,
-            show_progress=False,
-        )
-    else:
-        raise ValueError(f"pieces is unigram or characters, not {config.pieces!r}")
-    tokenizer.train_from_iterator(map(_clean, texts), trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", START), ("[SEP]", END)],
-    )
-    return tokenizer
-
-
-def _clean(text: str) -> str:
-    """A lone surrogate is read as a question mark."""
-    return text.encode("utf-8", "replace").decode()
-
-
 class ScratchModel(nn.Module):
-    """A BERT with what its training needs: a masked-word head and a vector for each label."""
+    """A BERT with what its training needs: a masked-word head, a vector for each label, tags."""
 
-    def __init__(self, config: ScratchConfig, vocabulary: int, labels: int) -> None:
+    def __init__(self, config: ScratchConfig, vocabulary: int, labels: int, types: int) -> None:
         super().__init__()
         from transformers import BertConfig, BertModel  # seconds to import
 
@@ -156,14 +99,15 @@ class ScratchModel(nn.Module):
         )
         self.bias = nn.Parameter(torch.zeros(vocabulary))
         self.labels = nn.Parameter(torch.randn(labels, config.dim) * config.dim**-0.5)
+        self.tags = nn.Linear(config.dim, 2 * types + 1)
 
     def states(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Ids and mask [b, t] -> states [b, t, d]."""
         states: Tensor = self.bert(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         return states
 
-    def losses(self, ids: Tensor, mask: Tensor, truth: Tensor) -> dict[str, Tensor]:
-        """Ids and mask [b, t], labels [b] (or UNLABELLED) -> the parts of the loss."""
+    def losses(self, ids: Tensor, mask: Tensor, truth: Tensor, tags: Tensor) -> dict[str, Tensor]:
+        """Ids, mask, tags (or IGNORED) [b, t], labels [b] (or UNLABELLED) -> parts of the loss."""
         hidden, wanted = hide(ids, mask, self.config.masked, len(self.bias))
         states = self.states(hidden, mask)
         there = wanted != IGNORED
@@ -172,12 +116,15 @@ class ScratchModel(nn.Module):
         found = {"masked": states.sum() * 0}
         if bool(there.any()):
             found["masked"] = F.cross_entropy(logits, wanted[there])
+        if bool((tags != IGNORED).any()):
+            said = self.tags(states).flatten(0, 1)
+            found["tags"] = F.cross_entropy(said, tags.flatten(), ignore_index=IGNORED)
         vectors = mean_pool(states, mask)
         labelled = truth != UNLABELLED
         if bool(labelled.any()):
             cosines = vectors[labelled] @ F.normalize(self.labels, dim=-1).T
             found["labels"] = F.cross_entropy(self.config.scale * cosines, truth[labelled])
-        else:
+        elif self.config.pairs:
             again = mean_pool(self.states(ids, mask), mask)
             pairs = self.config.scale * vectors @ again.T
             found["pairs"] = F.cross_entropy(pairs, torch.arange(len(ids), device=ids.device))
@@ -197,37 +144,8 @@ def hide(ids: Tensor, mask: Tensor, share: float, vocabulary: int) -> tuple[Tens
     return hidden, torch.where(chosen, ids, torch.full_like(ids, IGNORED))
 
 
-def spelled(tokenizer: Tokenizer) -> dict[int, list[int]]:
-    """The pieces of several characters that are all tokens themselves, each as those."""
-    known = tokenizer.get_vocab()
-    return {
-        number: [known[letter] for letter in piece]
-        for piece, number in known.items()
-        if piece not in MARKS and len(piece) > 1 and all(letter in known for letter in piece)
-    }
-
-
-def loosen(
-    ids: Sequence[int],
-    letters: Mapping[int, Sequence[int]],
-    config: ScratchConfig,
-    chance: random.Random,
-) -> list[int]:
-    """Ids with a share of the pieces as their characters: a piece dropout, so that words share what
-    their characters mean. Not longer than the encoder reads; the last mark stays.
-    """
-    if not letters:
-        return [*ids]
-    out: list[int] = []
-    for number in ids:
-        apart = letters.get(number)
-        out += apart if apart and chance.random() < config.loosened else [number]
-    return [*out[: config.max_tokens - 1], out[-1]] if len(out) > config.max_tokens else out
-
-
 def train_encoder(
-    texts: Sequence[str],
-    labels: Sequence[str | None] | None,
+    rows: Sequence[ScratchText],
     config: ScratchConfig,
     out: Path,
     *,
@@ -245,27 +163,25 @@ def train_encoder(
     """
     if out.exists():
         raise ValueError(f"{out} is there already")
-    if sum(bool(text.strip()) for text in texts) < 2:
+    if sum(bool(row.text.strip()) for row in rows) < 2:
         raise ValueError("an encoder needs at least two texts to learn from")
-    given = labels or [None] * len(texts)
-    names = sorted({label for label in given if label is not None})
-    place = {name: i for i, name in enumerate(names)}
-    truth = torch.tensor([UNLABELLED if label is None else place[label] for label in given])
-    run = [config.to_json(), list(zip(texts, given, strict=True))]
+    run = [config.to_json(), [[row.text, row.label, row.entities] for row in rows]]
     work = open_workspace(out, hashlib.sha256(json.dumps(run).encode()).hexdigest())
     saved = work / "tokenizer.json"
     if not saved.exists():
-        train_tokenizer(texts, config).save(str(saved))
+        train_tokenizer((row.text for row in rows), config).save(str(saved))
     tokenizer = Tokenizer.from_file(str(saved))
     tokenizer.enable_truncation(config.max_tokens)
-    ids = [e.ids for e in tokenizer.encode_batch([_clean(text) for text in texts])]
+    data = _Data.of(rows, tokenizer, config)
     torch.manual_seed(config.seed)
-    model = ScratchModel(config, tokenizer.get_vocab_size(), len(names)).to(device)
-    letters = spelled(tokenizer) if config.loosened else {}
-    losses, tokens, seconds = _fit(model, ids, letters, truth, config, work, progress, cancelled)
+    model = ScratchModel(config, tokenizer.get_vocab_size(), len(data.labels), len(data.types)).to(
+        device
+    )
+    losses, tokens, seconds = _fit(model, data, config, work, progress, cancelled)
     report = ScratchReport(
-        texts=len(texts),
-        labels=len(names),
+        texts=len(rows),
+        labels=len(data.labels),
+        entity_types=len(data.types),
         vocabulary=tokenizer.get_vocab_size(),
         parameters=sum(p.numel() for p in model.bert.parameters()),
         epochs=config.epochs,
@@ -288,11 +204,56 @@ def train_encoder(
     return report
 
 
+@dataclass(slots=True)
+class _Data:
+    """Texts as ids, with their truth as numbers."""
+
+    labels: list[str]
+    types: list[str]
+    ids: list[list[int]]
+    truth: Tensor  # [n], UNLABELLED where there is none
+    tags: list[list[int]]
+    letters: Mapping[int, Sequence[int]]
+
+    @classmethod
+    def of(cls, rows: Sequence[ScratchText], tokenizer: Tokenizer, config: ScratchConfig) -> _Data:
+        labels = sorted({row.label for row in rows if row.label is not None})
+        types = sorted({kind for row in rows for _, _, kind in row.entities or ()})
+        number = {name: i for i, name in enumerate(labels)}
+        place = {name: i for i, name in enumerate(types)}
+        read = tokenizer.encode_batch([clean(row.text) for row in rows])
+        return cls(
+            labels,
+            types,
+            [one.ids for one in read],
+            torch.tensor([UNLABELLED if r.label is None else number[r.label] for r in rows]),
+            [token_tags(o.offsets, r.entities, place) for o, r in zip(read, rows, strict=True)],
+            spelled(tokenizer) if config.loosened else {},
+        )
+
+    def batch(
+        self, numbers: Sequence[int], config: ScratchConfig, chance: random.Random
+    ) -> tuple[Tensor, Tensor]:
+        """Ids and tags [b, t] of some texts. What is tagged is not loosened."""
+        read, tags = [], []
+        for j in numbers:
+            ids, marks = self.ids[j], self.tags[j]
+            if all(mark == IGNORED for mark in marks):
+                ids = loosen(ids, self.letters, config, chance)
+                marks = [IGNORED] * len(ids)
+            read.append(ids)
+            tags.append(marks)
+        width = max(map(len, read))
+
+        def padded(parts: Sequence[Sequence[int]], value: int) -> Tensor:
+            return torch.tensor([[*part] + [value] * (width - len(part)) for part in parts])
+
+        return padded(read, PAD), padded(tags, IGNORED)
+
+
 def _fit(
     model: ScratchModel,
-    ids: Sequence[Sequence[int]],
-    letters: Mapping[int, Sequence[int]],
-    truth: Tensor,
+    data: _Data,
     config: ScratchConfig,
     work: Path,
     progress: Progress | None,
@@ -303,11 +264,11 @@ def _fit(
     state = load_state(work, model, optimizer) or {
         "epoch": 0, "tokens": 0, "seconds": 0.0, "losses": {},
     }  # fmt: skip
-    per_epoch = -(-len(ids) // config.batch_size)
+    per_epoch = -(-len(data.ids) // config.batch_size)
     ticker = Ticker(per_epoch * config.epochs, progress, cancelled)
     ticker.skip(per_epoch * state["epoch"])
     device = next(model.parameters()).device
-    lengths = [len(row) for row in ids]
+    lengths = [len(row) for row in data.ids]
     with Curve(work, start=state["epoch"] * per_epoch - 1) as curve:
         for epoch in range(state["epoch"], config.epochs):
             torch.manual_seed(config.seed * 1009 + epoch)
@@ -321,13 +282,12 @@ def _fit(
                 factor = rate_at(step, per_epoch * config.epochs, config.warmup)
                 for group in optimizer.param_groups:
                     group["lr"] = config.lr * factor
-                read = [loosen(ids[j], letters, config, chance) for j in rows]
-                width = max(map(len, read))
-                padded = torch.tensor([[*row] + [PAD] * (width - len(row)) for row in read])
-                mask = padded != PAD
+                ids, tags = (part.to(device) for part in data.batch(rows, config, chance))
                 with bf16_products(device):
-                    found = model.losses(padded.to(device), mask.to(device), truth[rows].to(device))
-                loss = torch.stack(list(found.values())).sum()
+                    found = model.losses(ids, ids != PAD, data.truth[rows].to(device), tags)
+                counts = {"tags": config.tags}
+                parts = [counts.get(name, 1.0) * part for name, part in found.items()]
+                loss = torch.stack(parts).sum()
                 optimizer.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(model.parameters(), 1.0)

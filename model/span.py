@@ -24,8 +24,8 @@ from model.pairs import Pair
 
 QUESTION, PASSAGE, SHARED = range(3)
 """What a token is of: the question, the passage, or both (an exact match, Chen et al. 2017)."""
-FEATURES = 4
-"""What confidence is judged by, see `model.answers`."""
+FEATURES = 6
+"""What confidence is judged by, see `model.answers`. Heads of before may have fewer of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class SpanConfig:
     max_tokens: int = 192  # question and passage; a longer passage is read in windows
     answer_tokens: int = 30  # the longest answer
     k: int = 8  # passages that are read
+    features: int = 4  # that the judges look at: all are FEATURES
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; the inverse of `from_json`."""
@@ -54,7 +55,10 @@ class SpanConfig:
 
         Raises:
             TypeError: A field is unknown or missing.
+            ValueError: The judges look at more than there is.
         """
+        if not 0 < raw.get("features", FEATURES) <= FEATURES:
+            raise ValueError(f"features is 1 to {FEATURES}")
         return cls(**raw)
 
 
@@ -72,7 +76,7 @@ class SpanNetwork(nn.Module):
         self.trust = nn.Linear(config.dim, 1)
         # Fitted afterwards on rows that were not trained on, see `model.answers`.
         self.mix = nn.Parameter(torch.zeros(()), requires_grad=False)
-        self.judge = nn.Parameter(torch.zeros(2, FEATURES + 1), requires_grad=False)
+        self.judge = nn.Parameter(torch.zeros(2, config.features + 1), requires_grad=False)
         nn.init.zeros_(self.mark.weight)
         for layer in (self.span, self.trust):
             nn.init.normal_(layer.weight, std=0.02)

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from model.answers import Asked, PassageText, SpanAnswer, SpanReader, weigh
+from model.answers import SpanAnswer, SpanReader
 from model.encoder import batches_by_length
 from model.pairs import Pair
-from model.span import FEATURES, SpanNetwork
+from model.span import SpanNetwork
+from model.span_evidence import Asked, PassageText, weigh
 from model.span_metrics import exact_match, f1
 from model.span_rows import SpanRow
 
@@ -96,11 +97,12 @@ def settle(model: SpanNetwork, cases: Sequence[Case], lang: str) -> dict[str, fl
         return float(np.mean([_f1(case, mix, longest, lang) for case in ranked]))
 
     mix = max(MIXES, key=lambda value: (quality(value), -value))
-    features = torch.zeros(len(cases), FEATURES + 1, dtype=torch.float64)
+    count = model.config.features
+    features = torch.zeros(len(cases), count + 1, dtype=torch.float64)
     truth = torch.zeros(len(cases), 2, dtype=torch.float64)
     for i, case in enumerate(cases):
         evidence = weigh(case.asked, mix, longest)
-        features[i] = torch.from_numpy(np.append(evidence.features(), 1.0))
+        features[i] = torch.from_numpy(np.append(evidence.features()[:count], 1.0))
         truth[i, 0] = case.present
         truth[i, 1] = case.present and _f1(case, mix, longest, lang) >= RIGHT
     weights = torch.stack([_logistic(features, truth[:, i]) for i in range(2)])

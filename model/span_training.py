@@ -15,15 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.answers import PassageText, SpanAnswer, SpanReader
+from model.answers import SpanAnswer, SpanReader
 from model.checkpoint import verify
 from model.config import bf16_products
 from model.encoder import Encoder
 from model.epochs import Losses, run_epochs
 from model.metrics import Compared
 from model.opinions import compare_opinions
-from model.span import SpanConfig, SpanNetwork, collate, shared_loss
+from model.span import FEATURES, SpanConfig, SpanNetwork, collate, shared_loss
 from model.span_calibration import Case, ask_all, read_all, retrieved_for, scores, settle
+from model.span_evidence import PassageText
 from model.span_examples import Prepared, draw, gold_places, prepare
 from model.span_metrics import f1
 from model.span_rows import SpanRow, SpanTrainConfig
@@ -104,6 +105,7 @@ def train_span(
         question_tokens=config.question_tokens,
         max_tokens=min(config.max_tokens, encoder.max_tokens),
         k=config.k,
+        features=FEATURES,
     )
     model = SpanNetwork(head, encoder).to(encoder.device)
     steps = config.epochs * -(-len(train) // config.batch_size)

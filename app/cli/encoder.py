@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from app.cli.output import StepBar, emit_json, json_option, note, warn
+
+if TYPE_CHECKING:
+    from model.scratch import ScratchText
 
 SHOWN = 10  # bad rows that are named
 
@@ -18,7 +22,12 @@ SHOWN = 10  # bad rows that are named
 )
 @click.option("--text-column", help="Column with the text.  [default: text]")
 @click.option("--label-column", help="Column with the label.  [default: label, if there is one]")
-@click.option("--labels/--no-labels", default=True, show_default=True, help="Learn from them too.")
+@click.option(
+    "--labels/--no-labels",
+    default=True,
+    show_default=True,
+    help="Learn from labels and entities too.",
+)
 @click.option(
     "--pieces",
     type=click.Choice(["unigram", "characters"]),
@@ -62,30 +71,31 @@ def encoder(
 ) -> None:
     """Train an encoder for a language or a field that no pretrained one at hand covers.
 
-    Reads what `footnote index` reads. Texts teach it their words, and where they carry labels,
-    that texts of a label stand together. The folder is then named as FOOTNOTE_ENCODER; the same
-    command goes on where an interrupted run stopped.
+    Reads what `footnote index` reads. Texts teach it their words; where they carry a label, that
+    texts of a label stand together; where they carry entities, what those look like. The folder
+    is then named as FOOTNOTE_ENCODER; the same command goes on where an interrupted run stopped.
     """
-    from model.scratch import ScratchConfig, train_encoder
+    from model.scratch import ScratchConfig, ScratchText, train_encoder
 
     if dim % heads:
         raise click.BadParameter(f"{dim} is no multiple of {heads} heads", param_hint="--dim")
     if out.exists():
         raise click.ClickException(f"{out} is there already")
-    texts, marks = _texts(paths, text_column, label_column)
-    known = labels and any(mark is not None for mark in marks)
+    rows = _rows(paths, text_column, label_column)
+    if not labels:
+        rows = [ScratchText(row.text) for row in rows]
+    names = {row.label for row in rows} - {None}
+    types = {kind for row in rows for _, _, kind in row.entities or ()}
     config = ScratchConfig(
         vocabulary=vocab, pieces=pieces, layers=layers, dim=dim, heads=heads,
         max_tokens=max_tokens, epochs=epochs, batch_size=batch_size, seed=seed,
         optimizer="sgd" if optimizer == "sgd" else "adamw",
         lr=lr or (0.1 if optimizer == "sgd" else 5e-4),
     )  # fmt: skip
-    note(f"{len(texts)} texts, {len({m for m in marks if m}) if known else 'no'} labels")
+    note(f"{len(rows)} texts, {len(names)} labels, {len(types)} types of entities")
     with StepBar("encoder") as progress:
         try:
-            report = train_encoder(
-                texts, marks if known else None, config, out, device=device, progress=progress
-            )
+            report = train_encoder(rows, config, out, device=device, progress=progress)
         except ValueError as error:
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt:
@@ -101,24 +111,28 @@ def encoder(
     click.echo(f"next: FOOTNOTE_ENCODER={out} footnote serve")
 
 
-def _texts(
+def _rows(
     paths: tuple[Path, ...], text_column: str | None, label_column: str | None
-) -> tuple[list[str], list[str | None]]:
-    """Every text, and its label where it has exactly one; bad rows are named and left out."""
+) -> list[ScratchText]:
+    """Every text, with its label where it has exactly one, with its entities where it names them.
+
+    Bad rows are named and left out.
+    """
     from index_data.documents import Document
+    from index_data.entities import entities_of
     from index_data.importers import Columns, ImportRefused, find_files, read_file
+    from model.scratch import ScratchText
 
     columns = Columns(text=text_column, label=label_column)
-    texts: list[str] = []
-    labels: list[str | None] = []
+    rows: list[ScratchText] = []
     bad = 0
     try:
         for file in find_files(list(paths)):
             for line, row in read_file(file, columns=columns):
                 if isinstance(row, Document):
-                    texts.append(row.text)
                     label = row.labels.get("label")
-                    labels.append(label if isinstance(label, str) else None)
+                    kept = label if isinstance(label, str) else None
+                    rows.append(ScratchText(row.text, kept, entities_of(row)))
                     continue
                 bad += 1
                 if bad <= SHOWN:
@@ -127,4 +141,4 @@ def _texts(
         raise click.ClickException(str(error)) from error
     if bad > SHOWN:
         warn(f"{bad} rows were not taken")
-    return texts, labels
+    return rows

@@ -14,10 +14,10 @@ from app.engine import Engine
 from app.qa_service import nearest
 from app.schemas.prediction import PredictResponse
 from index_data.documents import Document
-from model.answers import PassageText
 from model.encoder import Encoder
 from model.reader import Reader
 from model.span_calibration import ask_all
+from model.span_evidence import PassageText
 from tests.app.conftest import serving
 from tests.app.tiny import WORDS
 from tests.app.tiny_qa import TOOL, text

@@ -12,10 +12,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from app.schemas.prediction import PredictResponse
-from model.answers import PassageText, same_answer
 from model.encoder import Encoder
 from model.reader import Reader
 from model.span_calibration import ask_all
+from model.span_evidence import PassageText, same_answer
 from tests.app.conftest import serving
 from tests.app.tiny import WORDS
 from tests.app.tiny_qa import TOOL, text

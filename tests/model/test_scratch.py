@@ -11,14 +11,15 @@ import pytest
 import torch
 
 from model.encoder import Encoder
-from model.scratch import (
+from model.scratch import hide, train_encoder
+from model.scratch_tokenizer import (
     IGNORED,
     MASK,
     ScratchConfig,
-    hide,
+    ScratchText,
     loosen,
     spelled,
-    train_encoder,
+    token_tags,
     train_tokenizer,
 )
 from model.trainer import TrainingCancelled
@@ -38,6 +39,10 @@ def corpus(each: int = 24) -> tuple[list[str], list[str]]:
             texts.append("今天买" + "".join(chance.choices(letters, k=5)) + "很好")
             labels.append(topic)
     return texts, labels
+
+
+def labelled(texts: list[str], labels: list[str]) -> list[ScratchText]:
+    return [ScratchText(text, label) for text, label in zip(texts, labels, strict=True)]
 
 
 @pytest.mark.parametrize("pieces", ["unigram", "characters"])
@@ -71,7 +76,7 @@ def test_hiding_never_touches_marks_or_padding() -> None:
 
 def test_an_encoder_whose_neighbours_share_their_label(tmp_path: Path) -> None:
     texts, labels = corpus()
-    report = train_encoder(texts, labels, SMALL, tmp_path / "zh")
+    report = train_encoder(labelled(texts, labels), SMALL, tmp_path / "zh")
     assert report.labels == 2
     assert report.losses["labels"] < 0.3
     encoder = Encoder.load(str(tmp_path / "zh"))
@@ -83,7 +88,7 @@ def test_an_encoder_whose_neighbours_share_their_label(tmp_path: Path) -> None:
 
 
 def test_texts_without_labels_are_enough(tmp_path: Path) -> None:
-    report = train_encoder(corpus()[0], None, SMALL, tmp_path / "zh")
+    report = train_encoder([ScratchText(t) for t in corpus()[0]], SMALL, tmp_path / "zh")
     assert report.losses.keys() == {"masked", "pairs"}
     assert np.isfinite(Encoder.load(str(tmp_path / "zh")).encode(["苹果"])).all()
 
@@ -97,28 +102,28 @@ def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path: Path) -> No
         return len(steps) == 8
 
     with pytest.raises(TrainingCancelled):
-        train_encoder(texts, labels, SMALL, tmp_path / "cut", cancelled=stop)
+        train_encoder(labelled(texts, labels), SMALL, tmp_path / "cut", cancelled=stop)
     assert not (tmp_path / "cut").exists()
     # Two trainings of a unigram tokenizer may differ in the last place.
     (tmp_path / ".whole.training").mkdir()
     for name in ("tokenizer.json", "run.sha256"):
         shutil.copy(tmp_path / ".cut.training" / name, tmp_path / ".whole.training")
-    train_encoder(texts, labels, SMALL, tmp_path / "whole")
-    train_encoder(texts, labels, SMALL, tmp_path / "cut")
+    train_encoder(labelled(texts, labels), SMALL, tmp_path / "whole")
+    train_encoder(labelled(texts, labels), SMALL, tmp_path / "cut")
     whole, cut = (Encoder.load(str(tmp_path / n)).encode(texts[:4]) for n in ("whole", "cut"))
     assert np.abs(whole - cut).max() < 1e-5
     with pytest.raises(ValueError, match="there already"):
-        train_encoder(texts, labels, SMALL, tmp_path / "cut")
+        train_encoder(labelled(texts, labels), SMALL, tmp_path / "cut")
     with pytest.raises(ValueError, match="two texts"):
-        train_encoder(["a", " "], None, SMALL, tmp_path / "few")
+        train_encoder([ScratchText("a"), ScratchText(" ")], SMALL, tmp_path / "few")
 
 
 def test_a_cut_run_of_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
     texts, labels = corpus(12)
     with pytest.raises(TrainingCancelled):
-        train_encoder(texts, labels, SMALL, tmp_path / "zh", cancelled=lambda: True)
+        train_encoder(labelled(texts, labels), SMALL, tmp_path / "zh", cancelled=lambda: True)
     wider = dataclasses.replace(SMALL, dim=48)
-    assert train_encoder(texts, labels, wider, tmp_path / "zh").config["dim"] == 48
+    assert train_encoder(labelled(texts, labels), wider, tmp_path / "zh").config["dim"] == 48
     assert Encoder.load(str(tmp_path / "zh")).dim == 48
 
 
@@ -138,4 +143,29 @@ def test_pieces_are_loosened_into_their_characters(tmp_path: Path) -> None:
     short = dataclasses.replace(config, loosened=1.0, max_tokens=5)
     assert len(loosen(ids, letters, short, random.Random(0))) == 5
     assert loosen(ids, letters, short, random.Random(0))[-1] == ids[-1]
-    assert train_encoder(texts, labels, config, tmp_path / "zh").losses["labels"] < 0.6
+    assert train_encoder(labelled(texts, labels), config, tmp_path / "zh").losses["labels"] < 0.6
+
+
+def test_tags_of_tokens() -> None:
+    spans = [(0, 0), (0, 1), (1, 2), (2, 3), (3, 4), (0, 0)]
+    place = {"LOC": 0, "PER": 1}
+    assert token_tags(spans, [(1, 3, "PER"), (3, 4, "LOC")], place) == [
+        IGNORED, 0, 3, 4, 1, IGNORED,
+    ]  # fmt: skip
+    assert token_tags(spans, (), place) == [IGNORED, 0, 0, 0, 0, IGNORED]
+    assert token_tags(spans, None, place) == [IGNORED] * 6
+
+
+def test_an_encoder_is_taught_by_entities(tmp_path: Path) -> None:
+    """The same characters are a name behind one verb and none behind another."""
+    chance = random.Random(0)
+    rows = []
+    for verb in "找买" * 40:
+        text = f"今天{verb}{''.join(chance.choices('甲乙丙丁戊', k=2))}来"
+        rows.append(ScratchText(text, None, [(3, 5, "PER")] if verb == "找" else []))
+    rows += [ScratchText(row.text) for row in rows[:8]]
+    config = dataclasses.replace(SMALL, pieces="characters", epochs=12, pairs=False)
+    report = train_encoder(rows, config, tmp_path / "zh")
+    assert report.entity_types == 1
+    assert report.losses.keys() == {"masked", "tags"}
+    assert report.losses["tags"] < 0.12  # one who looks at no verb: 0.23

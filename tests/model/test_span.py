@@ -14,14 +14,15 @@ import pytest
 import torch
 from torch import nn
 
-from model.answers import Asked, PassageText, SpanReader, weigh
+from model.answers import SpanReader
 from model.checkpoint import load_heads
 from model.encoder import Encoder
 from model.memory import Retrieved
 from model.pairs import Frame, windows
 from model.reader import Reader
-from model.span import QUESTION, SpanConfig, SpanNetwork, collate, shared_loss
+from model.span import FEATURES, QUESTION, SpanConfig, SpanNetwork, collate, shared_loss
 from model.span_calibration import ask_all, auroc
+from model.span_evidence import Asked, PassageText, weigh
 from model.span_metrics import answer_words, exact_match, f1
 from model.span_rows import SpanRow, SpanTrainConfig
 from model.span_training import train_span
@@ -227,3 +228,45 @@ def test_the_frame_is_the_tokenizers_own(encoder: Encoder) -> None:
 def test_auroc_counts_pairs() -> None:
     assert auroc([0.9, 0.2, 0.2], [True, True, False]) == pytest.approx(0.75)
     assert math.isclose(auroc([0.1], [True]), 0.5)
+
+
+def test_words_of_the_question_around_an_answer_are_weighed_by_the_passages(
+    encoder: Encoder,
+) -> None:
+    """A word that all passages have counts less; what stands far from the answer is not close."""
+    reader = SpanReader(SpanNetwork(SpanConfig(encoder.sha256, dim=encoder.dim), encoder).eval())
+    far = " ".join([FILLERS[0]] * 30)
+    texts = [f"hammer apple {far} pear", "apple", "apple"]
+    asked = reader.ask("apple pear", [PassageText(text) for text in texts])
+    for pair in asked.unread():
+        logits = np.full((pair.end - pair.begin, 2), -9.0, np.float32)
+        if pair is asked.pairs[0]:
+            logits[0] = 9.0  # the first token is the answer
+        asked.put(pair, logits)
+    evidence = weigh(asked, 0.0, 30)
+    apple, pear = math.log(4 / 3.5), math.log(4 / 1.5)
+    assert evidence.shared == pytest.approx((1.0, apple / (apple + pear)))
+    assert evidence.features()[-2:].tolist() == pytest.approx(evidence.shared)
+
+
+def test_a_head_with_fewer_features_judges_by_those(trained: Path, encoder: Encoder) -> None:
+    files = load_heads(trained)[1]["qa"]
+    assert isinstance(files.config, SpanConfig)
+    raw = files.config.to_json()
+    assert raw.pop("features") == FEATURES
+    before = SpanConfig.from_json(raw)  # as it was written before there were more
+    old = SpanNetwork(before, encoder).eval()
+    judge = files.tensors["judge"]
+    few = torch.cat([judge[:, :4], judge[:, -1:]], dim=1)
+    old.load_state_dict({**files.tensors, "judge": few})
+    same = SpanNetwork(files.config, encoder).eval()
+    none = torch.zeros(2, FEATURES - 4)
+    same.load_state_dict({**files.tensors, "judge": torch.cat([few[:, :4], none, few[:, 4:]], 1)})
+    said = [
+        ask_all(reader, [reader.ask("the apple", [PassageText(rows()[0].context)])])[0]
+        for reader in (SpanReader(old), SpanReader(same))
+    ]
+    assert said[0].support == pytest.approx(said[1].support)
+    assert 0.0 < said[0].support < 1.0
+    with pytest.raises(ValueError, match="features"):
+        SpanConfig.from_json({**raw, "features": FEATURES + 1})
