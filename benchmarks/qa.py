@@ -158,13 +158,16 @@ def evaluate(name: str, given: argparse.Namespace, encoder: Encoder) -> dict[str
     closed = answers(reader, [(r["question"], []) for r in part])
     result["off"] = quality(closed, part, lang)
     missed = answers(reader, gone)
-    correct = right(found, part, lang)
-    support = [a.support for a in (*found, *missed)]
+    correct, both = right(found, part, lang), [*found, *missed]
+    present = [True] * len(found) + [False] * len(missed)
+    support, confidence = ([a.support for a in both], [a.confidence for a in both])
     result["unanswerable"] = {
-        "auroc": round(auroc(support, [True] * len(found) + [False] * len(missed)), 4),
+        "auroc": round(auroc(support, present), 4),
         "answerable_when_there": round(float(np.mean([a.answerable for a in found])), 4),
         "answerable_when_gone": round(float(np.mean([a.answerable for a in missed])), 4),
-        "ece": round(calibration_gap([a.confidence for a in found], correct), 4),
+        "ece of support": round(calibration_gap(support, present), 4),
+        "ece": round(calibration_gap(confidence, correct + right(missed, part, lang)), 4),
+        "ece_when_there": round(calibration_gap(confidence[: len(found)], correct), 4),
     }
     result["seconds"] = round(time.perf_counter() - began, 1)
     return result
