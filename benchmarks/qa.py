@@ -7,11 +7,12 @@
 
 Measured with the code that serves, in its arithmetic: paragraphs of the development part in an
 index, published as the server does it, searched by its default method, read by the checkpoint's
-head. `--questions` takes a part of the questions by hash; retrieval is measured on all of them, and
-alone with `--retrieval`. `--train` trains the head on the set's training rows (5 % by hash of the
-paragraph are held out and fit the mixture and the judges); `--none` without retrieved passages, at
-equal compute. `--settle` fits mixture and judges of a head anew, on the held-out rows. `--encoder`
-names another encoder, for all.
+head. `--questions` takes a part of the questions by hash, `--gone` of those a part that is asked
+again with the paragraph taken out; retrieval is measured on all of them, and alone with
+`--retrieval`. `--train` trains the head on the set's training rows (5 % by hash of the paragraph
+are held out and fit the mixture and the judges); `--none` without retrieved passages, at equal
+compute. `--settle` fits mixture and judges of a head anew, on the held-out rows. `--encoder` names
+another encoder, for all.
 """
 
 from __future__ import annotations
@@ -144,7 +145,8 @@ def evaluate(name: str, given: argparse.Namespace, encoder: Encoder) -> dict[str
             store.close()
             return result
         there = [(r["question"], passages(search(r))) for r in part]
-        gone = [(r["question"], passages(search(r, out=True))) for r in part]
+        few = part[: given.gone]
+        gone = [(r["question"], passages(search(r, out=True))) for r in few]
         store.close()
     reader = Reader.load(given.checkpoint, encoder).spans("qa")
     result["questions"] = len(part)
@@ -156,17 +158,19 @@ def evaluate(name: str, given: argparse.Namespace, encoder: Encoder) -> dict[str
     result["found"] = quality(found, part, lang)
     report("found", result["found"])
     closed = answers(reader, [(r["question"], []) for r in part])
+    found = found[: len(few)]
     result["off"] = quality(closed, part, lang)
     missed = answers(reader, gone)
-    correct, both = right(found, part, lang), [*found, *missed]
+    correct, both = right(found, few, lang), [*found, *missed]
     present = [True] * len(found) + [False] * len(missed)
     support, confidence = ([a.support for a in both], [a.confidence for a in both])
     result["unanswerable"] = {
+        "questions": len(few),
         "auroc": round(auroc(support, present), 4),
         "answerable_when_there": round(float(np.mean([a.answerable for a in found])), 4),
         "answerable_when_gone": round(float(np.mean([a.answerable for a in missed])), 4),
         "ece of support": round(calibration_gap(support, present), 4),
-        "ece": round(calibration_gap(confidence, correct + right(missed, part, lang)), 4),
+        "ece": round(calibration_gap(confidence, correct + right(missed, few, lang)), 4),
         "ece_when_there": round(calibration_gap(confidence[: len(found)], correct), 4),
     }
     result["seconds"] = round(time.perf_counter() - began, 1)
@@ -216,6 +220,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--set", choices=SETS, default="squad")
     parser.add_argument("--questions", type=int, help="so many, by hash; all where it is left out")
+    parser.add_argument("--gone", type=int, default=1000, help="so many with their paragraph out")
     parser.add_argument("--retrieval", action="store_true", help="retrieval alone")
     parser.add_argument("--checkpoint", type=Path, default=SHIPPED)
     parser.add_argument("--encoder")

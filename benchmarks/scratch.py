@@ -192,7 +192,7 @@ def tagged(
     found = ner.run(
         name, [seed], "test", encoder, TAG_OPTIONS, most=most, learned=apart if taught else None
     )
-    return {"rows": len(kept), "head rows": len(fresh), "encoder": about, **found}
+    return {"learned from": len(kept), "head rows": len(fresh), "encoder": about, **found}
 
 
 def asked(name: str, seed: int, most: int | None, config: ScratchConfig, _: bool) -> dict[str, Any]:
@@ -207,7 +207,7 @@ def asked(name: str, seed: int, most: int | None, config: ScratchConfig, _: bool
         given = argparse.Namespace(train=head, base=None, none=False)
         trained = qa.train(name, given, encoder)
         print(head.name, json.dumps(trained["metrics"]), flush=True)
-    given = argparse.Namespace(questions=most, retrieval=False, checkpoint=head)
+    given = argparse.Namespace(questions=most, gone=most, retrieval=False, checkpoint=head)
     return {"encoder": about, "learned from": len(raw), **qa.evaluate(OTHER[name], given, encoder)}
 
 
