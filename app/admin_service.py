@@ -60,6 +60,8 @@ def pretrain_params(footnote: Footnote, body: PretrainRequest) -> dict[str, Any]
     """
     if body.dim % (2 * body.heads):
         raise invalid("#/heads", f"{body.dim} wide does not divide into {body.heads} even heads")
+    if body.memory == "copy" and not body.copy_head:
+        raise invalid("#/copy", "memory copy is the copy head: name another memory without it")
     if body.dataset is None:
         if not footnote.store.count():
             raise invalid("#/dataset", "there is no document in the index to learn from")

@@ -62,7 +62,7 @@ def plan_of(
     out: Path,
     sources: list[Source],
     *,
-    memory: Literal["none", "cross", "prefix"],
+    memory: Literal["copy", "cross", "prefix", "none"],
     copy: bool,
     tokens: int,
     batch_tokens: int,
@@ -79,11 +79,16 @@ def plan_of(
 ) -> Plan:
     """The plan for the options of the command line, which the job has too.
 
+    `memory`: "copy" is "cross" with no layer that attends, so that the copy head reads alone.
+
     Raises:
-        ValueError: The sizes do not fit together.
+        ValueError: The sizes do not fit together, or nothing is left that reads.
     """
+    if memory == "copy" and not copy:
+        raise ValueError("memory copy is the copy head: name another memory without it")
     shape: dict[str, Any] = {
-        "memory": memory, "copy": copy, "window": window, "dim": dim, "layers": layers,
+        "memory": "cross" if memory == "copy" else memory,
+        "copy": copy, "window": window, "dim": dim, "layers": layers,
         "heads": heads, "k": 0 if memory == "none" else k,
         "cross_layers": tuple(range(1, layers, 2)) if memory == "cross" else (),
         "copy_layer": (layers + 1) // 2,

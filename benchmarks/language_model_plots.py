@@ -1,7 +1,7 @@
 """Plots of a report of `benchmarks.language_model`: ``python -m benchmarks.language_model_plots``.
 
-Three SVG files: the comparisons with their intervals, the same by class of token, and held-out bits
-per byte over compute. Nothing is drawn that is not in the report or in a curve.
+Three SVG files: the comparisons with their intervals, the same by class of token, and the loss in
+training over compute. Nothing is drawn that is not in the report or in a curve.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 WIDTH, LEFT, RIGHT, ROW, TOP = 860, 430, 120, 20, 46
 COLOURS = ("#1f5fa8", "#c4531b", "#2b8a3e", "#7048a8", "#8a6d1d", "#b02a5b", "#4a5568")
 STYLE = "font-family:sans-serif;font-size:12px;fill:#222"
 Row = tuple[str, float, float, float]
+MEAN = 20
 
 
 def forest(title: str, rows: Sequence[Row], unit: str) -> str:
@@ -50,7 +52,7 @@ def forest(title: str, rows: Sequence[Row], unit: str) -> str:
 
 
 def curves(title: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """Held-out bits per byte over compute, a line a model."""
+    """The loss over compute, a line a model."""
     points = [point for line in lines.values() for point in line]
     if not points:
         return _svg(60, [_text(8, 20, title, weight="bold"), _text(8, 40, "no points")])
@@ -96,11 +98,14 @@ def class_rows(report: Mapping[str, Any], model: str, rival: str) -> list[Row]:
 
 
 def curve_points(folder: Path, model: str) -> list[tuple[float, float]]:
-    """(PFLOP, held-out bits per byte) as a trained model's own report has them."""
+    """(PFLOP, nats a token, mean of MEAN points) as a trained model's own report has them."""
     report = json.loads((folder / model / "report.json").read_text(encoding="utf-8"))
     step = report["flops_a_token"] * report["tokens"] / max(report["step"], 1) / 1e15
-    key = "held_out_off" if report["config"]["memory"] == "none" else "held_out_on"
-    return [((p["step"] + 1) * step, p[key]) for p in report["curve"] if key in p]
+    points = [p for p in report["curve"] if "loss" in p]
+    return [
+        ((points[i]["step"] + 1) * step, fmean(p["loss"] for p in points[i + 1 - MEAN : i + 1]))
+        for i in range(2 * MEAN, len(points))  # the first steps would take all of the height
+    ]
 
 
 def _row(name: str, one: Mapping[str, float]) -> Row:
@@ -125,7 +130,7 @@ def _svg(height: int, parts: Sequence[str]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="a folder with report.json and the models")
-    parser.add_argument("--model", default="cross_copy")
+    parser.add_argument("--model", default="copy")
     parser.add_argument("--out", type=Path, default=Path("docs"))
     given = parser.parse_args()
     report = json.loads((given.folder / "report.json").read_text(encoding="utf-8"))
@@ -142,7 +147,7 @@ def main() -> None:
             unit,
         ),
         "curves": curves(
-            "held-out bits per byte over compute",
+            f"loss in training (nats a token, mean of {MEAN} points) over compute",
             {m: curve_points(given.folder, m) for m in report["models"]},
         ),
     }

@@ -19,10 +19,10 @@ SHOWN: Final = 10  # bad lines that are named
 )
 @click.option(
     "--memory",
-    type=click.Choice(["cross", "prefix", "none"]),
-    default="cross",
+    type=click.Choice(["copy", "cross", "prefix", "none"]),
+    default="copy",
     show_default=True,
-    help="How passages are read: by cross-attention, as a prefix, not at all.",
+    help="How passages are read: by the copy head alone, also by cross-attention, as a prefix.",
 )
 @click.option("--copy/--no-copy", default=True, show_default=True, help="The copy head.")
 @click.option("--tokens", type=click.IntRange(1), default=8_000_000, show_default=True)

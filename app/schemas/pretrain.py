@@ -20,7 +20,11 @@ class PretrainRequest(Request):
         description="Where passages come from: the document's own past or other documents; null: "
         "by the length of the documents.",
     )
-    memory: Literal["cross", "prefix", "none"] = "cross"
+    memory: Literal["copy", "cross", "prefix", "none"] = Field(
+        "copy",
+        description="How passages are read: by the copy head alone, also by cross-attention, as a "
+        "prefix, not at all.",
+    )
     copy_head: bool = Field(True, alias="copy", description="A pointer to what was read.")
     tokens: Annotated[int, Field(ge=1, le=10**12)] = 8_000_000
     batch_tokens: Annotated[int, Field(ge=1, le=2**20)] = 4096

@@ -182,6 +182,7 @@ def test_the_command_trains_from_files_and_writes_a_checkpoint(tmp_path: Path) -
     model, words, kept = load_lm(out)
     assert kept["fingerprint"] == report["fingerprint"]
     assert words.vocab == model.config.vocab == 320
+    assert (model.config.memory, model.config.cross_layers) == ("cross", ())  # copied from alone
     assert not list(tmp_path.glob(".lm*"))  # nothing is left of the work
     again = CliRunner().invoke(pretrain, given)
     assert again.exit_code == 1
@@ -200,6 +201,10 @@ def test_the_command_says_what_it_cannot_read(tmp_path: Path) -> None:
         done = CliRunner().invoke(pretrain, [given, *out])
         assert done.exit_code == 1
         assert said in done.stderr
+    (tmp_path / "text.txt").write_text("one two")
+    done = CliRunner().invoke(pretrain, [str(tmp_path / "text.txt"), "--no-copy", *out])
+    assert done.exit_code == 1
+    assert "name another memory" in done.stderr
     assert not (tmp_path / "lm").exists()
 
 

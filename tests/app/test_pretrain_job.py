@@ -134,6 +134,7 @@ def test_a_set_that_changed_on_the_disk_is_refused(settings: Settings) -> None:
     [
         ({"memory": "prefixes"}, "#/memory"),
         ({"copy": 1}, "#/copy"),
+        ({"copy": False}, "#/copy"),
         ({"copy_head": True}, "#/copy_head"),
         ({"window": 100}, "#/window"),
         ({"dim": 36, "heads": 8}, "#/heads"),
