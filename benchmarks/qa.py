@@ -40,6 +40,7 @@ from model.answers import SpanAnswer, SpanReader
 from model.checkpoint import HeadFiles, load_heads, save_checkpoint
 from model.config import bf16_products, pick_dtype
 from model.encoder import Encoder
+from model.metrics import paired_interval
 from model.reader import Reader
 from model.span import FEATURES, SpanConfig, SpanNetwork
 from model.span_calibration import ask_all, auroc
@@ -90,10 +91,18 @@ def quality(
     return out
 
 
+def f1_each(said: Sequence[SpanAnswer], raw: Sequence[dict[str, Any]], lang: str) -> list[float]:
+    texts = [answer.spans[0].text if answer.spans else "" for answer in said]
+    return [
+        f1(text, [a["text"] for a in r["answers"]], lang)
+        for text, r in zip(texts, raw, strict=True)
+    ]
+
+
 def right(said: Sequence[SpanAnswer], raw: Sequence[dict[str, Any]], lang: str) -> list[bool]:
     return [
-        bool(a.spans) and f1(a.spans[0].text, [t["text"] for t in r["answers"]], lang) >= 0.5
-        for a, r in zip(said, raw, strict=True)
+        bool(answer.spans) and value >= 0.5
+        for answer, value in zip(said, f1_each(said, raw, lang), strict=True)
     ]
 
 
@@ -157,6 +166,12 @@ def evaluate(name: str, given: argparse.Namespace, encoder: Encoder) -> dict[str
     found = answers(reader, there)
     result["found"] = quality(found, part, lang)
     report("found", result["found"])
+    if given.against is not None:
+        rival = answers(Reader.load(given.against, encoder).spans("qa"), there)
+        result["against, found"] = quality(rival, part, lang)
+        ours, theirs = (f1_each(said, part, lang) for said in (found, rival))
+        result["found, F1 more"] = [round(100 * v, 2) for v in paired_interval(ours, theirs)]
+        report("more", result["found, F1 more"])
     closed = answers(reader, [(r["question"], []) for r in part])
     found = found[: len(few)]
     result["off"] = quality(closed, part, lang)
@@ -223,6 +238,7 @@ def main() -> None:
     parser.add_argument("--gone", type=int, default=1000, help="so many with their paragraph out")
     parser.add_argument("--retrieval", action="store_true", help="retrieval alone")
     parser.add_argument("--checkpoint", type=Path, default=SHIPPED)
+    parser.add_argument("--against", type=Path, help="another head, to be compared with in pairs")
     parser.add_argument("--encoder")
     parser.add_argument("--train", type=Path)
     parser.add_argument("--base", type=Path)

@@ -207,7 +207,9 @@ def asked(name: str, seed: int, most: int | None, config: ScratchConfig, _: bool
         given = argparse.Namespace(train=head, base=None, none=False)
         trained = qa.train(name, given, encoder)
         print(head.name, json.dumps(trained["metrics"]), flush=True)
-    given = argparse.Namespace(questions=most, gone=most, retrieval=False, checkpoint=head)
+    given = argparse.Namespace(
+        questions=most, gone=most, retrieval=False, checkpoint=head, against=None
+    )
     return {"encoder": about, "learned from": len(raw), **qa.evaluate(OTHER[name], given, encoder)}
 
 
