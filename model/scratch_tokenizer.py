@@ -61,6 +61,9 @@ def train_tokenizer(texts: Iterable[str], config: ScratchConfig) -> Tokenizer:
 
     WordPiece with each CJK character by itself, or a unigram model (Kudo 2018) whose pieces may be
     several characters long, which suits a corpus too small to learn what characters mean together.
+
+    Raises:
+        ValueError: `pieces` is unknown, or the vocabulary too small for the corpus.
     """
     if config.pieces == "characters":
         tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
@@ -86,7 +89,10 @@ def train_tokenizer(texts: Iterable[str], config: ScratchConfig) -> Tokenizer:
         )
     else:
         raise ValueError(f"pieces is unigram or characters, not {config.pieces!r}")
-    tokenizer.train_from_iterator(map(clean, texts), trainer)
+    try:
+        tokenizer.train_from_iterator(map(clean, texts), trainer)
+    except Exception as error:  # `tokenizers` has no narrower type
+        raise ValueError(f"a vocabulary of {config.vocabulary}: {error}") from error
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",

@@ -57,9 +57,10 @@ class SpanConfig:
             TypeError: A field is unknown or missing.
             ValueError: The judges look at more than there is.
         """
-        if not 0 < raw.get("features", FEATURES) <= FEATURES:
+        config = cls(**raw)
+        if not 0 < config.features <= FEATURES:
             raise ValueError(f"features is 1 to {FEATURES}")
-        return cls(**raw)
+        return config
 
 
 class SpanNetwork(nn.Module):

@@ -19,6 +19,8 @@ from tests.app.test_encoders import reindexed
 TOPICS = {"水果": "苹果梨子葡萄西瓜樱桃", "工具": "锤子锯条扳手钳夹凿刀"}
 SMALL = ["--vocab", "60", "--dim", "32", "--layers", "1", "--heads", "2", "--max-tokens", "32",
          "--batch-size", "8", "--lr", "0.003"]  # fmt: skip
+MANY = "".join(f'{{"text": "{chr(n)}{chr(n + 1)}"}}\n' for n in range(0x4E00, 0x4E64, 2))
+"""100 characters."""
 
 
 def titles(each: int, seed: int) -> list[dict[str, str]]:
@@ -80,6 +82,7 @@ def test_without_labels_as_json(tmp_path: Path) -> None:
         ('{"text": "one"}\n{"text": "two"}\n', ("--dim", "33"), "no multiple"),
         ('{"text": "one"}\n{"text": "two"}\n', ("--dim", "4"), "range"),
         ("nothing\n", (), "at least two texts"),
+        (MANY, ("--vocab", "50"), "not large enough"),
     ],
 )
 def test_what_cannot_be_learned_from_is_told(
