@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import TracebackType
@@ -61,8 +60,8 @@ def read_curve(folder: Path, *, before: int | None = None) -> list[dict[str, Any
 
 
 def _board(folder: Path) -> Any:
-    if importlib.util.find_spec("tensorboard") is None:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:  # an extra that is not there, or not whole
         return None
-    from torch.utils.tensorboard import SummaryWriter
-
     return SummaryWriter(log_dir=str(folder / "tensorboard"))
