@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final
 
 from app import indexing_job, pretrain_job
@@ -157,6 +158,10 @@ def _language_model(model: LanguageModel) -> LanguageModelBody:
 
 def remove_model(footnote: Footnote, version: str) -> None:
     """Delete a checkpoint or a language model. Raises ``not-found`` and ``job-conflict``."""
+    generator = footnote.settings.generator
+    folder = footnote.language_models.folder / version
+    if generator is not None and Path(generator).resolve() == folder.resolve():
+        raise Problem("job-conflict", "The server writes with this one (FOOTNOTE_GENERATOR).")
     if not footnote.language_models.remove(version):
         footnote.registry.remove(version)
 

@@ -23,6 +23,7 @@ from app.schemas.predict import PredictRequest
 from app.snapshot import Snapshot
 from app.state import Footnote
 from app.streaming import Emit, silent
+from app.writer import Writer
 from app.written import Written, citation, kept, predict_body
 from index_data.analysis import detect_language
 from index_data.searcher import Hit
@@ -104,19 +105,20 @@ async def answer(
     sentences = await quotables(snapshot, query, found)
     quoted = chosen(sentences, found.hits)
     closed = request.retrieval.mode == "off"
-    if snapshot.writer is not None and (quoted or closed):
+    writer = chatter(snapshot)
+    if writer is not None and (quoted or closed):
         emitted = (found, retrieve_ms + 1000 * (time.perf_counter() - began))
         written = await writing.write(
-            footnote, snapshot.writer, chatting(dialogue, request), emitted, request, emit,
+            footnote, writer, chatting(dialogue, request), emitted, request, emit,
             dialogue.pointer,
         )  # fmt: skip
         return withheld(written, dialogue) if written.because else written
     notes = [*found.notes, *writing.no_confidence(request)]
-    if snapshot.writer is None:
+    if writer is None:
         notes += unused(request.params, QUOTED)
     else:  # nothing is written, but what could not have been is refused all the same
         make = chatting(dialogue, request)
-        await writing.prompt_of(snapshot.writer, make, [], dialogue.pointer)
+        await writing.prompt_of(writer, make, [], dialogue.pointer)
     emit("retrieval", {"citations": [citation(h, None, None) for h in found.hits]})
     text, places = framed(quoted, found.hits)
     written = Written(
@@ -134,6 +136,12 @@ async def answer(
         written = replace(written, influence=influences(query, sentences, quoted, found))
     emit("token", {"text": written.text})
     return written
+
+
+def chatter(snapshot: Snapshot) -> Writer | None:
+    """The generator, where it is one that answers the turns of a dialogue."""
+    writer = snapshot.writer
+    return writer if writer is not None and writer.info.chats else None
 
 
 def withheld(written: Written, dialogue: Dialogue) -> Written:

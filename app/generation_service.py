@@ -315,9 +315,9 @@ async def influences(
         return {}
     left = [[*inside[:i], *inside[i + 1 :]] for i in range(len(inside))]
     others = await asyncio.wrap_future(
-        writer.call(lambda generator: [make(generator)(part).ids for part in left])
+        writer.call(lambda generator: [make(generator)(part) for part in left])
     )
-    whole, *without = await asyncio.wrap_future(writer.score([prompt.ids, *others], ids))
+    whole, *without = await asyncio.wrap_future(writer.score([prompt, *others], ids))
     return {
         place: Influence(whole.logprob - other.logprob, whole.choices != other.choices)
         for place, other in zip(prompt.used, without, strict=True)
@@ -325,10 +325,17 @@ async def influences(
 
 
 def left_out(hits: Sequence[Hit], prompt: Prompt) -> list[str]:
-    """Which documents did not fit into the prompt."""
+    """What of documents and prompt the generator does not see."""
     missing = len(hits) - len(prompt.used)
     notes = [f"{missing} of {len(hits)} documents did not fit the generator's context"]
-    return notes * bool(missing) + ["the last document in the prompt was cut"] * prompt.cut
+    beside = bool(prompt.passages)
+    unseen = f"the first {prompt.unseen} tokens of the prompt are out of the generator's view"
+    return [
+        *notes * bool(missing),
+        *["the last document in the prompt was cut"] * (prompt.cut and not beside),
+        *["longer documents were read from their beginning"] * (prompt.cut and beside),
+        *[unseen] * bool(prompt.unseen),
+    ]
 
 
 def no_confidence(request: PredictRequest) -> list[str]:

@@ -25,8 +25,7 @@ from app.writer import Piece, Scored, Ticket, WriterInfo
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from model.decoding import DecoderState
-    from model.generator import Generator
+    from app.writer import AnyGenerator
     from model.prompting import Prompt
     from model.sampling import Finish, Sampler, Sampling, TextStream
 
@@ -48,7 +47,7 @@ class _Row:
 
 @dataclass(slots=True, eq=False)
 class _Batch:
-    state: DecoderState
+    state: Any  # of rows that share a pass: a DecoderState, or an LMSession
     rows: list[_Row]
 
 
@@ -63,7 +62,7 @@ class GeneratorEngine:
 
     def __init__(
         self,
-        load: Callable[[], Generator],
+        load: Callable[[], AnyGenerator],
         *,
         streams: int,
         observe: Callable[[BatchStats], None] | None = None,
@@ -73,14 +72,14 @@ class GeneratorEngine:
         self._observe = observe or (lambda stats: None)
         self._wake = threading.Condition()
         self._waiting: deque[Ticket] = deque()
-        self._calls: deque[tuple[Callable[[Generator], Any], Future[Any]]] = deque()
+        self._calls: deque[tuple[Callable[[AnyGenerator], Any], Future[Any]]] = deque()
         self._tasks: deque[Generated] = deque()  # prompts that are being read
         self._reading: list[Ticket] = []  # the texts that they are of
         self._batches: list[_Batch] = []
         self._closed = False
         self._part = 1  # place in PARTS
         self._thread = threading.Thread(target=self._run, name="generator", daemon=True)
-        self._loaded: Future[Generator] = Future()
+        self._loaded: Future[AnyGenerator] = Future()
         self._info: WriterInfo | None = None
 
     @property
@@ -89,7 +88,7 @@ class GeneratorEngine:
         assert self._info is not None, "it is not loaded yet"
         return self._info
 
-    def start(self) -> Future[Generator]:
+    def start(self) -> Future[AnyGenerator]:
         """Begin loading. The future tells when it is done, or why it was refused."""
         self._thread.start()
         return self._loaded
@@ -103,19 +102,17 @@ class GeneratorEngine:
             self._wake.notify()
         return ticket
 
-    def score(
-        self, prompts: Sequence[Sequence[int]], answer: Sequence[int]
-    ) -> Future[list[Scored]]:
+    def score(self, prompts: Sequence[Prompt], answer: Sequence[int]) -> Future[list[Scored]]:
         """The log-probability of ``answer`` after each of the prompts."""
         future: Future[list[Scored]] = Future()
 
-        def begin(generator: Generator) -> None:
+        def begin(generator: AnyGenerator) -> None:
             self._tasks.append(self._scoring(generator, prompts, answer, future))
 
         self.call(begin)
         return future
 
-    def call(self, function: Callable[[Generator], T]) -> Future[T]:
+    def call(self, function: Callable[[AnyGenerator], T]) -> Future[T]:
         """Run ``function`` on the generator's thread, before the next step."""
         future: Future[T] = Future()
         with self._wake:
@@ -146,7 +143,9 @@ class GeneratorEngine:
         except Exception as error:  # noqa: BLE001  # handed over whole to whoever waits for it
             self._loaded.set_exception(error)
             return
-        self._info = WriterInfo(generator.name, generator.sha256, generator.context)
+        self._info = WriterInfo(
+            generator.name, generator.sha256, generator.context, generator.chats
+        )
         self._loaded.set_result(generator)
         while self._awaited():
             self._do_calls(generator)
@@ -165,11 +164,11 @@ class GeneratorEngine:
                 self._wake.wait()
             return not self._closed
 
-    def _do_calls(self, generator: Generator) -> None:
+    def _do_calls(self, generator: AnyGenerator) -> None:
         while self._calls:
             settle(*self._calls.popleft(), generator)
 
-    def _admit(self, generator: Generator) -> None:
+    def _admit(self, generator: AnyGenerator) -> None:
         """Begin to read the prompts for which there is room."""
         while self._waiting:
             busy = len(self._reading) + sum(len(b.rows) for b in self._batches)
@@ -191,14 +190,14 @@ class GeneratorEngine:
             if time.thread_time() - began > PART_S:
                 return
 
-    def _beginning(self, generator: Generator, ticket: Ticket) -> Generated:
+    def _beginning(self, generator: AnyGenerator, ticket: Ticket) -> Generated:
         """Read a text's prompt, then let it join those that are written."""
         from model.sampling import Sampler, TextStream
 
         decoder, prompt, sampling = generator.decoder, ticket.prompt, ticket.sampling
         try:
-            done: tuple[DecoderState, Tensor] | None = None
-            for part in self._parts(generator, prompt.ids):
+            done: tuple[Any, Tensor] | None = None
+            for part in self._parts(generator, prompt):
                 if ticket.cancelled:
                     return
                 done = part
@@ -216,12 +215,10 @@ class GeneratorEngine:
         finally:
             self._reading.remove(ticket)
 
-    def _parts(
-        self, generator: Generator, ids: Sequence[int]
-    ) -> Iterator[tuple[DecoderState, Tensor]]:
+    def _parts(self, generator: AnyGenerator, prompt: Prompt) -> Iterator[tuple[Any, Tensor]]:
         """A prompt part by part; the size of a part follows the time that the last one took."""
         size = [PARTS[self._part]]
-        read = generator.decoder.read(ids, iter(lambda: size[0], None))
+        read = generator.read(prompt, iter(lambda: size[0], None))
         while True:
             size[0] = PARTS[self._part]
             began, worked = time.perf_counter(), time.thread_time()
@@ -236,7 +233,7 @@ class GeneratorEngine:
                 self._part += 1
             yield found
 
-    def _join(self, generator: Generator, batch: _Batch) -> None:
+    def _join(self, generator: AnyGenerator, batch: _Batch) -> None:
         from model.decoding import merged
 
         if self._batches and generator.decoder.shares:
@@ -246,7 +243,7 @@ class GeneratorEngine:
         else:
             self._batches.append(batch)
 
-    def _step(self, generator: Generator, batch: _Batch) -> None:
+    def _step(self, generator: AnyGenerator, batch: _Batch) -> None:
         """One token for each text of a batch."""
         began = time.perf_counter()
         try:
@@ -282,7 +279,7 @@ class GeneratorEngine:
         else:
             self._batches.remove(batch)
 
-    def _take(self, generator: Generator, row: _Row, token: int) -> bool:
+    def _take(self, generator: AnyGenerator, row: _Row, token: int) -> bool:
         """Add a token to a text and deliver what is new; whether the text is over."""
         ticket = row.ticket
         finish: Finish | None = None
@@ -307,8 +304,8 @@ class GeneratorEngine:
 
     def _scoring(
         self,
-        generator: Generator,
-        prompts: Sequence[Sequence[int]],
+        generator: AnyGenerator,
+        prompts: Sequence[Prompt],
         answer: Sequence[int],
         future: Future[list[Scored]],
     ) -> Generated:
@@ -316,9 +313,9 @@ class GeneratorEngine:
 
         done: list[Scored] = []
         try:
-            for ids in prompts:
-                last: tuple[DecoderState, Tensor] | None = None
-                for part in self._parts(generator, ids):
+            for prompt in prompts:
+                last: tuple[Any, Tensor] | None = None
+                for part in self._parts(generator, prompt):
                     if future.cancelled():
                         return
                     last = part

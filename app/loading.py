@@ -15,8 +15,8 @@ from app.settings import Settings
 from app.snapshot import ModelInfo, Serving
 
 if TYPE_CHECKING:
+    from app.writer import AnyGenerator
     from model.encoder import Encoder
-    from model.generator import Generator
     from model.reader import Reader
 
 logger = logging.getLogger(__name__)
@@ -109,20 +109,20 @@ def load_generator(settings: Settings, metrics: Metrics) -> GeneratorEngine:
     Raises ``GeneratorRefused``, or ``ValueError`` for a device.
     """
 
-    def load() -> Generator:
+    def load() -> AnyGenerator:
         from app.indexing_job import pick_device
         from model.config import pick_dtype
         from model.generator import Generator
+        from model.lm_generator import LMGenerator, is_language_model
 
         set_threads(generator_threads(settings))
         device = pick_device(settings.device)
-        return Generator.load(
-            str(settings.generator),
-            device=device,
-            dtype=pick_dtype(settings.dtype, device),
-            context=settings.generator_context,
-            streams=settings.generator_streams,
-        )
+        source = str(settings.generator)
+        context, streams = settings.generator_context, settings.generator_streams
+        if is_language_model(Path(source)):
+            return LMGenerator.load(Path(source), device=device, context=context, streams=streams)
+        dtype = pick_dtype(settings.dtype, device)
+        return Generator.load(source, device=device, dtype=dtype, context=context, streams=streams)
 
     engine = GeneratorEngine(
         load, streams=settings.generator_streams, observe=metrics.observe_batch

@@ -68,7 +68,7 @@ async def chat(footnote: Footnote, request: ChatRequest, emit: Emit = silent) ->
     given = {"messages": [plain(m) for m in request.messages]}
     most = request.max_completion_tokens or request.max_tokens
     if most is None:
-        writer = footnote.snapshot().writer
+        writer = dialogue_service.chatter(footnote.snapshot())
         most = CHAT_TOKENS if writer is None else min(CHAT_TOKENS, writer.info.context // 4)
     asked = predict_request("dialogue", given, request, most)
     with renamed():

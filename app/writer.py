@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from model.generator import Generator
+    from model.lm_generator import LMGenerator
     from model.prompting import Prompt
     from model.sampling import Finish, Sampling
+
+    AnyGenerator = Generator | LMGenerator
 
 T = TypeVar("T")
 
@@ -42,6 +45,7 @@ class WriterInfo:
     name: str
     sha256: str
     context: int
+    chats: bool  # False: it continues texts, and dialogue is quoted as without it
 
     def to_json(self) -> dict[str, Any]:
         """The ``generator`` of an answer's ``model``."""
@@ -55,15 +59,13 @@ class Writer(Protocol):
     def info(self) -> WriterInfo:
         """What is loaded."""
 
-    def call(self, function: Callable[[Generator], T]) -> Future[T]:
+    def call(self, function: Callable[[AnyGenerator], T]) -> Future[T]:
         """Run ``function`` on the generator's thread: prompts are made like this."""
 
     def write(self, prompt: Prompt, sampling: Sampling, deliver: Callable[[Piece], None]) -> Ticket:
         """Write a text; ``deliver`` is called with its pieces and must not block."""
 
-    def score(
-        self, prompts: Sequence[Sequence[int]], answer: Sequence[int]
-    ) -> Future[list[Scored]]:
+    def score(self, prompts: Sequence[Prompt], answer: Sequence[int]) -> Future[list[Scored]]:
         """The log-probability of ``answer`` after each of the prompts."""
 
 

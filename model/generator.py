@@ -6,33 +6,34 @@ A folder or hub id, safetensors only, never remote code. `model.generator_files`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from model.decoding import Decoder
+from model.decoding import Decoder, DecoderState
 from model.generator_files import (
     GeneratorFiles,
     GeneratorRefused,
-    available_memory,
+    free_memory,
     located,
 )
 from model.prompting import (
+    CHARS_PER_TOKEN,
     PLAIN_STOP,
     PLAIN_TEMPLATE,
     Prompt,
-    PromptTooLong,
     Source,
     Turn,
+    check_length,
     completion_text,
     fitted,
     system_text,
 )
 
 DEFAULT_CONTEXT = 4_096
-CHARS_PER_TOKEN = 16  # a longer text cannot fit: it is refused before its tokens are counted
 
 
 class TemplateRefused(ValueError):
@@ -43,9 +44,12 @@ class Generator:
     """A loaded model with its tokenizer. It belongs to one thread.
 
     Attributes:
+        chats: Whether it answers the turns of a dialogue.
         context: Tokens of prompt and answer together.
         ends: Tokens after which a text is over.
     """
+
+    chats = True
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str, sha256: str, context: int) -> None:
         self.decoder = Decoder(model)
@@ -81,8 +85,7 @@ class Generator:
         files = GeneratorFiles.of(folder)
         item = torch.empty(0, dtype=dtype).element_size()
         context = min(context, files.longest or context)
-        available = _available(device)
-        files.check_memory(item, available, context=context, streams=streams)
+        files.check_memory(item, free_memory(device), context=context, streams=streams)
         model, tokenizer = _from_library(files, dtype)
         model.eval().requires_grad_(False).to(device)
         name = source.rstrip("/").rpartition("/")[2] or folder.name  # of a hub id without its owner
@@ -119,7 +122,7 @@ class Generator:
         def render(blocks: Sequence[str]) -> list[int]:
             return self._chat_ids(system_text(blocks, own or None), said)
 
-        self._check_length(sum(len(t.content) for t in turns), new)
+        check_length(sum(len(t.content) for t in turns), new, self.context)
         ids, used, cut = fitted(render, self._count, documents, new=new, context=self.context)
         stop = PLAIN_STOP if self.plain and not self.decoder.seq2seq else ()
         return Prompt(tuple(ids), tuple(used), stop, cut)
@@ -130,9 +133,13 @@ class Generator:
         def render(blocks: Sequence[str]) -> list[int]:
             return self.tokens(completion_text(blocks, text))
 
-        self._check_length(len(text), new)
+        check_length(len(text), new, self.context)
         ids, used, cut = fitted(render, self._count, documents, new=new, context=self.context)
         return Prompt(tuple(ids), tuple(used), (), cut)
+
+    def read(self, prompt: Prompt, sizes: Iterator[int]) -> Iterator[tuple[DecoderState, Tensor]]:
+        """Read a prompt in parts; after each the state and the last logits [V]."""
+        return self.decoder.read(prompt.ids, sizes)
 
     def tokens(self, text: str, *, special: bool = True) -> list[int]:
         """The ids of a text, with the marks that the model expects around it."""
@@ -146,10 +153,6 @@ class Generator:
         """The text of ids, without marks."""
         text: str = self._backend.decode(list(ids), skip_special_tokens=True)
         return text
-
-    def _check_length(self, chars: int, new: int) -> None:
-        if chars > CHARS_PER_TOKEN * self.context:
-            raise PromptTooLong(chars // CHARS_PER_TOKEN, new, self.context)
 
     def _count(self, text: str) -> int:
         most = CHARS_PER_TOKEN * self.context
@@ -246,12 +249,6 @@ def quiet() -> Any:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def _available(device: str) -> int:
-    if device.startswith("cuda"):
-        return int(torch.cuda.mem_get_info(torch.device(device))[0])
-    return available_memory()
 
 
 def _ids(value: object) -> list[int]:

@@ -199,8 +199,8 @@ def cache_values(config: dict[str, Any]) -> int:
         return next((int(v) for v in found if isinstance(v, int)), default)
 
     layers = first("num_decoder_layers", "decoder_layers", "num_hidden_layers", "num_layers",
-                   "n_layer")  # fmt: skip
-    width = first("hidden_size", "d_model", "n_embd")
+                   "n_layer", "layers")  # fmt: skip
+    width = first("hidden_size", "d_model", "n_embd", "dim")
     heads = first(
         "num_attention_heads", "decoder_attention_heads", "num_heads", "n_head", default=1
     )
@@ -235,6 +235,15 @@ def available_memory(meminfo: Path = Path("/proc/meminfo")) -> int:
     except (OSError, ValueError, KeyError):
         pass
     return free
+
+
+def free_memory(device: str) -> int:
+    """Bytes that are free on a device."""
+    if not device.startswith("cuda"):
+        return available_memory()
+    import torch
+
+    return int(torch.cuda.mem_get_info(torch.device(device))[0])
 
 
 def _json(path: Path) -> dict[str, Any]:

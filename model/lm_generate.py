@@ -6,15 +6,14 @@ with the passages that are in view exchangeable at any point.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from model.lm import LMMemory, Past, RetrievalLM
-from model.lm_config import PAD, START
+from model.lm_config import PAD
 from model.lm_layers import NEVER
-from model.sampling import Sampler, Sampling
 
 
 class LMSession:
@@ -27,6 +26,11 @@ class LMSession:
         self.model = model
         self._past = Past()
         self._memory = self._read(passages)
+
+    def kept(self, rows: Sequence[int]) -> LMSession:
+        """The text itself, which is all that there is."""
+        assert list(rows) == [0]
+        return self
 
     def show(self, passages: Sequence[Sequence[int]]) -> None:
         """From now on these passages are in view; what was written before stays as it is."""
@@ -78,29 +82,3 @@ class LMSession:
         count = len(passages) if self.model.config.memory != "none" else 0
         places = torch.arange(count, device=device)[None, None]
         return self.model.read(torch.tensor(cut, device=device), places)
-
-
-def generate(
-    model: RetrievalLM,
-    prompt: Sequence[int],
-    passages: Sequence[Sequence[int]] = (),
-    *,
-    max_new_tokens: int = 64,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int = 0,
-) -> Iterator[int]:
-    """Tokens after START and `prompt`, chosen as `Sampling` says.
-
-    Raises:
-        ValueError: A temperature below 0, or top_p outside (0, 1].
-    """
-    if temperature < 0 or not 0 < top_p <= 1:
-        raise ValueError("temperature is 0 or more, top_p above 0 and at most 1")
-    session = LMSession(model, passages)
-    sampler = Sampler(Sampling(temperature=temperature, top_p=top_p, seed=seed))
-    said = session.feed([START, *prompt])
-    for _ in range(max_new_tokens):
-        token = sampler.choose(said)
-        yield token
-        said = session.feed([token])

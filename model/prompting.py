@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+CHARS_PER_TOKEN = 16  # at most
 LEAST = 24  # tokens of a document that is cut; less is left out
 _BREAK = re.compile(r"[.!?。！？][\"')\]”’」』]*\s*|\n+")
 
@@ -53,12 +54,17 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a generator reads. ``used``: places of the documents that are in it, whole or cut."""
+    """What a generator reads. ``used``: places of the documents that are in it, whole or cut.
+
+    ``passages``: the tokens of the documents, for a generator that reads them beside the prompt.
+    """
 
     ids: tuple[int, ...]
     used: tuple[int, ...]
     stop: tuple[str, ...] = ()
-    cut: bool = False  # the last of them is not whole
+    cut: bool = False  # not all of them are whole
+    passages: tuple[tuple[int, ...], ...] = ()
+    unseen: int = 0  # tokens at the beginning that are out of view already
 
 
 class PromptTooLong(ValueError):
@@ -71,10 +77,20 @@ class PromptTooLong(ValueError):
         )
 
 
+def check_length(chars: int, new: int, context: int) -> None:
+    """Refuse a text that cannot fit before its tokens are counted. Raises `PromptTooLong`."""
+    if chars > CHARS_PER_TOKEN * context:
+        raise PromptTooLong(chars // CHARS_PER_TOKEN, new, context)
+
+
+def headed(title: str | None, text: str) -> str:
+    """A document under its title."""
+    return f"{title}\n{text}" if title else text
+
+
 def block(number: int, title: str | None, text: str) -> str:
     """One document as it stands in a prompt."""
-    heading = f"[{number}] {title}\n" if title else f"[{number}] "
-    return f"{heading}{text}"
+    return f"[{number}] {headed(title, text)}"
 
 
 def system_text(blocks: Sequence[str], own: str | None) -> str:

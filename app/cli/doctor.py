@@ -199,7 +199,9 @@ def generator(settings: Settings) -> list[Finding]:
     """Whether the generator, where there is to be one, would be loaded. Nothing of it is."""
     from app.indexing_job import pick_device
     from model.config import pick_dtype
+    from model.folders import CheckpointRefused, check_files, read_manifest
     from model.generator_files import GeneratorFiles, GeneratorRefused, available_memory
+    from model.lm_generator import is_language_model
 
     if settings.generator is None:
         return []
@@ -212,7 +214,9 @@ def generator(settings: Settings) -> list[Finding]:
         context = min(settings.generator_context, files.longest or settings.generator_context)
         available = available_memory()
         files.check_memory(item, available, context=context, streams=settings.generator_streams)
-    except GeneratorRefused as error:
+        if is_language_model(folder):
+            check_files(folder, read_manifest(folder)[0]["files"])
+    except (GeneratorRefused, CheckpointRefused) as error:
         advice = "set FOOTNOTE_GENERATOR to another one: docs/generation.md says which"
         return [Finding("generator", "problem", str(error), advice)]
     detail = f"{folder.name}, {files.parameters:,} weights, {context} tokens of context"

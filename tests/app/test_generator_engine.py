@@ -96,10 +96,11 @@ def test_who_leaves_is_dropped_wherever_the_text_stands(run: Run) -> None:
 
 
 def test_a_known_text_is_scored_as_the_model_itself_does(run: Run) -> None:
-    prompts = [run.prompt(text).ids for text in TEXTS[:2]]
+    prompts = [run.prompt(text) for text in TEXTS[:2]]
     answer = run.engine.call(lambda g: g.tokens("the refund")).result()
     scored = run.engine.score(prompts, answer).result(WAIT_S)
-    for ids, found in zip(prompts, scored, strict=True):
+    for prompt, found in zip(prompts, scored, strict=True):
+        ids = prompt.ids
         whole = torch.tensor([[*ids, *answer]])
         with torch.inference_mode():
             logits = run.generator.decoder.model(whole).logits[0, len(ids) - 1 : -1].float()
@@ -139,7 +140,7 @@ def test_an_engine_that_closes_tells_those_that_wait(generator_folder: Path) -> 
     dones = [
         closing.write(prompt, lambda piece: begun.set(), max_new_tokens=400)[1] for _ in range(3)
     ]
-    scoring = closing.engine.score([prompt.ids], [1, 2])
+    scoring = closing.engine.score([prompt], [1, 2])
     assert begun.wait(WAIT_S)
     closing.engine.close()
     assert all(done.done() for done in dones)

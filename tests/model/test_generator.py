@@ -243,7 +243,7 @@ def test_memory_is_counted_before_loading(folders: dict[str, Path], monkeypatch:
     assert files.needed(2, context=100, streams=4) == 2 * (files.parameters + 144 * 400)
     assert GeneratorFiles.of(folders["t5"]).cache_values == 2 * 3 * 4 * 12
     assert available_memory() > 2**20
-    monkeypatch.setattr("model.generator.available_memory", lambda: 2**20)
+    monkeypatch.setattr("model.generator_files.available_memory", lambda: 2**20)
     with pytest.raises(GeneratorRefused, match=r"needs 0\.25 GiB .*and 0\.00 GiB are available"):
         Generator.load(str(folders["llama"]))
 

@@ -10,7 +10,7 @@ import torch
 
 from model.lm import LMBatch, RetrievalLM
 from model.lm_config import PAD, SPECIAL, START, LMConfig
-from model.lm_generate import LMSession, generate
+from model.lm_generate import LMSession
 
 VOCAB, CHUNK = 50, 4
 Memory = Literal["none", "cross", "prefix"]
@@ -154,21 +154,6 @@ def test_beyond_the_window_the_newest_half_is_read_again() -> None:
     said = long.feed(ids)
     half = model.config.window // 2
     assert torch.allclose(said, short.feed(ids[-half - 1 :]), atol=1e-5)
-
-
-def test_generation_follows_its_seed_and_its_settings() -> None:
-    model = tiny()
-
-    def text(**given: Any) -> list[int]:
-        return list(generate(model, [5, 6], [[7, 8, 9]], max_new_tokens=24, **given))
-
-    assert text() == text(seed=9)  # greedy: no chance in it
-    assert text(temperature=1.0, seed=1) == text(temperature=1.0, seed=1)
-    assert text(temperature=1.0, seed=1) != text(temperature=1.0, seed=2)
-    assert text(temperature=1.0, top_p=1e-6, seed=1) == text()
-    assert min(text(temperature=2.0)) >= SPECIAL
-    with pytest.raises(ValueError, match="top_p"):
-        text(top_p=0.0)
 
 
 def test_a_configuration_that_does_not_fit_together_is_refused() -> None:

@@ -19,6 +19,11 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from model.lm import RetrievalLM
+from model.lm_checkpoint import save_lm
+from model.lm_config import LMConfig
+from model.lm_tokenizer import LMTokenizer
+
 TEXT = [
     "Where is my parcel? It was sent on Monday and should be here by now.",
     "The refund is paid on the day the warehouse has checked the returned item.",
@@ -100,3 +105,18 @@ def make(kind: str, folder: Path, *, template: str | None = None, longest: int =
     model.save_pretrained(folder, safe_serialization=True)
     make_tokenizer(folder, template, ends=kind == "t5")
     return folder
+
+
+def make_language_model(place: Path, **changes: Any) -> Path:
+    """A small random language model of Footnote's own, as pre-training saves it."""
+    tokenizer = LMTokenizer.train(TEXT * 20, 400)
+    shape: dict[str, Any] = {
+        "dim": 16, "layers": 2, "heads": 2, "window": 32, "chunk": 8, "cross_layers": ()
+    }  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model = RetrievalLM(LMConfig(tokenizer.vocab, **(shape | changes)))
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    save_lm(place, model, tokenizer, {"parameters": 1})
+    return place
