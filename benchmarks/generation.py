@@ -6,7 +6,8 @@ Without `--folder` a Llama of 17M random weights is made on the spot: its speed 
 one of its shape. In the same process and run, on the same prompts, threads and number format: the
 library's `generate` and the generator's thread, one text and eight at once, in turns. Then the same
 over HTTP from a real `footnote serve`, with the classifier asked before and meanwhile. Ends with
-status 1 where Footnote is slower than the library.
+status 1 where Footnote is slower than the library. A folder that `footnote pretrain` made is
+measured over HTTP alone: the library does not know it.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from benchmarks.serving import RUNS, Server, running, timed
 from index_data.sample import helpdesk
 from model.config import pick_dtype
 from model.generator import Generator, quiet
+from model.lm_generator import is_language_model
 from model.prompting import Prompt
 from model.sampling import Sampling
 
@@ -133,6 +135,7 @@ def in_process(folder: Path, tokens: int, repeats: int) -> dict[str, Any]:
 
     engine = GeneratorEngine(load, streams=STREAMS)
     generator = engine.start().result()
+    assert isinstance(generator, Generator)
     set_threads(threads)
     given = prompts(generator, tokens)
     seconds: dict[str, list[float]] = {}
@@ -274,7 +277,8 @@ def main() -> None:
     RUNS.mkdir(exist_ok=True)
     folder = given.folder or make(MADE)
     figures: dict[str, Any] = {"processor": platform.processor() or platform.machine()}
-    if given.only != "http":
+    library_has_it = not is_language_model(folder)
+    if given.only != "http" and library_has_it:
         figures["in_process"] = in_process(folder, given.tokens, given.repeats)
     if given.only != "library":
         figures["http"] = over_http(folder, given.tokens, given.repeats)

@@ -40,13 +40,14 @@ from model.answers import SpanAnswer, SpanReader
 from model.checkpoint import HeadFiles, load_heads, save_checkpoint
 from model.config import bf16_products, pick_dtype
 from model.encoder import Encoder
+from model.memory import Retrieved
 from model.metrics import paired_interval
 from model.reader import Reader
 from model.span import FEATURES, SpanConfig, SpanNetwork
-from model.span_calibration import ask_all, auroc
+from model.span_calibration import alone_for, ask_all, auroc
 from model.span_evidence import PassageText
 from model.span_metrics import exact_match, f1
-from model.span_rows import SpanTrainConfig
+from model.span_rows import SpanRow, SpanTrainConfig
 from model.span_training import judge, train_span
 from model.split import bucket
 
@@ -188,8 +189,45 @@ def evaluate(name: str, given: argparse.Namespace, encoder: Encoder) -> dict[str
         "ece": round(calibration_gap(confidence, correct + right(missed, few, lang)), 4),
         "ece_when_there": round(calibration_gap(confidence[: len(found)], correct), 4),
     }
+    result["single passage"] = single(reader, few, gone)
     result["seconds"] = round(time.perf_counter() - began, 1)
     return result
+
+
+def single(
+    reader: SpanReader,
+    raw: Sequence[dict[str, Any]],
+    gone: Sequence[tuple[str, list[PassageText]]],
+) -> dict[str, Any]:
+    """How well it is told whether one passage holds an answer: paragraphs, and sentences alone.
+
+    The question's own, and the best other one that does not hold the answer.
+    """
+    kinds: dict[str, list[tuple[str, PassageText, bool]]] = {"paragraphs": [], "sentences": []}
+    for r, (question, others) in zip(raw, gone, strict=True):
+        row = SpanRow(
+            r["id"], question, r["context"],
+            [(a["text"], a["start"]) for a in r["answers"]],
+            [Retrieved(None, other.text, None, 1.0, None) for other in others],
+        )  # fmt: skip
+        for passage, present in alone_for(row):
+            whole = passage.text == row.context or any(passage.text == o.text for o in others)
+            kinds["paragraphs" if whole else "sentences"].append((question, passage, present))
+    out: dict[str, Any] = {}
+    for name, asked in kinds.items():
+        said = answers(reader, [(question, [passage]) for question, passage, _ in asked])
+        support = [a.support for a in said]
+        flags: list[bool] = [is_there for _, _, is_there in asked]
+        claimed = np.array([a.answerable for a in said])
+        there = np.array(flags)
+        out[name] = {
+            "asked": len(asked),
+            "auroc": round(auroc(support, flags), 4),
+            "answerable_when_there": round(float(claimed[there].mean()), 4),
+            "answerable_when_not": round(float(claimed[~there].mean()), 4),
+            "ece of support": round(calibration_gap(support, flags), 4),
+        }
+    return out
 
 
 def report(name: str, figures: object) -> None:
@@ -219,7 +257,7 @@ def settle(name: str, given: argparse.Namespace, encoder: Encoder) -> dict[str, 
     held = sorted(held, key=lambda row: bucket(row.question))[: given.questions]
     files = load_heads(given.checkpoint)[1]["qa"]
     assert isinstance(files.config, SpanConfig)
-    model = SpanNetwork(replace(files.config, features=FEATURES), encoder)
+    model = SpanNetwork(replace(files.config, features=FEATURES, alone=True), encoder)
     model.load_state_dict({**files.tensors, "judge": torch.zeros_like(model.judge)})
     config = replace(RECIPE, lang=SETS[name][1], k=files.config.k)
     with bf16_products(encoder.device):

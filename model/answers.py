@@ -1,9 +1,9 @@
 """A question-answering head in use: what the passages say to a question.
 
 How likely the answer is there at all, and how likely it is right, is judged by two logistic
-regressions that were fitted on rows that the head was not trained on. They look at the softmax over
-all spans (`model.span_evidence`), at the retriever's rank, and at how many of the question's words
-stand in the answer's passage and close to the answer.
+regressions that were fitted on rows that the head was not trained on; a single passage has two of
+its own. They look at the softmax over all spans (`model.span_evidence`), at the retriever's rank,
+and at how many of the question's words stand in the answer's passage and close to the answer.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class SpanReader:
         self.config = network.config
         self._frame = Frame.of(network.encoder)
         judge = network.judge.detach().float().cpu().numpy()
-        self._judge = judge if judge.any() else None
+        self._judges = judge if judge.any() else None  # [2 or 4, features + 1]
         self._mix = float(network.mix.detach())
 
     def ask(self, question: str, passages: Sequence[PassageText]) -> Asked:
@@ -95,20 +95,21 @@ class SpanReader:
         read = sum(len(pair.ids) for pair in asked.pairs)
         if not asked.pairs:
             mass = [0.0] * len(asked.passages)
-            return SpanAnswer([], mass, 0.0, 0.0, self._judge is not None, read, asked)
+            return SpanAnswer([], mass, 0.0, 0.0, self._judges is not None, read, asked)
         evidence = weigh(asked, self._mix, self.config.answer_tokens)
         features = evidence.features()
-        chances = (
-            np.array([1.0 - evidence.null, 0.0 if not evidence.spans else evidence.spans[0].prob])
-            if self._judge is None
-            else _sigmoid(self._judge @ np.append(features[: self.config.features], 1.0))
-        )
+        if self._judges is None:
+            sure = evidence.spans[0].prob if evidence.spans else 0.0
+            chances = np.array([1.0 - evidence.null, sure])
+        else:
+            judges = self._judges[-2:] if len(asked.passages) == 1 else self._judges[:2]
+            chances = _sigmoid(judges @ np.append(features[: self.config.features], 1.0))
         return SpanAnswer(
             evidence.spans,
             evidence.mass,
             float(min(chances[1], chances[0])),
             float(chances[0]),
-            self._judge is not None,
+            self._judges is not None,
             read,
             asked,
         )

@@ -44,6 +44,7 @@ class SpanConfig:
     answer_tokens: int = 30  # the longest answer
     k: int = 8  # passages that are read
     features: int = 4  # that the judges look at: all are FEATURES
+    alone: bool = False  # a single passage has judges of its own
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; the inverse of `from_json`."""
@@ -77,7 +78,8 @@ class SpanNetwork(nn.Module):
         self.trust = nn.Linear(config.dim, 1)
         # Fitted afterwards on rows that were not trained on, see `model.answers`.
         self.mix = nn.Parameter(torch.zeros(()), requires_grad=False)
-        self.judge = nn.Parameter(torch.zeros(2, config.features + 1), requires_grad=False)
+        judges = torch.zeros(4 if config.alone else 2, config.features + 1)
+        self.judge = nn.Parameter(judges, requires_grad=False)
         nn.init.zeros_(self.mark.weight)
         for layer in (self.span, self.trust):
             nn.init.normal_(layer.weight, std=0.02)

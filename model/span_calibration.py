@@ -2,11 +2,13 @@
 
 Every row is asked twice over what was retrieved for it: as it is, and with its own text taken out,
 when there is nothing to find. The retriever's weight is the least with about the best F1; the two
-judges (is there an answer, is it right) are logistic regressions over both kinds.
+judges (is there an answer, is it right) are logistic regressions over both kinds. Two more judge a
+single passage: the row's own text, the best other one, and of each a sentence.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,7 +20,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from model.answers import SpanAnswer, SpanReader
 from model.encoder import batches_by_length
 from model.pairs import Pair
-from model.span import SpanNetwork
+from model.span import SpanConfig, SpanNetwork
 from model.span_evidence import Asked, PassageText, weigh
 from model.span_metrics import exact_match, f1
 from model.span_rows import SpanRow
@@ -29,6 +31,7 @@ EQUAL = 0.005
 RIGHT = 0.5
 """F1 from which on an answer counts as right."""
 READ_TOKENS = 4096
+_SENTENCE_END = re.compile(r"[.!?]+[\"')\]”’]*\s+|[。！？]+[”’」』]*|\n+")
 RIDGE = 1e-3
 
 
@@ -54,6 +57,31 @@ def retrieved_for(row: SpanRow, k: int, *, own: bool) -> list[PassageText]:
     else:
         texts = [row.context, *(hit.text for hit in row.hits)]
     return [PassageText(text, rank) for rank, text in enumerate(texts[:k], 1)]
+
+
+def alone_for(row: SpanRow) -> list[tuple[PassageText, bool]]:
+    """Single passages that a row is asked over, and whether its answer is there to find.
+
+    Its own text and the best other one that does not hold the answer; of its own the sentence with
+    the answer alone, of the other the sentence in its place.
+    """
+    text, start = row.answers[0]
+    found = [(row.context, True), (sentence_at(row.context, start, start + len(text)), True)]
+    said = [answer.lower() for answer, _ in row.answers]
+    for hit in row.hits:
+        if hit.text not in row.context and not any(answer in hit.text.lower() for answer in said):
+            at = min(start, max(0, len(hit.text) - 1))
+            found += [(hit.text, False), (sentence_at(hit.text, at, at + 1), False)]
+            break
+    return [(PassageText(one), present) for one, present in dict(found).items() if one.strip()]
+
+
+def sentence_at(text: str, start: int, end: int) -> str:
+    """The sentence around the code points from `start` to `end`."""
+    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
+    first = max((place for place in ends if place <= start), default=0)
+    last = min((place for place in ends if place >= end), default=len(text))
+    return text[first:last].strip()
 
 
 def read_all(reader: SpanReader, asked: Sequence[Asked]) -> None:
@@ -92,7 +120,9 @@ def settle(model: SpanNetwork, cases: Sequence[Case], lang: str) -> dict[str, fl
     """Fit mix and judges in place, on cases that were read; how well they do on them."""
     longest = model.config.answer_tokens
     # Where the retriever did not find a row's text, its order says nothing of the text.
-    there = [case for case in cases if case.present]
+    among = [case for case in cases if len(case.asked.passages) > 1]
+    # Where the retriever did not find a row's text, its order says nothing of the text.
+    there = [case for case in among or cases if case.present]
     ranked = [c for c in there if any(hit.text in c.row.context for hit in c.row.hits)] or there
 
     def quality(mix: float) -> float:
@@ -100,25 +130,39 @@ def settle(model: SpanNetwork, cases: Sequence[Case], lang: str) -> dict[str, fl
 
     found = {mix: quality(mix) for mix in MIXES}
     mix = min(mix for mix in MIXES if found[mix] >= max(found.values()) - EQUAL)
-    count = model.config.features
-    features = torch.zeros(len(cases), count + 1, dtype=torch.float64)
-    truth = torch.zeros(len(cases), 2, dtype=torch.float64)
-    for i, case in enumerate(cases):
-        evidence = weigh(case.asked, mix, longest)
-        features[i] = torch.from_numpy(np.append(evidence.features()[:count], 1.0))
-        truth[i, 0] = case.present
-        truth[i, 1] = case.present and _f1(case, mix, longest, lang) >= RIGHT
-    weights = torch.stack([_logistic(features, truth[:, i]) for i in range(2)])
+    figures = {"mix": mix, "cases": float(len(cases))}
+    judges = []
+    alone = [case for case in cases if len(case.asked.passages) == 1]
+    groups = {"answerable": among, "alone": alone} if model.config.alone else {"answerable": cases}
+    for name, part in groups.items():
+        both = len({case.present for case in part}) == 2
+        features, truth = _judged(part if both else cases, mix, model.config, lang)
+        weights = torch.stack([_logistic(features, truth[:, i]) for i in range(2)])
+        judges.append(weights)
+        said, present = (features @ weights[0]).sigmoid(), truth[:, 0] > 0
+        figures[f"{name}_auroc"] = auroc(said.tolist(), present.tolist())
+        figures[f"{name}_accuracy"] = float(((said >= 0.5) == present).double().mean())
     with torch.no_grad():
         model.mix.fill_(mix)
-        model.judge.copy_(weights)
-    said = (features @ weights.T).sigmoid()
-    return {
-        "mix": mix,
-        "answerable_auroc": auroc(said[:, 0].tolist(), (truth[:, 0] > 0).tolist()),
-        "answerable_accuracy": float(((said[:, 0] >= 0.5) == (truth[:, 0] > 0)).double().mean()),
-        "cases": float(len(cases)),
-    }
+        model.judge.copy_(torch.cat(judges))
+    return figures
+
+
+def _judged(
+    cases: Sequence[Case], mix: float, config: SpanConfig, lang: str
+) -> tuple[Tensor, Tensor]:
+    """Features with a constant [n, features + 1], and whether there is an answer, and a right one.
+
+    The second [n, 2] is 0 or 1.
+    """
+    features = torch.zeros(len(cases), config.features + 1, dtype=torch.float64)
+    truth = torch.zeros(len(cases), 2, dtype=torch.float64)
+    for i, case in enumerate(cases):
+        evidence = weigh(case.asked, mix, config.answer_tokens)
+        features[i] = torch.from_numpy(np.append(evidence.features()[: config.features], 1.0))
+        truth[i, 0] = case.present
+        truth[i, 1] = case.present and _f1(case, mix, config.answer_tokens, lang) >= RIGHT
+    return features, truth
 
 
 def auroc(scores: Sequence[float], positive: Sequence[bool]) -> float:

@@ -23,7 +23,7 @@ from model.epochs import Losses, run_epochs
 from model.metrics import Compared
 from model.opinions import compare_opinions
 from model.span import FEATURES, SpanConfig, SpanNetwork, collate, shared_loss
-from model.span_calibration import Case, ask_all, read_all, retrieved_for, scores, settle
+from model.span_calibration import Case, alone_for, ask_all, read_all, retrieved_for, scores, settle
 from model.span_evidence import PassageText
 from model.span_examples import Prepared, draw, gold_places, prepare
 from model.span_metrics import f1
@@ -106,6 +106,7 @@ def train_span(
         max_tokens=min(config.max_tokens, encoder.max_tokens),
         k=config.k,
         features=FEATURES,
+        alone=True,
     )
     model = SpanNetwork(head, encoder).to(encoder.device)
     steps = config.epochs * -(-len(train) // config.batch_size)
@@ -166,11 +167,17 @@ def judge(
             asked = reader.ask(row.question, retrieved_for(row, config.k, own=own))
             if asked.pairs:
                 cases.append(Case(row, asked, own))
+    alone = [
+        Case(row, reader.ask(row.question, [passage]), present)
+        for row in (rows if fit and model.config.alone else ())
+        for passage, present in alone_for(row)
+    ]
     calibration: dict[str, float] = {}
     metrics: dict[str, dict[str, float]] = {}
     if fit:
-        read_all(reader, [case.asked for case in cases])
-        calibration = settle(model, cases, config.lang)
+        every = [*cases, *(case for case in alone if case.asked.pairs)]
+        read_all(reader, [case.asked for case in every])
+        calibration = settle(model, every, config.lang)
         reader = SpanReader(model)
         there = [case for case in cases if case.present]
         found = [reader.answer(case.asked) for case in there]

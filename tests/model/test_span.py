@@ -21,7 +21,7 @@ from model.memory import Retrieved
 from model.pairs import Frame, windows
 from model.reader import Reader
 from model.span import FEATURES, QUESTION, SpanConfig, SpanNetwork, collate, shared_loss
-from model.span_calibration import ask_all, auroc
+from model.span_calibration import alone_for, ask_all, auroc, sentence_at
 from model.span_evidence import Asked, PassageText, weigh
 from model.span_metrics import answer_words, exact_match, f1
 from model.span_rows import SpanRow, SpanTrainConfig
@@ -249,19 +249,56 @@ def test_words_of_the_question_around_an_answer_are_weighed_by_the_passages(
     assert evidence.features()[-2:].tolist() == pytest.approx(evidence.shared)
 
 
+def test_a_single_passage_is_judged_by_its_own_judges(trained: Path, encoder: Encoder) -> None:
+    files = load_heads(trained)[1]["qa"]
+    assert isinstance(files.config, SpanConfig)
+    model = SpanNetwork(files.config, encoder).eval()
+    judge = torch.zeros(4, FEATURES + 1)
+    judge[:, -1] = torch.tensor([2.0, 1.0, -1.0, -2.0])
+    model.load_state_dict({**files.tensors, "judge": judge})
+    reader = SpanReader(model)
+    text = PassageText(rows()[0].context)
+    one, two = (
+        ask_all(reader, [reader.ask("the apple", texts)])[0]
+        for texts in ([text], [text, PassageText("apple", 2)])
+    )
+    assert (one.support, one.confidence) == pytest.approx((1 / (1 + math.e), 1 / (1 + math.exp(2))))
+    assert (two.support, two.confidence) == pytest.approx(
+        (1 / (1 + math.exp(-2)), 1 / (1 + math.exp(-1)))
+    )
+
+
+def test_single_passages_hold_the_answer_or_surely_do_not() -> None:
+    context = "It rained. The shop closes at five. Then it is quiet. 店五点关门。然后安静。"
+    start = context.index("five")
+    hits = [
+        Retrieved(None, text, None, 1.0, np.zeros(2, np.float32))
+        for text in (context[:40], "Five o'clock it is.", "One. Two three. Four.")
+    ]
+    row = SpanRow("1", "When does it close?", context, [("five", start)], hits)
+    found = [(passage.text, present) for passage, present in alone_for(row)]
+    assert found[:2] == [(context, True), ("The shop closes at five.", True)]
+    assert found[2:] == [(hits[2].text, False), ("Four.", False)]  # the others may hold it
+    where = context.index("五点")
+    assert sentence_at(context, where, where + 2) == "店五点关门。"
+    assert sentence_at("no end", 0, 2) == "no end"
+
+
 def test_a_head_with_fewer_features_judges_by_those(trained: Path, encoder: Encoder) -> None:
     files = load_heads(trained)[1]["qa"]
     assert isinstance(files.config, SpanConfig)
     raw = files.config.to_json()
     assert raw.pop("features") == FEATURES
+    assert raw.pop("alone")
     before = SpanConfig.from_json(raw)  # as it was written before there were more
     old = SpanNetwork(before, encoder).eval()
-    judge = files.tensors["judge"]
+    judge = files.tensors["judge"][:2]
     few = torch.cat([judge[:, :4], judge[:, -1:]], dim=1)
     old.load_state_dict({**files.tensors, "judge": few})
     same = SpanNetwork(files.config, encoder).eval()
     none = torch.zeros(2, FEATURES - 4)
-    same.load_state_dict({**files.tensors, "judge": torch.cat([few[:, :4], none, few[:, 4:]], 1)})
+    padded = torch.cat([few[:, :4], none, few[:, 4:]], 1)
+    same.load_state_dict({**files.tensors, "judge": padded.repeat(2, 1)})
     said = [
         ask_all(reader, [reader.ask("the apple", [PassageText(rows()[0].context)])])[0]
         for reader in (SpanReader(old), SpanReader(same))
