@@ -11,8 +11,8 @@ head. `--questions` takes a part of the questions by hash, `--gone` of those a p
 again with the paragraph taken out; retrieval is measured on all of them, and alone with
 `--retrieval`. `--train` trains the head on the set's training rows (5 % by hash of the paragraph
 are held out and fit the mixture and the judges); `--none` without retrieved passages, at equal
-compute. `--settle` fits mixture and judges of a head anew, on the held-out rows. `--encoder` names
-another encoder, for all.
+compute. `--settle` fits mixture and judges of a head anew, on the held-out rows (`--alone`: the
+judges of a single passage only). `--encoder` names another encoder, for all.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from model.span_calibration import alone_for, ask_all, auroc
 from model.span_evidence import PassageText
 from model.span_metrics import exact_match, f1
 from model.span_rows import SpanRow, SpanTrainConfig
-from model.span_training import judge, train_span
+from model.span_training import judge, judge_alone, train_span
 from model.split import bucket
 
 SHIPPED = Path(__file__).resolve().parent.parent / "model" / "shipped"
@@ -252,19 +252,32 @@ def train(name: str, given: argparse.Namespace, encoder: Encoder) -> dict[str, A
 
 
 def settle(name: str, given: argparse.Namespace, encoder: Encoder) -> dict[str, Any]:
-    """Fit the judges of a head anew, on rows that it was not trained on; its figures."""
-    held = training_rows(encoder, name, lambda context: bucket(context) < RECIPE.holdout)
+    """Fit the judges of a head anew, on rows that it was not trained on; its figures.
+
+    `--alone`: those of a single passage, and the others stay.
+    """
+    alone: bool = given.alone
+    held = training_rows(encoder, name, lambda c: bucket(c) < RECIPE.holdout, words=alone)
     held = sorted(held, key=lambda row: bucket(row.question))[: given.questions]
     files = load_heads(given.checkpoint)[1]["qa"]
     assert isinstance(files.config, SpanConfig)
     model = SpanNetwork(replace(files.config, features=FEATURES, alone=True), encoder)
-    model.load_state_dict({**files.tensors, "judge": torch.zeros_like(model.judge)})
+    before = files.tensors["judge"][:2]
+    if before.shape[1] < FEATURES + 1:
+        before = torch.zeros(2, FEATURES + 1)
+    model.load_state_dict({**files.tensors, "judge": before.repeat(2, 1)})
     config = replace(RECIPE, lang=SETS[name][1], k=files.config.k)
+    new: dict[str, Any]
     with bf16_products(encoder.device):
-        metrics, calibration, _ = judge(model, held, config, fit=True)
-    new = {"metrics": metrics, "calibration": calibration, "held_out": len(held)}
-    report = {**files.report, **new}
-    changed = HeadFiles(model.config, dict(model.state_dict()), report, files.documents)
+        if alone:
+            fitted = judge_alone(model, held, config.lang)
+            new = {"calibration": files.report["calibration"] | fitted}
+        else:
+            metrics, calibration, _ = judge(model, held, config, fit=True)
+            new = {"metrics": metrics, "calibration": calibration, "held_out": len(held)}
+    changed = HeadFiles(
+        model.config, dict(model.state_dict()), {**files.report, **new}, files.documents
+    )
     save_checkpoint(given.settle, {"qa": changed}, encoder, base=given.checkpoint)
     return new
 
@@ -281,6 +294,7 @@ def main() -> None:
     parser.add_argument("--train", type=Path)
     parser.add_argument("--base", type=Path)
     parser.add_argument("--settle", type=Path)
+    parser.add_argument("--alone", action="store_true", help="settle the single passage's judges")
     parser.add_argument("--none", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)

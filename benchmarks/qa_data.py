@@ -37,25 +37,30 @@ def share(text: str) -> float:
 
 
 def training_rows(
-    encoder: Encoder, name: str = "squad", only: Callable[[str], bool] = bool
+    encoder: Encoder,
+    name: str = "squad",
+    only: Callable[[str], bool] = bool,
+    *,
+    words: bool = False,
 ) -> list[SpanRow]:
     """The rows that a head for a set is trained on, each with what the server finds for it.
 
     Found among the paragraphs of all rows. Its own paragraph stays among them (the head is
     calibrated by whether it is there), near duplicates of it do not. `only`: rows of which
-    paragraphs.
+    paragraphs; `words`: found by BM25 alone, without vectors.
     """
     raw = [row for part in TRAINED_ON[name] for row in rows(part)]
     contexts = list(dict.fromkeys(r["context"] for r in raw))
     number = {context: str(i) for i, context in enumerate(contexts)}
     documents = [Document(number[context], context) for context in contexts]
     wanted = [r for r in raw if only(r["context"])]
-    cached = CachedEncoder(encoder, f"qa-{name}-train")
+    cached = None if words else CachedEncoder(encoder, f"qa-{name}-train")
     done = []
     with temporary() as folder:
         store, searcher = index_of(documents, Path(folder), cached)
-        asked = cached.encode([r["question"] for r in wanted])
-        methods = served(searcher, encoder, [r["question"] for r in wanted])
+        questions = [r["question"] for r in wanted]
+        asked = [None] * len(wanted) if cached is None else cached.encode(questions)
+        methods = ["bm25"] * len(wanted) if words else served(searcher, encoder, questions)
         for r, vector, method in zip(wanted, asked, methods, strict=True):
             own = number[r["context"]]
             found = searcher.search(r["question"], k=HITS, method=method, query_vector=vector)

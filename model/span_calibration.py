@@ -117,12 +117,13 @@ def scores(rows: Sequence[SpanRow], answers: Sequence[SpanAnswer], lang: str) ->
 
 
 def settle(model: SpanNetwork, cases: Sequence[Case], lang: str) -> dict[str, float]:
-    """Fit mix and judges in place, on cases that were read; how well they do on them."""
+    """Fit mix and judges in place, on cases that were read; how well they do on them.
+
+    A head that judges a single passage apart judges it as all others until `settle_alone`.
+    """
     longest = model.config.answer_tokens
     # Where the retriever did not find a row's text, its order says nothing of the text.
-    among = [case for case in cases if len(case.asked.passages) > 1]
-    # Where the retriever did not find a row's text, its order says nothing of the text.
-    there = [case for case in among or cases if case.present]
+    there = [case for case in cases if case.present]
     ranked = [c for c in there if any(hit.text in c.row.context for hit in c.row.hits)] or there
 
     def quality(mix: float) -> float:
@@ -130,22 +131,35 @@ def settle(model: SpanNetwork, cases: Sequence[Case], lang: str) -> dict[str, fl
 
     found = {mix: quality(mix) for mix in MIXES}
     mix = min(mix for mix in MIXES if found[mix] >= max(found.values()) - EQUAL)
-    figures = {"mix": mix, "cases": float(len(cases))}
-    judges = []
-    alone = [case for case in cases if len(case.asked.passages) == 1]
-    groups = {"answerable": among, "alone": alone} if model.config.alone else {"answerable": cases}
-    for name, part in groups.items():
-        both = len({case.present for case in part}) == 2
-        features, truth = _judged(part if both else cases, mix, model.config, lang)
-        weights = torch.stack([_logistic(features, truth[:, i]) for i in range(2)])
-        judges.append(weights)
-        said, present = (features @ weights[0]).sigmoid(), truth[:, 0] > 0
-        figures[f"{name}_auroc"] = auroc(said.tolist(), present.tolist())
-        figures[f"{name}_accuracy"] = float(((said >= 0.5) == present).double().mean())
+    weights, figures = _judges(cases, mix, model.config, lang)
     with torch.no_grad():
         model.mix.fill_(mix)
-        model.judge.copy_(torch.cat(judges))
-    return figures
+        model.judge.copy_(weights.repeat(len(model.judge) // 2, 1))
+    return {"mix": mix, **{f"answerable_{name}": value for name, value in figures.items()}}
+
+
+def settle_alone(model: SpanNetwork, cases: Sequence[Case], lang: str) -> dict[str, float]:
+    """Fit the judges of a single passage in place, as `settle`; cases of both kinds are needed."""
+    if len({case.present for case in cases}) < 2:
+        return {}
+    weights, figures = _judges(cases, float(model.mix), model.config, lang)
+    with torch.no_grad():
+        model.judge[2:].copy_(weights)
+    return {f"alone_{name}": value for name, value in figures.items()}
+
+
+def _judges(
+    cases: Sequence[Case], mix: float, config: SpanConfig, lang: str
+) -> tuple[Tensor, dict[str, float]]:
+    """Weights [2, features + 1] of the two judges, and how well the first does on these cases."""
+    features, truth = _judged(cases, mix, config, lang)
+    weights = torch.stack([_logistic(features, truth[:, i]) for i in range(2)])
+    said, present = (features @ weights[0]).sigmoid(), truth[:, 0] > 0
+    return weights, {
+        "auroc": auroc(said.tolist(), present.tolist()),
+        "accuracy": float(((said >= 0.5) == present).double().mean()),
+        "cases": float(len(cases)),
+    }
 
 
 def _judged(

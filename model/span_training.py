@@ -23,7 +23,16 @@ from model.epochs import Losses, run_epochs
 from model.metrics import Compared
 from model.opinions import compare_opinions
 from model.span import FEATURES, SpanConfig, SpanNetwork, collate, shared_loss
-from model.span_calibration import Case, alone_for, ask_all, read_all, retrieved_for, scores, settle
+from model.span_calibration import (
+    Case,
+    alone_for,
+    ask_all,
+    read_all,
+    retrieved_for,
+    scores,
+    settle,
+    settle_alone,
+)
 from model.span_evidence import PassageText
 from model.span_examples import Prepared, draw, gold_places, prepare
 from model.span_metrics import f1
@@ -167,17 +176,12 @@ def judge(
             asked = reader.ask(row.question, retrieved_for(row, config.k, own=own))
             if asked.pairs:
                 cases.append(Case(row, asked, own))
-    alone = [
-        Case(row, reader.ask(row.question, [passage]), present)
-        for row in (rows if fit and model.config.alone else ())
-        for passage, present in alone_for(row)
-    ]
     calibration: dict[str, float] = {}
     metrics: dict[str, dict[str, float]] = {}
     if fit:
-        every = [*cases, *(case for case in alone if case.asked.pairs)]
-        read_all(reader, [case.asked for case in every])
-        calibration = settle(model, every, config.lang)
+        read_all(reader, [case.asked for case in cases])
+        calibration = settle(model, cases, config.lang)
+        calibration |= judge_alone(model, rows, config.lang)
         reader = SpanReader(model)
         there = [case for case in cases if case.present]
         found = [reader.answer(case.asked) for case in there]
@@ -188,6 +192,19 @@ def judge(
     }
     metrics |= {view: scores(rows, said, config.lang) for view, said in answers.items()}
     return metrics, calibration, answers
+
+
+def judge_alone(model: SpanNetwork, rows: Sequence[SpanRow], lang: str) -> dict[str, float]:
+    """Fit the judges of a single passage on these rows; how well they do on them."""
+    reader = SpanReader(model.eval())
+    asked = [
+        Case(row, reader.ask(row.question, [passage]), present)
+        for row in rows
+        for passage, present in alone_for(row)
+    ]
+    cases = [case for case in asked if case.asked.pairs]
+    read_all(reader, [case.asked for case in cases])
+    return settle_alone(model, cases, lang)
 
 
 def f1_of(
