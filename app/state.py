@@ -1,8 +1,8 @@
-"""The application: everything that one server holds, and the stages in which it comes up.
+"""The application: everything that one server holds.
 
 The store is opened first and at once, since a second server on it must be refused before it does
-anything. Model, index and sample follow on a thread, so that the port is open meanwhile. What does
-not load is named in ``degraded``, and the rest serves.
+anything. Model, index and sample follow on a thread (`app.startup`), so that the port is open
+meanwhile.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
-from app import erasure, indexing_job, training_job
+from app import erasure, indexing_job
 from app.ablation import Ablations
 from app.activation import Activation
 from app.audits import Audits
@@ -30,7 +29,6 @@ from app.language_models import LanguageModels
 from app.loading import (
     generator_threads,
     inference_threads,
-    load_generator,
     load_serving,
     set_threads,
 )
@@ -44,29 +42,14 @@ from app.problems import Problem
 from app.registry import NO_CHECKPOINT, Registry
 from app.settings import Settings
 from app.snapshot import ModelInfo, Serving, Snapshot
-from index_data.index import Index, NoGeneration
+from app.startup import StartUp
+from app.status import Status
+from index_data.index import Index
 from index_data.store import DocumentStore
 
 logger = logging.getLogger(__name__)
 
-READY = "ready"
 TRIES = 20  # to capture a pair of index and model that fit
-
-
-@dataclass(slots=True)
-class Status:
-    """How far the server has come up."""
-
-    stage: str = "starting"
-    detail: str = ""
-    since: float = field(default_factory=time.monotonic)
-    failed: bool = False
-    degraded: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def ready(self) -> bool:
-        """Whether requests are answered."""
-        return self.stage == READY
 
 
 class Footnote:
@@ -134,7 +117,9 @@ class Footnote:
         )
         self._swap = threading.Lock()
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._start_up, name="start-up", daemon=True)
+        self._thread = threading.Thread(
+            target=StartUp(self, self._closing).run, name="start-up", daemon=True
+        )
         self.metrics.gauges(
             {
                 "footnote_in_flight": ("Inputs admitted.", lambda: self.permits.taken),
@@ -281,125 +266,6 @@ class Footnote:
         if self.generator is not None:
             writing = 1 if busy else generator_threads(self.settings)
             self.generator.call(lambda generator: set_threads(writing))
-
-    def _start_up(self) -> None:
-        writing = (("loading the generator", self._load_generator),)
-        stages = (
-            ("loading the model", self._load_model),
-            *(writing if self.settings.generator else ()),
-            ("opening the index", self._open_index),
-            ("filling the store with the sample", self._fill_sample),
-        )
-        began = time.monotonic()
-        for stage, work in stages:
-            self.status.stage, self.status.since = stage, time.monotonic()
-            logger.info("start: %s", stage)
-            try:
-                work()
-            except Exception as error:  # told by /health/ready; the process serves the store
-                logger.exception("start: %s failed", stage)
-                self.status.failed = True
-                self.status.detail = f"{type(error).__name__}: {error}"[:300]
-                return
-            if self._closing.is_set():
-                return
-        self.jobs.start()
-        training_job.sweep(self.settings, self.jobs.all())
-        self.status.stage, self.status.detail = READY, ""
-        logger.info("start: ready after %.1f s", time.monotonic() - began)
-        self._reindex_if_needed()
-
-    def _reindex_if_needed(self) -> None:
-        """Queue a generation where there is none, or none that fits the encoder that is wanted."""
-        searcher = self.open_index().searcher
-        order = {"mode": "full", "activate": True}
-        if self.encoders.pending:
-            self.jobs.submit(indexing_job.TYPE, order | {"encoder": self.encoders.wanted})
-        elif self.store.count() and (
-            searcher.generation == 0
-            or "index" in self.status.degraded
-            or (self.serving is not None and searcher.views[0].segment.vectors is None)
-            or erasure.pending(self)
-        ):
-            self.jobs.submit(indexing_job.TYPE, order)
-
-    def _load_model(self) -> None:
-        from model.encoder import EncoderRefused
-        from model.folders import CheckpointRefused
-
-        choice = self.registry.choose()
-        degraded = self.status.degraded
-        if choice.problems:
-            degraded["checkpoint"] = "; ".join(choice.problems)[:500]
-        try:
-            self.serving = load_serving(self.settings, self.metrics, choice.version, choice.folder)
-        except CheckpointRefused as error:
-            refused = f"checkpoint {choice.version}: {error}"
-            degraded["checkpoint"] = "; ".join([*choice.problems, refused])[:500]
-            try:
-                self.serving = load_serving(self.settings, self.metrics, "none", None)
-            except EncoderRefused as problem:
-                degraded["encoder"] = str(problem)[:500]
-        except (EncoderRefused, ValueError, RuntimeError) as error:
-            degraded["encoder"] = f"the encoder does not load: {error}"[:500]
-        for text in degraded.values():
-            logger.warning("start: %s", text)
-
-    def _load_generator(self) -> None:
-        from model.generator_files import GeneratorRefused
-
-        try:
-            self.generator = load_generator(self.settings, self.metrics)
-        except (GeneratorRefused, ValueError) as error:
-            told = f"FOOTNOTE_GENERATOR is not loaded: {error}"[:500]
-            self.status.degraded["generator"] = told
-            logger.warning("start: %s", told)
-
-    def _open_index(self) -> None:
-        from index_data.warmup import warm_up
-
-        warm_up()
-        settings = self.settings
-        index = Index(
-            self.store,
-            indexing_job.index_folder(settings),
-            scorer="whoosh" if settings.scorer == "whoosh" else "compiled",
-            passage_words=settings.passage_words,
-            encoder_sha=None if self.serving is None else self.serving.model.encoder_sha256,
-        )
-        try:
-            problems: Sequence[str] = index.open(self._progress)
-        except NoGeneration as reason:
-            logger.info("start: %s; serving from memory until one is built", reason)
-            problems = reason.problems
-            index.open_without_generation(self._progress)
-        if problems:
-            told = "; ".join(problems)[:400]
-            self.status.degraded["index"] = f"index: {told}; a new generation is being built"
-        self.index = index
-        self.indexer = Indexer(self.store, index)
-        self.indexer.encode_with(self.serving)
-        self.indexer.start()
-
-    def _fill_sample(self) -> None:
-        """Fill a store that has never been written to, and wait until it is searchable."""
-        if not self.settings.sample or self.store.sequence:
-            return
-        from index_data.sample import helpdesk
-
-        documents = list(helpdesk())
-        first = self.store.sequence
-        result = self.store.upsert(documents).result()
-        indexer = self.open_indexer()
-        indexer.notify()
-        while indexer.reached < result.sequence and not self._closing.wait(0.2):
-            self._progress(indexer.reached - first, result.sequence - first, "documents encoded")
-
-    def _progress(self, step: int, total: int, what: str) -> None:
-        detail = f"{what}: {step} of {total}"
-        if detail != self.status.detail and (step % 100 == 0 or step == total):
-            logger.info("start: %s", detail)
-        self.status.detail = detail
 
     def _waiting(self) -> float:
         return 0 if self.serving is None else self.serving.engine.waiting()

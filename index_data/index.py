@@ -7,10 +7,9 @@ writing makes the next snapshot and puts it in place by one assignment.
 from __future__ import annotations
 
 import logging
-import shutil
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -19,18 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_data import whoosh_index
-from index_data.analysis import ANALYZERS, STANDARD, Analyzer, analyzer_of
+from index_data.analysis import STANDARD, analyzer_of
 from index_data.delta import State
 from index_data.documents import Document
 from index_data.fusion import Fusion
-from index_data.generation import WHOOSH, Progress, generation_folders
-from index_data.manifest import (
-    NAME,
-    GenerationCorrupt,
-    Manifest,
-    manifest_sha256,
-    verify,
-)
+from index_data.generation import WHOOSH, Progress
+from index_data.kept import GenerationInfo, KeptGenerations, NeverPublished, analyzer_for
+from index_data.manifest import GenerationCorrupt, Manifest, manifest_sha256, verify
 from index_data.searcher import Searcher
 from index_data.segment import passage_texts, segment_of
 from index_data.segment_files import load_segment
@@ -42,11 +36,6 @@ log = logging.getLogger(__name__)
 REPLAYED_AT_ONCE = 2_000
 _ACTIVE = "index:active"
 _ANALYZER = "index:analyzer"
-_SHA256 = "index:sha256:"
-
-
-class NeverPublished(GenerationCorrupt):
-    """A folder that a build left behind when it was interrupted before its publication."""
 
 
 class NoGeneration(RuntimeError):
@@ -55,21 +44,6 @@ class NoGeneration(RuntimeError):
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("; ".join(problems) or "the index has not been built yet")
         self.problems = tuple(problems)
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationInfo:
-    """A generation that is kept; `problem` says why it cannot be used, None that it may."""
-
-    number: int
-    active: bool
-    sequence: int | None
-    documents: int | None
-    passages: int | None
-    encoder_sha: str | None
-    analyzer: str | None
-    created: float | None
-    problem: str | None
 
 
 class Index:
@@ -92,7 +66,7 @@ class Index:
         fusion: Fusion | None = None,
     ) -> None:
         self._store = store
-        self._folder = folder
+        self._kept = KeptGenerations(store, folder)
         self._whoosh = scorer == "whoosh"
         self._scorer: ScorerOf = whoosh_in_memory if self._whoosh else compiled
         self._passage_words = passage_words
@@ -122,7 +96,7 @@ class Index:
         problems = []
         active = self._store.meta_get(_ACTIVE)
         folders = sorted(
-            generation_folders(self._folder),
+            self._kept.folders(),
             key=lambda f: (f[1].name == active, f[0]),
             reverse=True,
         )
@@ -130,14 +104,14 @@ class Index:
             problems.append(f"{active}: is missing")
         for _, path in folders:
             try:
-                self._switch(path, self._known(path), progress, self._encoder_sha)
+                self._switch(path, self._kept.known(path), progress, self._encoder_sha)
             except NeverPublished as problem:
                 log.info("index: %s", problem)
             except GenerationCorrupt as problem:
                 log.warning("index: %s", problem)
                 problems.append(str(problem))
             else:
-                self._sweep(path)
+                self._kept.sweep(path)
                 return problems
         raise NoGeneration(problems)
 
@@ -196,17 +170,17 @@ class Index:
         moment of the switch. Raises GenerationCorrupt when the folder is not whole; the old one
         goes on serving then.
         """
-        manifest = self._register(path)
+        manifest = self._kept.register(path)
         before = self._number
         self._switch(path, manifest, progress, encoder_sha or self._encoder_sha, together)
-        self._remove_all_but(before, manifest.number)
+        self._keep_only(before, manifest.number)
 
     def keep(self, path: Path) -> None:
         """Take a generation that was just built without serving it; the one that serves stays.
 
         Raises GenerationCorrupt when the folder is not whole.
         """
-        self._remove_all_but(self._number, self._register(path).number)
+        self._keep_only(self._number, self._kept.register(path).number)
 
     def try_out(self, path: Path) -> None:
         """Search a generation that was just built; over a store that is open for reading only.
@@ -218,42 +192,21 @@ class Index:
 
     def activate(self, number: int, progress: Progress | None = None) -> None:
         """Serve another generation that is kept. Raises GenerationCorrupt, or KeyError for none."""
-        path = dict(generation_folders(self._folder))[number]
-        self._switch(path, self._known(path), progress, self._encoder_sha)
+        path = dict(self._kept.folders())[number]
+        self._switch(path, self._kept.known(path), progress, self._encoder_sha)
 
     def forget_before(self, sequence: int) -> list[int]:
         """Remove the generations that do not reach a write, but not the one that serves."""
-        removed = []
-        paths = dict(generation_folders(self._folder))
-        for kept in self.generations():
-            if not kept.active and (kept.sequence is None or kept.sequence < sequence):
-                self._remove(paths[kept.number])
-                removed.append(kept.number)
-        return removed
+        short = {
+            kept.number
+            for kept in self.generations()
+            if not kept.active and (kept.sequence is None or kept.sequence < sequence)
+        }
+        return self._kept.remove(short.__contains__)
 
     def generations(self) -> list[GenerationInfo]:
         """The generations that are kept, the newest first."""
-        found = []
-        for number, path in reversed(generation_folders(self._folder)):
-            manifest, problem = None, None
-            try:
-                manifest = self._known(path, whole=False)
-            except GenerationCorrupt as error:
-                problem = str(error)
-            found.append(
-                GenerationInfo(
-                    number=number,
-                    active=number == self._number,
-                    sequence=manifest.sequence if manifest else None,
-                    documents=manifest.documents if manifest else None,
-                    passages=manifest.passages if manifest else None,
-                    encoder_sha=manifest.encoder_sha if manifest else None,
-                    analyzer=_analyzer(path, manifest).name if manifest else None,
-                    created=manifest.created if manifest else None,
-                    problem=problem,
-                )
-            )
-        return found
+        return self._kept.all(self._number)
 
     def without_vectors(self, limit: int) -> list[Document]:
         """Documents written since the generation that have no vectors, `limit` at most."""
@@ -295,7 +248,7 @@ class Index:
             sequence=manifest.sequence,
             passage_words=self._passage_words,
             scorer=self._scorer,
-            analyzer=_analyzer(path, manifest),
+            analyzer=analyzer_for(path, manifest),
         )
         state = self._replay(state, progress, encoder_sha)
         with self._lock:  # no write is applied now: take what came during the replay
@@ -306,21 +259,6 @@ class Index:
                 together()
         self._mark(_ACTIVE, path.name)
         self._mark(_ANALYZER, state.analyzer.version)
-
-    def _register(self, path: Path) -> Manifest:
-        sha256 = manifest_sha256(path)
-        manifest = verify(path, sha256=sha256)
-        self._mark(_SHA256 + path.name, sha256)
-        return manifest
-
-    def _known(self, path: Path, *, whole: bool = True) -> Manifest:
-        """The manifest of a registered generation that this version can read."""
-        sha256 = self._store.meta_get(_SHA256 + path.name)
-        if sha256 is None:
-            raise NeverPublished(f"{path.name}: was never published")
-        manifest = verify(path, sha256=sha256, files=whole)
-        _analyzer(path, manifest)
-        return manifest
 
     def _replay(
         self, state: State, progress: Progress | None, encoder_sha: str | None = None
@@ -372,40 +310,12 @@ class Index:
             analyzer=state.analyzer,
         )
 
+    def _keep_only(self, *numbers: int) -> None:
+        self._kept.remove(lambda number: number not in numbers)
+
     def _mark(self, key: str, value: str) -> None:
         if isinstance(self._store, DocumentStore):
             self._store.meta_set(key, value)
-
-    def _sweep(self, active: Path) -> None:
-        """Remove what an interrupted build left behind, and generations never published."""
-        if not isinstance(self._store, DocumentStore):
-            return
-        for path in self._folder.glob(".building-*"):
-            shutil.rmtree(path, ignore_errors=True)
-        for _, path in generation_folders(self._folder):
-            if path != active and self._store.meta_get(_SHA256 + path.name) is None:
-                self._remove(path)
-
-    def _remove_all_but(self, *numbers: int) -> None:
-        for number, path in generation_folders(self._folder):
-            if number not in numbers:
-                self._remove(path)
-
-    def _remove(self, path: Path) -> None:
-        """Take the manifest first: a folder half removed must not look whole."""
-        (path / NAME).unlink(missing_ok=True)
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def _analyzer(path: Path, manifest: Manifest) -> Analyzer:
-    """Raises GenerationCorrupt for one that this version has not."""
-    found = analyzer_of(manifest.analyzer)
-    if found is None:
-        there = ", ".join(one.version for one in ANALYZERS.values())
-        raise GenerationCorrupt(
-            f"{path.name}: analyzer {manifest.analyzer}, this version has {there}"
-        )
-    return found
 
 
 def _fitting(
