@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from app.audits import Audits
-from app.jobs import Job, JobKind
+from app.job import Job, JobKind
 from app.settings import Settings
 from app.training_job import load_encoder, opened, reading
 from app.worker import JobRefused, Reporter

@@ -8,7 +8,7 @@ from typing import Any
 
 from app import audit_job
 from app.admin_service import check_labels
-from app.jobs import Job
+from app.job import Job
 from app.problems import Problem, invalid
 from app.schemas import admin as bodies
 from app.state import Footnote

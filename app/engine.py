@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from model.answers import SpanAnswer
     from model.memory import Retrieved
     from model.prediction import Prediction
-    from model.reader import QueryState, Reader
+    from model.query_state import QueryState
+    from model.reader import Reader
     from model.span_evidence import PassageText
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from app import indexing_job, pretrain_job, training_job, training_set
-from app.jobs import FINISHED
+from app.job import FINISHED
 from app.problems import Problem
 from index_data.documents import normalise
 from index_data.store import DeleteResult, delete_documents

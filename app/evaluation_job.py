@@ -13,7 +13,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from app.jobs import Job, JobKind
+from app.job import Job, JobKind
 from app.registry import NO_CHECKPOINT, Registry
 from app.settings import Settings
 from app.training_job import load_encoder, opened, reading

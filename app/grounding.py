@@ -20,7 +20,7 @@ from index_data.documents import Document
 from index_data.searcher import Hit
 
 if TYPE_CHECKING:
-    from model.reader import QueryState
+    from model.query_state import QueryState
 
 PASSAGES = 8  # retrieved where a request does not say
 MOST_PASSAGES = 32

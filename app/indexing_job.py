@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from app.jobs import Job, JobKind, Jobs
+from app.job import Job, JobKind
+from app.jobs import Jobs
 from app.problems import Problem
 from app.settings import Settings
 from app.worker import JobCancelled, JobRefused, Reporter

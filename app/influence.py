@@ -21,7 +21,8 @@ from index_data.searcher import Hit
 if TYPE_CHECKING:
     from model.memory import Retrieved
     from model.prediction import Prediction
-    from model.reader import QueryState, Reader
+    from model.query_state import QueryState
+    from model.reader import Reader
 
 ROWS_AT_ONCE = 64  # lists of hits between two looks at what other requests wait for
 PAIRED = 12  # documents of which every pair is tried

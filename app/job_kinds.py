@@ -17,7 +17,7 @@ from app import (
 )
 from app.activation import Activation
 from app.audits import Audits
-from app.jobs import Job, JobKind
+from app.job import Job, JobKind
 from app.registry import Registry
 from app.settings import Settings
 

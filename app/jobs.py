@@ -12,87 +12,35 @@ import logging
 import multiprocessing
 import queue
 import secrets
-import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from app.problems import KINDS, Problem, Slug
+from app.job import (
+    FINISHED,
+    RESUMABLE,
+    Job,
+    JobKind,
+    load_jobs,
+    problem_body,
+    save_job,
+    stopped_body,
+)
+from app.problems import Problem
 from app.worker import JobRefused, child_main
 from index_data.store import DocumentStore, StoreError
 
 logger = logging.getLogger(__name__)
 
-JobState = Literal["queued", "running", "succeeded", "failed", "cancelled", "interrupted"]
-FINISHED: Final = frozenset({"succeeded", "failed", "cancelled", "interrupted"})
-RESUMABLE: Final = frozenset({"failed", "cancelled", "interrupted"})
-
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS jobs (
-    id TEXT PRIMARY KEY,
-    created REAL NOT NULL,
-    state TEXT NOT NULL,
-    heartbeat REAL,
-    body TEXT NOT NULL
-)
-"""
 MAX_QUEUED: Final = 32
-KEPT: Final = 1000  # finished jobs that stay in the table
 HEARTBEAT_S: Final = 5.0
 CANCEL_GRACE_S: Final = 10.0
 WATCH_INTERVAL_S: Final = 0.2
 SERVER_STOPPED: Final = "The server stopped while the job ran."
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One job as it stands; replaced whole on every change. Times are seconds since 1970."""
-
-    id: str
-    type: str
-    state: JobState
-    params: dict[str, Any]
-    progress: dict[str, Any] | None
-    result: dict[str, Any] | None
-    problem: dict[str, Any] | None
-    created: float
-    started: float | None = None
-    finished: float | None = None
-    heartbeat: float | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """The shape of ``GET /admin/jobs/{id}``."""
-        empty = {"step": 0, "total": None, "eta_s": None}
-        return {
-            "id": self.id,
-            "type": self.type,
-            "state": self.state,
-            "progress": self.progress or empty,
-            "result": self.result,
-            "problem": self.problem,
-            "created": self.created,
-            "started": self.started,
-            "finished": self.finished,
-            "params": {k: v for k, v in self.params.items() if not k.startswith("_")},
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class JobKind:
-    """What a type of job does: ``target`` in the child, then ``finish`` in the server.
-
-    ``target`` is ``package.module:function`` (see :func:`app.worker.resolve`). ``prepare`` adds
-    what the child needs to know to the parameters when the job starts; ``finish`` takes the
-    parameters and the child's result, puts it in use and returns the job's result.
-    """
-
-    target: str
-    prepare: Callable[[Job], dict[str, Any]]
-    finish: Callable[[Job, dict[str, Any]], dict[str, Any]]
 
 
 class Jobs:
@@ -120,7 +68,7 @@ class Jobs:
 
     def start(self) -> list[Job]:
         """Make the table, mark what a restart interrupted (returned), start the thread."""
-        rows = self._store.write(_load).result()
+        rows = self._store.write(load_jobs).result()
         interrupted = []
         for job in rows:
             if job.state not in FINISHED:
@@ -218,7 +166,7 @@ class Jobs:
     def _put(self, job: Job, *, durable: bool = True) -> None:
         """Replace the job; with ``durable`` it is on the disk before anybody sees it."""
         with self._lock:
-            written = self._store.write(lambda connection: _save(connection, job))
+            written = self._store.write(lambda connection: save_job(connection, job))
             if durable:
                 written.result()
             self._jobs[job.id] = job
@@ -334,17 +282,6 @@ class Jobs:
         return time.monotonic()
 
 
-def stopped_body(title: str, detail: str) -> dict[str, Any]:
-    """The problem of a job that was stopped: nothing is wrong with it, so it has no type."""
-    return {"type": "about:blank", "title": title, "detail": detail}
-
-
-def problem_body(slug: str, detail: str) -> dict[str, Any]:
-    """What a failed job's ``problem`` holds; a slug that the table does not know is a fault."""
-    known: Slug = slug if slug in KINDS else "internal"  # type: ignore[assignment]
-    return Problem(known, detail).to_json()
-
-
 def _now() -> float:
     return round(time.time(), 3)
 
@@ -361,36 +298,3 @@ def _death(exitcode: int | None) -> str:
         hint = " (often for want of memory)" if exitcode == -9 else ""
         return f"The job's process was ended by signal {-exitcode}{hint}."
     return f"The job's process ended with status {exitcode} and no result."
-
-
-def _save(connection: sqlite3.Connection, job: Job) -> None:
-    body = {
-        "type": job.type,
-        "params": job.params,
-        "progress": job.progress,
-        "result": job.result,
-        "problem": job.problem,
-        "started": job.started,
-        "finished": job.finished,
-    }
-    connection.execute(
-        "INSERT INTO jobs (id, created, state, heartbeat, body) VALUES (?, ?, ?, ?, ?) "
-        "ON CONFLICT (id) DO UPDATE SET state = excluded.state, "
-        "heartbeat = excluded.heartbeat, body = excluded.body",
-        (job.id, job.created, job.state, job.heartbeat, json.dumps(body)),
-    )
-
-
-def _load(connection: sqlite3.Connection) -> list[Job]:
-    connection.execute(SCHEMA)
-    connection.execute(
-        "DELETE FROM jobs WHERE id NOT IN (SELECT id FROM jobs ORDER BY created DESC LIMIT ?)",
-        (KEPT,),
-    )
-    rows = connection.execute(
-        "SELECT id, created, state, heartbeat, body FROM jobs ORDER BY created, rowid"
-    ).fetchall()
-    return [
-        Job(id=row[0], created=row[1], state=row[2], heartbeat=row[3], **json.loads(row[4]))
-        for row in rows
-    ]

@@ -215,7 +215,7 @@ class NeighbourCalibrations:
         field: str,
         labels: list[str],
     ) -> list[Prediction]:
-        from model.reader import QueryState
+        from model.query_state import QueryState
 
         rows = []
         for document, vector in part:

@@ -16,7 +16,7 @@ from typing import Any, Final
 import orjson
 
 from app.datasets import DatasetBroken, rows_file
-from app.jobs import Job, JobKind
+from app.job import Job, JobKind
 from app.language_models import FOLDER
 from app.settings import Settings
 from app.training_job import dataset_folder, work_folder

@@ -20,7 +20,7 @@ from index_data.filters import Filter, InvalidFilter, parse_filter
 from index_data.searcher import Hit
 
 if TYPE_CHECKING:
-    from model.reader import QueryState
+    from model.query_state import QueryState
 
 Vector = NDArray[np.float32]
 

@@ -18,7 +18,7 @@ from app.datasets import FOLDER
 from app.frozen_rows import SET
 from app.gate import gate
 from app.indexing_job import index_folder, pick_device
-from app.jobs import RESUMABLE, Job, JobKind
+from app.job import RESUMABLE, Job, JobKind
 from app.registry import NO_CHECKPOINT, Registry
 from app.settings import Settings
 from app.training import Training

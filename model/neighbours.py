@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from model.memory import UNLABELLED, Memory
 
+NEIGHBOURS = 48
+"""Hits that a field without a head counts."""
 SMALL = 1e-6
 KERNEL_SCALE = 4.0
 KERNEL_RIDGE = 0.3

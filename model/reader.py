@@ -8,7 +8,7 @@ has no head is answered by its neighbours alone; with neither, the answer abstai
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +17,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from model import list_fields
 from model.adapter import Adapter
 from model.answers import SpanReader
 from model.checkpoint import build, load_heads
 from model.config import MAX_TOKENS
-from model.encoder import Encoder, rounded
+from model.encoder import Encoder
 from model.gate import Mixture, credit
-from model.memory import Memory, Retrieved, make_memory
-from model.neighbours import Neighbours, plain_vote
-from model.network import Reading, RetrievalAugmentedModel
-from model.prediction import EXACT_SHARE, Prediction, nothing, prediction_of
+from model.memory import Retrieved, make_memory
+from model.neighbours import NEIGHBOURS, plain_vote
+from model.network import RetrievalAugmentedModel
+from model.prediction import Prediction, nothing, prediction_of
 from model.provenance import TrainedOn
+from model.query_state import QueryState, read_hits
 from model.several import SeveralModel
 from model.span import SpanNetwork
 from model.tagger import Tagger
 from model.tagging import TagNetwork
 from model.unlearned import COUNTED, counted, is_new, unlearned
 from model.windows import join_windows, split_windows
-
-NEIGHBOURS = 48
-"""Hits that a field without a head counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +52,6 @@ class HeadInfo:
     metrics: dict[str, Any]
     report: dict[str, Any]
     known: TrainedOn
-
-
-@dataclass(slots=True)
-class QueryState:
-    """A text after its one pass through the encoder."""
-
-    vector: NDArray[np.float32]  # [d], length 1: of the frozen encoder
-    states: Tensor | None  # [t, d], of the field's adapted encoder; None: no head
-    tokens: int
-    readable: bool = True  # False: the encoder's vocabulary does not cover the text
 
 
 class Reader:
@@ -224,7 +213,7 @@ class Reader:
         seen = {label for row in hits for hit in row for label in hit.names}
         labels = own + sorted(({*index_labels} | seen) - {*own})
         if isinstance(network, SeveralModel):
-            return self._independent(network, states, hits, labels)
+            return list_fields.by_head(network, states, hits, labels)
         several = [any(isinstance(hit.label, list) for hit in row) for row in hits]
         if any(several):
             # Row by row, so that no answer depends on what it shares a batch with.
@@ -237,7 +226,7 @@ class Reader:
                 else ()
             )
             return [
-                self._several(state, row, labels) if lists else next(single)
+                list_fields.by_neighbours(state, row, labels) if lists else next(single)
                 for state, row, lists in zip(states, hits, several, strict=True)
             ]
         if not labels:
@@ -253,7 +242,7 @@ class Reader:
         else:
             new = is_new(hits, self.heads[field].known, memory.mask.shape[1])
             memory = counted(memory, new, network.config.k)
-            reading = self._read_hits(network, states, base, memory, len(labels))
+            reading = read_hits(network, states, base, memory, len(labels))
             neighbours = reading.neighbours
             plain = unlearned(base, memory, new, len(own))
             mixture = network.gate(reading.logits, neighbours, plain)
@@ -271,116 +260,3 @@ class Reader:
             )
             for i, row in enumerate(hits)
         ]
-
-    def _read_hits(
-        self,
-        network: RetrievalAugmentedModel,
-        states: Sequence[QueryState],
-        base: Tensor,
-        memory: Memory,
-        n_labels: int,
-    ) -> Reading:
-        dtype, device = network.head.weight.dtype, network.head.weight.device
-        if all(state is states[0] for state in states):
-            # One text over several lists of hits: what hangs on the text alone is done once, and
-            # the network broadcasts it over the lists.
-            states, base = states[:1], base[:1]
-        width = rounded(max(state.tokens for state in states))
-        h = torch.zeros(len(states), width, self.encoder.dim, dtype=dtype, device=device)
-        mask = torch.zeros(len(states), width, dtype=torch.bool, device=device)
-        for i, state in enumerate(states):
-            if state.states is None:
-                raise ValueError("this text was read without the field's head")
-            h[i, : state.tokens] = state.states
-            mask[i, : state.tokens] = True
-        cast = Memory(
-            memory.vectors.to(device, dtype),
-            memory.labels.to(device),
-            memory.scores.to(device, dtype),
-            memory.mask.to(device),
-            memory.known.to(device),
-        )
-        reading = network.read(h, mask, base.to(device, dtype), cast, n_labels)
-        neighbours = Neighbours(
-            reading.neighbours.weights.float().cpu(),
-            reading.neighbours.probs.float().cpu(),
-            reading.neighbours.similarity.float().cpu(),
-            reading.neighbours.found.cpu(),
-            reading.neighbours.match.float().cpu(),
-            reading.neighbours.cosine.float().cpu(),
-        )
-        attention = reading.attention.float().cpu()
-        return Reading(reading.logits.float().cpu(), neighbours, attention, reading.pooled)
-
-    def _independent(
-        self,
-        network: SeveralModel,
-        states: Sequence[QueryState],
-        hits: Sequence[Sequence[Retrieved]],
-        labels: list[str],
-    ) -> list[Prediction]:
-        """A field whose values are lists, by its head."""
-        k = network.config.k
-        memory = make_memory(hits, labels, self.encoder.dim, k, several=True)
-        base = torch.from_numpy(np.stack([state.vector for state in states]))
-        reading = self._read_hits(network, states, base, memory, len(labels))
-        mixture = network.gate(reading.logits, reading.neighbours)
-        weights = mixture.gate[:, None] * reading.neighbours.weights
-        weights = weights + (1 - mixture.gate[:, None]) * reading.attention
-        answers: list[Prediction] = []
-        for i, row in enumerate(hits):
-            probs = mixture.probs[i].numpy()
-            decided = [labels.index(name) for hit in row if hit.exact for name in hit.names]
-            # A person's label of this very text is one of the right ones; others may be too.
-            probs[decided] = EXACT_SHARE + (1 - EXACT_SHARE) * probs[decided]
-            best = int(probs.argmax())
-            pairs = zip(reading.neighbours.similarity[i].tolist(), row, strict=False)
-            near = [cosine for cosine, hit in pairs if labels[best] in hit.names]
-            used = weights[i, : len(row)].tolist()
-            answers.append(
-                Prediction(
-                    label=labels[best],
-                    labels=labels,
-                    probs=probs,
-                    confidence=float(probs[best]),
-                    calibrated=True,
-                    support=1.0 if best in decided else min(1.0, max([0.0, *near])),
-                    weights=used + [0.0] * (len(row) - len(used)),
-                    gate=float(mixture.gate[i]),
-                    abstained=False,
-                    multi=True,
-                    decided=bool(decided),
-                    threshold=float(network.gate.threshold),
-                )
-            )
-        return answers
-
-    def _several(
-        self, state: QueryState, hits: Sequence[Retrieved], labels: list[str]
-    ) -> Prediction:
-        """A field whose values are lists: each label's share of the neighbours' weight."""
-        flat = [replace(hit, label="") for hit in hits if hit.names]
-        if not flat:
-            return nothing(len(hits))
-        memory = make_memory([flat], [""], self.encoder.dim, NEIGHBOURS)
-        vote_ = plain_vote(torch.from_numpy(state.vector)[None], memory, 1)
-        share = iter(vote_.weights[0].tolist())
-        weights = [next(share, 0.0) if hit.names else 0.0 for hit in hits]
-        probs = np.zeros(len(labels), dtype=np.float32)
-        for hit, weight in zip(hits, weights, strict=True):
-            for label in {*hit.names}:
-                probs[labels.index(label)] += weight
-        probs = probs.clip(0.0, 1.0)
-        best = int(probs.argmax())
-        return Prediction(
-            label=labels[best],
-            labels=labels,
-            probs=probs,
-            confidence=float(probs[best]),
-            calibrated=False,
-            support=max(0.0, float(vote_.similarity.max())) * float(probs[best]),
-            weights=weights,
-            gate=1.0,
-            abstained=False,
-            multi=True,
-        )

@@ -19,7 +19,7 @@ from app import (
 )
 from app.body import checked, read_json
 from app.http import State, answers, body_of, json_answer
-from app.jobs import Job
+from app.job import Job
 from app.keys import scope
 from app.problems import Slug
 from app.schemas import admin as bodies

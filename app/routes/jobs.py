@@ -12,7 +12,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import Response
 
 from app.http import State, answers
-from app.jobs import FINISHED
+from app.job import FINISHED
 from app.keys import scope
 from app.routes.admin import answer, job_answer
 from app.schemas import admin as bodies

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from app import jobs as jobs_module
-from app.jobs import FINISHED, Job, JobKind, Jobs
+from app.job import FINISHED, Job, JobKind, load_jobs
+from app.jobs import Jobs
 from app.problems import Problem
 from index_data.store import DocumentStore
 
@@ -168,7 +169,8 @@ def test_the_process_of_a_job_ends_with_its_server(tmp_path: Path) -> None:
     """Kill -9 of the server: nobody could take the result, so the child must not go on."""
     pid_file = tmp_path / "pid"
     script = (
-        "import time\nfrom pathlib import Path\nfrom app.jobs import Jobs, JobKind\n"
+        "import time\nfrom pathlib import Path\n"
+        "from app.job import JobKind\nfrom app.jobs import Jobs\n"
         "from index_data.store import DocumentStore\n"
         "if __name__ == '__main__':\n"
         f"    jobs = Jobs(DocumentStore(Path({str(tmp_path / 's')!r})), "
@@ -216,7 +218,7 @@ def test_watching_tells_every_state(jobs: Jobs) -> None:
 def test_the_queue_has_an_end(store: DocumentStore) -> None:
     jobs = Jobs(store, kinds())
     jobs._thread = threading.Thread()  # nothing is taken from the queue
-    jobs._store.write(jobs_module._load).result()
+    jobs._store.write(load_jobs).result()
     for _ in range(jobs_module.MAX_QUEUED):
         jobs.submit("count", {"n": 1})
     with pytest.raises(Problem) as refused:

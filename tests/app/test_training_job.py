@@ -13,7 +13,7 @@ import pytest
 from app import evaluation_job, training_job, training_set
 from app.feedback import Feedback, Opinion
 from app.gate import gate
-from app.jobs import Job
+from app.job import Job
 from app.registry import Registry
 from app.settings import Settings
 from app.worker import JobCancelled, JobRefused, Reporter
