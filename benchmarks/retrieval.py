@@ -4,18 +4,20 @@
 
 Quality: nDCG@10, recall@10 and MRR@10 of bm25, dense and hybrid on Cranfield, CACM and all queries
 of squad_sentences, over a published generation. Weight: the hybrid's weight, chosen on training
-pairs of squad_sentences alone. Speed: text in, ten passages out, one thread. `FOOTNOTE_DATA` names
-the folder of the sets. Vectors are kept in benchmarks/runs between runs.
+pairs of squad_sentences and of SQuAD's paragraphs alone. Speed: text in, ten passages out, one
+thread. `FOOTNOTE_DATA` names the folder of the sets. Vectors are kept in benchmarks/runs between
+runs.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import platform
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,7 @@ from index_data.fusion import Fusion
 from index_data.generation import build_generation
 from index_data.index import Index
 from index_data.metrics import bootstrap, ndcg, recall, reciprocal_rank
+from index_data.postings import average_length
 from index_data.searcher import METHODS, Searcher
 from index_data.store import DocumentStore
 from index_data.warmup import warm_up
@@ -156,28 +159,50 @@ def rounded(interval: tuple[float, float]) -> list[float]:
 
 
 def weight(encoder: Encoder) -> dict[str, Any]:
-    """nDCG@10 on training pairs by the dense part's weight, and of reciprocal ranks."""
+    """The best dense share of hybrid search on training pairs: sentences, and whole paragraphs."""
     pairs = list(rows("squad_sentences/train_pairs"))[:TRAIN_PAIRS]
-    cached = CachedEncoder(encoder, "train_pairs")
-    sentences = list(dict.fromkeys(pair["answer_sentence"] for pair in pairs))
-    number = {text: f"s{i}" for i, text in enumerate(sentences)}
-    vectors = cached.encode([pair["query"] for pair in pairs])
+    sentences = [(pair["query"], pair["answer_sentence"]) for pair in pairs]
+    asked = list(rows("squad_v11/train_subset"))
+    texts = by_hash({r["context"] for r in asked})[:TRAIN_PAIRS]
+    kept = set(texts)
+    context = {r["question"]: r["context"] for r in asked if r["context"] in kept}
+    paragraphs = [(question, context[question]) for question in by_hash(context)[:TRAIN_PAIRS]]
+    return {
+        "sentences": by_weight(sentences, encoder, "train_pairs"),
+        "paragraphs": by_weight(paragraphs, encoder, "train_paragraphs", beside=texts),
+    }
+
+
+def by_hash(texts: Iterable[str]) -> list[str]:
+    return sorted(texts, key=lambda text: hashlib.sha256(text.encode()).digest())
+
+
+def by_weight(
+    pairs: Sequence[tuple[str, str]], encoder: Encoder, name: str, beside: Sequence[str] = ()
+) -> dict[str, Any]:
+    """nDCG@10 and recall@1 of (query, text) by the dense part's weight, and of reciprocal ranks."""
+    cached = CachedEncoder(encoder, name)
+    texts = list(dict.fromkeys([text for _, text in pairs] + list(beside)))
+    number = {text: f"s{i}" for i, text in enumerate(texts)}
+    vectors = cached.encode([query for query, _ in pairs])
     found: dict[str, Any] = {}
     with temporary() as folder:
-        documents = [Document(number[text], text) for text in sentences]
+        documents = [Document(number[text], text) for text in texts]
         store, base = index_of(documents, Path(folder), cached)
+        found["texts"], found["queries"] = len(texts), len(pairs)
+        found["average_length"] = round(average_length(base.views[0].segment.postings.lengths), 1)
         fusions = {f"{w / 20:.2f}": Fusion(weight=w / 20) for w in range(21)}
-        for name, fusion in {**fusions, "rrf": Fusion(kind="rrf")}.items():
+        for kind, fusion in {**fusions, "rrf": Fusion(kind="rrf")}.items():
             searcher = Searcher(base.views, generation=1, sequence=1, fusion=fusion)
-            values = [
-                ndcg(
-                    [h.doc_id for h in searcher.search(pair["query"], k=K, query_vector=vector)],
-                    {number[pair["answer_sentence"]]: 1.0},
-                )
-                for pair, vector in zip(pairs, vectors, strict=True)
+            ranked = [
+                [h.doc_id for h in searcher.search(query, k=K, query_vector=vector)]
+                for (query, _), vector in zip(pairs, vectors, strict=True)
             ]
-            found[name] = round(float(np.mean(values)), 4)
-            print(f"weight {name}: {found[name]}", flush=True)
+            own = [number[text] for _, text in pairs]
+            ndcgs = [ndcg(ids, {right: 1.0}) for ids, right in zip(ranked, own, strict=True)]
+            first = [ids[:1] == [right] for ids, right in zip(ranked, own, strict=True)]
+            found[kind] = [round(float(np.mean(ndcgs)), 4), round(float(np.mean(first)), 4)]
+            print(f"{name}, weight {kind}: {found[kind]}", flush=True)
         store.close()
     return found
 

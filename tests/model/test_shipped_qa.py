@@ -1,0 +1,47 @@
+"""The head for questions that ships, over a context that is given: answered, or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from model.answers import SpanReader
+from model.encoder import Encoder
+from model.reader import Reader
+from model.span_calibration import ask_all
+from model.span_evidence import PassageText
+
+SHIPPED = Path(__file__).resolve().parents[2] / "model" / "shipped"
+HOURS = "The shop opens at nine and closes at five."
+REPORT = "The report was written by Anna Smith in 2019."
+WARRANTY = "The warranty covers manufacturing defects for two years."
+RETURNS = "You can return an item within 30 days of delivery."
+
+
+@pytest.fixture(scope="module")
+def reader() -> SpanReader:
+    return Reader.load(SHIPPED, Encoder.load()).spans("qa")
+
+
+@pytest.mark.parametrize(
+    ("question", "context", "answer"),
+    [
+        ("When does the shop close?", HOURS, "five"),
+        ("Who wrote the report?", REPORT, "Anna Smith"),
+        ("What does the warranty cover?", WARRANTY, "manufacturing defects"),
+        ("How long do I have to return an item?", RETURNS, "30 days"),
+        ("What is the capital of France?", REPORT, None),
+        ("When did the war end?", WARRANTY, None),
+        ("Who wrote the report?", RETURNS, None),
+        ("When does the shop close?", "The shop sells bread and cakes in the old town.", None),
+        ("What does the warranty cover?", HOURS, None),
+    ],
+)
+def test_a_short_context_answers_or_does_not(
+    reader: SpanReader, question: str, context: str, answer: str | None
+) -> None:
+    (said,) = ask_all(reader, [reader.ask(question, [PassageText(context)])])
+    assert said.answerable == (answer is not None), said.support
+    if answer is not None:
+        assert said.spans[0].text == answer
