@@ -34,8 +34,9 @@ from benchmarks.retrieval import index_of
 from benchmarks.retrieval_peers import temporary
 from benchmarks.vector_cache import CachedEncoder
 from index_data.documents import Document
+from index_data.fusion import Fusion
 from index_data.metrics import bootstrap
-from index_data.searcher import METHODS, Hit
+from index_data.searcher import METHODS, Hit, Searcher
 from model.answers import SpanAnswer, SpanReader
 from model.checkpoint import HeadFiles, load_heads, save_checkpoint
 from model.config import bf16_products, pick_dtype
@@ -128,6 +129,10 @@ def evaluate(name: str, given: argparse.Namespace, encoder: Encoder) -> dict[str
     cached = CachedEncoder(encoder, source.replace("/", "_"))
     with temporary() as folder:
         store, searcher = index_of(documents, Path(folder), cached)
+        if given.weight is not None:
+            fusion = Fusion(weight=given.weight)
+            searcher = Searcher(searcher.views, generation=1, sequence=1, fusion=fusion)
+        result["hybrid's weight"] = round(searcher.fusion.weight, 3)
         asked = cached.encode([r["question"] for r in everything])
         vectors = {r["id"]: v for r, v in zip(everything, asked, strict=True)}
 
@@ -288,6 +293,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, help="so many, by hash; all where it is left out")
     parser.add_argument("--gone", type=int, default=1000, help="so many with their paragraph out")
     parser.add_argument("--retrieval", action="store_true", help="retrieval alone")
+    parser.add_argument("--weight", type=float, help="of the dense part, instead of the default")
     parser.add_argument("--checkpoint", type=Path, default=SHIPPED)
     parser.add_argument("--against", type=Path, help="another head, to be compared with in pairs")
     parser.add_argument("--encoder")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 RANK_CONSTANT = 60.0
+SHORT, LONG = (18.0, 0.65), (84.0, 0.4)
+"""Mean terms of a passage, and the dense part's best weight: over sentences and over paragraphs of
+training data (`python -m benchmarks.retrieval --only weight`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +24,23 @@ class Fusion:
     """
 
     kind: Literal["convex", "rrf"] = "convex"
-    weight: float = 0.75  # the best on training pairs of squad_sentences, benchmarks/results.md
+    weight: float = SHORT[1]
     depth: int = 100
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.weight <= 1.0 or self.depth < 1:
             raise ValueError("a fusion weight is in [0, 1] and a depth at least 1")
+
+    @classmethod
+    def over(cls, average_length: float) -> Fusion:
+        """The default over passages of this mean length, in terms.
+
+        The longer a passage, the more its words tell and the less its one vector does: between
+        `SHORT` and `LONG` the weight goes with the logarithm of the length.
+        """
+        lengths = [math.log(length) for length, _ in (SHORT, LONG)]
+        weights = [weight for _, weight in (SHORT, LONG)]
+        return cls(weight=float(np.interp(math.log(max(average_length, 1.0)), lengths, weights)))
 
     def fuse(
         self, lexical: NDArray[np.float32], dense: NDArray[np.float32], known: NDArray[np.bool_]

@@ -306,7 +306,7 @@ class Index:
             generation=number,
             sequence=state.sequence,
             encoder_sha=encoder_sha,
-            fusion=self._fusion,
+            fusion=self._fusion or Fusion.over(state.average_length),
             analyzer=state.analyzer,
         )
 

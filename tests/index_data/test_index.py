@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from index_data.documents import Document
+from index_data.fusion import Fusion
 from index_data.generation import BuildCancelled, build_generation
 from index_data.index import Index, NoGeneration
 from index_data.manifest import GenerationCorrupt
@@ -357,3 +358,17 @@ def test_an_index_as_if_written_to_is_the_one_that_a_write_makes(
             ]
             assert found[1] == found[2]
             assert found[0] != found[1] or "fresh" not in query
+
+
+def test_the_hybrid_follows_the_length_of_the_passages(store: DocumentStore, folder: Path) -> None:
+    index = Index(store, folder, encoder_sha=ENCODER)
+    index.open_without_generation()
+    add(store, index, [Document(f"s{i}", f"parcel refund {i}") for i in range(4)])
+    assert index.searcher.fusion == Fusion.over(3.0)
+    words = " ".join(f"word{i}" for i in range(120))
+    add(store, index, [Document(f"l{i}", f"{words} {i}") for i in range(8)])
+    long = index.searcher.fusion
+    assert long.weight < Fusion.over(3.0).weight
+    index.publish(build(store, folder))
+    assert index.searcher.fusion == long
+    assert Index(store, folder, fusion=Fusion(weight=0.2)).searcher.fusion.weight == 0.2

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from index_data.coarse import Coarse, coarse_rows, coarse_top
-from index_data.fusion import Fusion, convex, reciprocal_rank
+from index_data.fusion import LONG, SHORT, Fusion, convex, reciprocal_rank
 from index_data.topk import NO_MASK
 from index_data.vectors import dense_of, dense_top, from_half, present, to_half
 
@@ -135,3 +135,10 @@ def test_reciprocal_ranks() -> None:
 def test_a_fusion_that_makes_no_sense_is_refused() -> None:
     with pytest.raises(ValueError, match="weight"):
         Fusion(weight=1.5)
+
+
+def test_the_longer_the_passages_the_more_their_words_weigh() -> None:
+    weights = [Fusion.over(length).weight for length in (0.0, SHORT[0], 40.0, LONG[0], 500.0)]
+    assert weights[0] == pytest.approx(SHORT[1]) == weights[1]
+    assert weights[3] == pytest.approx(LONG[1]) == weights[4]
+    assert weights[1] > weights[2] > weights[3]
