@@ -267,9 +267,9 @@ def settle(name: str, given: argparse.Namespace, encoder: Encoder) -> dict[str, 
     files = load_heads(given.checkpoint)[1]["qa"]
     assert isinstance(files.config, SpanConfig)
     model = SpanNetwork(replace(files.config, features=FEATURES, alone=True), encoder)
-    before = files.tensors["judge"][:2]
-    if before.shape[1] < FEATURES + 1:
-        before = torch.zeros(2, FEATURES + 1)
+    old = files.tensors["judge"][:2]
+    before = torch.zeros(2, FEATURES + 1)  # what it did not look at weighs nothing
+    before[:, : old.shape[1] - 1], before[:, -1] = old[:, :-1], old[:, -1]
     model.load_state_dict({**files.tensors, "judge": before.repeat(2, 1)})
     config = replace(RECIPE, lang=SETS[name][1], k=files.config.k)
     new: dict[str, Any]

@@ -24,7 +24,7 @@ from model.pairs import Pair
 
 QUESTION, PASSAGE, SHARED = range(3)
 """What a token is of: the question, the passage, or both (an exact match, Chen et al. 2017)."""
-FEATURES = 6
+FEATURES = 7
 """What confidence is judged by, see `model.answers`. Heads of before may have fewer of them."""
 
 

@@ -123,7 +123,7 @@ class Evidence:
     """The softmax over a question's spans.
 
     `best`: the logit of the first span; `rank`: the retriever's of its passage; `shared`: shares of
-    the question that its passage has, and that stand close to it.
+    the question that its passage has, and that stand close to it; `length`: tokens of the passage.
     """
 
     spans: list[Span]
@@ -132,6 +132,7 @@ class Evidence:
     best: float
     rank: int
     shared: tuple[float, float]
+    length: int
 
     def features(self) -> NDArray[np.float64]:
         """What the judges look at, [FEATURES]."""
@@ -144,6 +145,7 @@ class Evidence:
                 _logit(prob / (prob + second) if prob else 0.5) / SURE,
                 math.log(self.rank),
                 *self.shared,
+                math.log1p(self.length) / SURE,
             ]
         )
         assert features.shape == (FEATURES,)
@@ -171,7 +173,8 @@ def weigh(asked: Asked, mix: float, longest: int) -> Evidence:
     best = spans[0] if spans else None
     rank = asked.passages[best.passage].rank if best else 1
     shared = _shared(asked, best) if best else (0.0, 0.0)
-    return Evidence(spans, mass, null / total, top if best else 0.0, rank, shared)
+    length = len(asked.tokens[best.passage]) if best else 0
+    return Evidence(spans, mass, null / total, top if best else 0.0, rank, shared, length)
 
 
 def _shared(asked: Asked, span: Span) -> tuple[float, float]:

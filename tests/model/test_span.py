@@ -246,7 +246,8 @@ def test_words_of_the_question_around_an_answer_are_weighed_by_the_passages(
     evidence = weigh(asked, 0.0, 30)
     apple, pear = math.log(4 / 3.5), math.log(4 / 1.5)
     assert evidence.shared == pytest.approx((1.0, apple / (apple + pear)))
-    assert evidence.features()[-2:].tolist() == pytest.approx(evidence.shared)
+    assert evidence.features()[4:6].tolist() == pytest.approx(evidence.shared)
+    assert evidence.length == len(asked.tokens[0])
 
 
 def test_a_single_passage_is_judged_by_its_own_judges(trained: Path, encoder: Encoder) -> None:
