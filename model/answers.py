@@ -1,9 +1,10 @@
 """A question-answering head in use: what the passages say to a question.
 
 How likely the answer is there at all, and how likely it is right, is judged by two logistic
-regressions that were fitted on rows that the head was not trained on; a single passage has two of
-its own. They look at the softmax over all spans (`model.span_evidence`), at the retriever's rank,
-and at how many of the question's words stand in the answer's passage and close to the answer.
+regressions that were fitted on rows that the head was not trained on; a short passage that is read
+alone has two of its own. They look at the softmax over all spans (`model.span_evidence`), at the
+retriever's rank, at how many of the question's words stand in the answer's passage and close to the
+answer, and at the passage's length.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from numpy.typing import NDArray
 from model.pairs import Frame, Pair, Tokens, windows
 from model.span import SpanNetwork, collate
 from model.span_evidence import Asked, PassageText, Span, same_answer, weigh
+
+SHORT_PASSAGE = 64
+"""Tokens of a passage, read alone, that has judges of its own: about three sentences."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +106,8 @@ class SpanReader:
             sure = evidence.spans[0].prob if evidence.spans else 0.0
             chances = np.array([1.0 - evidence.null, sure])
         else:
-            judges = self._judges[-2:] if len(asked.passages) == 1 else self._judges[:2]
+            alone = len(asked.passages) == 1 and evidence.length <= SHORT_PASSAGE
+            judges = self._judges[-2:] if alone else self._judges[:2]
             chances = _sigmoid(judges @ np.append(features[: self.config.features], 1.0))
         return SpanAnswer(
             evidence.spans,

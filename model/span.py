@@ -44,7 +44,7 @@ class SpanConfig:
     answer_tokens: int = 30  # the longest answer
     k: int = 8  # passages that are read
     features: int = 4  # that the judges look at: all are FEATURES
-    alone: bool = False  # a single passage has judges of its own
+    alone: bool = False  # a short passage that is read alone has judges of its own
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; the inverse of `from_json`."""

@@ -250,7 +250,7 @@ def test_words_of_the_question_around_an_answer_are_weighed_by_the_passages(
     assert evidence.length == len(asked.tokens[0])
 
 
-def test_a_single_passage_is_judged_by_its_own_judges(trained: Path, encoder: Encoder) -> None:
+def test_a_short_passage_alone_is_judged_by_its_own_judges(trained: Path, encoder: Encoder) -> None:
     files = load_heads(trained)[1]["qa"]
     assert isinstance(files.config, SpanConfig)
     model = SpanNetwork(files.config, encoder).eval()
@@ -259,14 +259,15 @@ def test_a_single_passage_is_judged_by_its_own_judges(trained: Path, encoder: En
     model.load_state_dict({**files.tensors, "judge": judge})
     reader = SpanReader(model)
     text = PassageText(rows()[0].context)
-    one, two = (
+    long = PassageText(" ".join([text.text] * 8))
+    one, two, longer = (
         ask_all(reader, [reader.ask("the apple", texts)])[0]
-        for texts in ([text], [text, PassageText("apple", 2)])
+        for texts in ([text], [text, PassageText("apple", 2)], [long])
     )
     assert (one.support, one.confidence) == pytest.approx((1 / (1 + math.e), 1 / (1 + math.exp(2))))
-    assert (two.support, two.confidence) == pytest.approx(
-        (1 / (1 + math.exp(-2)), 1 / (1 + math.exp(-1)))
-    )
+    others = (1 / (1 + math.exp(-2)), 1 / (1 + math.exp(-1)))
+    assert (two.support, two.confidence) == pytest.approx(others)
+    assert (longer.support, longer.confidence) == pytest.approx(others)
 
 
 def test_single_passages_hold_the_answer_or_surely_do_not() -> None:
