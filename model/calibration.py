@@ -8,6 +8,7 @@ which a few stay, as of a label that has few examples yet.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -231,7 +232,11 @@ def _likelihood(gate: Gate, rows: Evidence, neighbours: Neighbours) -> Tensor:
 
 
 def minimise(parameters: list[torch.nn.Parameter], loss: Callable[[], Tensor]) -> None:
-    """A few dozen steps of L-BFGS: the problems are small and smooth."""
+    """A few dozen steps of L-BFGS: the problems are small and smooth.
+
+    Where they are not (the logits of a head that training broke), the parameters stay as they were.
+    """
+    before = [parameter.detach().clone() for parameter in parameters]
     optimizer = torch.optim.LBFGS(
         parameters, max_iter=60, line_search_fn="strong_wolfe", tolerance_grad=1e-6
     )
@@ -242,11 +247,25 @@ def minimise(parameters: list[torch.nn.Parameter], loss: Callable[[], Tensor]) -
         value.backward()
         return value
 
-    optimizer.step(closure)
+    try:
+        optimizer.step(closure)
+        sound = all(bool(torch.isfinite(parameter).all()) for parameter in parameters)
+    except RuntimeError as error:  # where the loss is no number, the search's step is none either
+        if "overflow" not in str(error):
+            raise
+        sound = False
+    if not sound:
+        with torch.no_grad():
+            for parameter, value in zip(parameters, before, strict=True):
+                parameter.copy_(value)
 
 
 def choose_k(gate: Gate, evidence: Evidence, *, limit: int, seed: int = 0) -> int:
-    """The most hits with which the mixture is about as likely as at its best; fits the gate."""
+    """The most hits with which the mixture is about as likely as at its best; fits the gate.
+
+    Raises:
+        ArithmeticError: The mixture's probabilities are no numbers: training broke the head.
+    """
     trials: list[tuple[float, int, Gate]] = []
     for k in sorted({*(c for c in K_CHOICES if c < limit), limit}):
         rows = evidence.first(k)
@@ -254,7 +273,10 @@ def choose_k(gate: Gate, evidence: Evidence, *, limit: int, seed: int = 0) -> in
         fit_gate(trial, rows, seed=seed)
         with torch.no_grad():
             loss = float(_likelihood(trial, rows, rows.neighbours(rows.logits.shape[1])))
-        trials.append((loss, k, trial))
+        if math.isfinite(loss):
+            trials.append((loss, k, trial))
+    if not trials:
+        raise ArithmeticError("the head's probabilities became no numbers: take a lower lr")
     least = min(loss for loss, _, _ in trials)
     _, best, trial = max((t for t in trials if t[0] <= least + K_TOLERANCE), key=lambda t: t[1])
     gate.load_state_dict(trial.state_dict())

@@ -269,7 +269,10 @@ def _settle(
     evidence = join(parts)
     if not config.retrieval:
         evidence = evidence.first(0)
-    k = choose_k(model.gate, evidence, limit=max(config.k, 1), seed=config.seed)
+    try:
+        k = choose_k(model.gate, evidence, limit=max(config.k, 1), seed=config.seed)
+    except ArithmeticError as error:
+        raise TrainingRefused(str(error)) from error
     return k, model.gate
 
 

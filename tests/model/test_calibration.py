@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
-from model.calibration import Evidence, choose_k, fit_gate, join, take_labels_away
+from model.calibration import Evidence, choose_k, fit_gate, join, minimise, take_labels_away
 from model.gate import Gate
 from model.memory import Memory
 from model.metrics import calibration_error
@@ -89,3 +91,24 @@ def test_joining_keeps_rows_in_order() -> None:
 @pytest.mark.parametrize("limit", [1, 5])
 def test_k_stays_within_what_came_along(limit: int) -> None:
     assert 1 <= choose_k(Gate(), evidence(60), limit=limit) <= limit
+
+
+@pytest.mark.parametrize("slope", [math.nan, 1e-3])
+def test_what_has_no_least_is_left_as_it_was(slope: float) -> None:
+    """A loss that is no number, and one that falls for ever."""
+    parameter = torch.nn.Parameter(torch.ones(3))
+    minimise([parameter], lambda: -slope * parameter.sum())
+    assert parameter.tolist() == [1.0] * 3
+
+
+def test_a_least_is_found() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    minimise([parameter], lambda: (parameter - 3.0).square().sum())
+    assert parameter.tolist() == pytest.approx([3.0] * 2, abs=1e-3)
+
+
+def test_a_head_that_training_broke_is_refused() -> None:
+    rows = evidence()
+    rows.logits.fill_(math.nan)
+    with pytest.raises(ArithmeticError, match="lower lr"):
+        choose_k(Gate(), rows, limit=5)
