@@ -152,7 +152,7 @@ def _judges(
     cases: Sequence[Case], mix: float, config: SpanConfig, lang: str
 ) -> tuple[Tensor, dict[str, float]]:
     """Weights [2, features + 1] of the two judges, and how well the first does on these cases."""
-    features, truth = _judged(cases, mix, config, lang)
+    features, truth = _features(cases, mix, config, lang)
     weights = torch.stack([_logistic(features, truth[:, i]) for i in range(2)])
     said, present = (features @ weights[0]).sigmoid(), truth[:, 0] > 0
     return weights, {
@@ -162,7 +162,7 @@ def _judges(
     }
 
 
-def _judged(
+def _features(
     cases: Sequence[Case], mix: float, config: SpanConfig, lang: str
 ) -> tuple[Tensor, Tensor]:
     """Features with a constant [n, features + 1], and whether there is an answer, and a right one.
