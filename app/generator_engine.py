@@ -47,7 +47,7 @@ class _Row:
 
 @dataclass(slots=True, eq=False)
 class _Batch:
-    state: Any  # of rows that share a pass: a DecoderState, or an LMSession
+    state: Any  # of rows that share a pass: a DecoderState or an LMSession
     rows: list[_Row]
 
 
@@ -234,11 +234,9 @@ class GeneratorEngine:
             yield found
 
     def _join(self, generator: AnyGenerator, batch: _Batch) -> None:
-        from model.decoding import merged
-
         if self._batches and generator.decoder.shares:
             together = self._batches[0]
-            together.state = merged(together.state, batch.state)
+            together.state = together.state.joined(batch.state)
             together.rows += batch.rows
         else:
             self._batches.append(batch)

@@ -103,19 +103,18 @@ class DecoderState:
             self.encoded, self.encoded_mask = self.encoded[chosen], self.encoded_mask[chosen]
         return self
 
-
-def merged(first: DecoderState, second: DecoderState) -> DecoderState:
-    """The rows of both in one state; the shorter one's are padded on the left."""
-    for mine, others in zip(first.layers(), second.layers(), strict=True):
-        for layer, other in zip(mine, others, strict=True):
-            (keys, values), (more_keys, more_values) = layer.held(), other.held()
-            layer.replace(_joined(keys, more_keys, 2), _joined(values, more_values, 2))
-    first.mask = _joined(first.mask, second.mask, 1)
-    if first.encoded is not None and second.encoded is not None:
-        first.encoded = _joined(first.encoded, second.encoded, 1)
-    if first.encoded_mask is not None and second.encoded_mask is not None:
-        first.encoded_mask = _joined(first.encoded_mask, second.encoded_mask, 1)
-    return first
+    def joined(self, other: DecoderState) -> DecoderState:
+        """The rows of both in one state; the shorter one's are padded on the left."""
+        for mine, others in zip(self.layers(), other.layers(), strict=True):
+            for layer, more in zip(mine, others, strict=True):
+                (keys, values), (more_keys, more_values) = layer.held(), more.held()
+                layer.replace(_joined(keys, more_keys, 2), _joined(values, more_values, 2))
+        self.mask = _joined(self.mask, other.mask, 1)
+        if self.encoded is not None and other.encoded is not None:
+            self.encoded = _joined(self.encoded, other.encoded, 1)
+        if self.encoded_mask is not None and other.encoded_mask is not None:
+            self.encoded_mask = _joined(self.encoded_mask, other.encoded_mask, 1)
+        return self
 
 
 def _joined(first: Tensor, second: Tensor, dim: int) -> Tensor:
@@ -218,7 +217,7 @@ class Decoder:
             for ids, more in zip(prompts, further, strict=True)
         ]
         states = [self._after(ids, more) for ids, more in zip(prompts, further, strict=True)]
-        together = self.step(merged(*states), [ids[-1] for ids in prompts])
+        together = self.step(states[0].joined(states[1]), [ids[-1] for ids in prompts])
         off = [
             float((together[i] - alone[i]).abs().mean() / alone[i].std().clamp_min(1e-6))
             for i in range(2)

@@ -1,84 +1,203 @@
 """Text from a language model, token by token, over a cache of keys and values.
 
-`LMSession` is the interface: numbers go in, the log-probabilities of what comes next come out,
-with the passages that are in view exchangeable at any point.
+`LMSession` is the interface: numbers go in, the log-probabilities of what comes next come out. It
+holds the texts of a batch, which join and leave between any two steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from model.lm import LMMemory, Past, RetrievalLM
 from model.lm_config import PAD
-from model.lm_layers import NEVER
+from model.lm_layers import NEVER, KeyValues, rotate, rotations
 
 
 class LMSession:
-    """One text being written. Beyond the window the oldest half is forgotten and the rest reread.
+    """Texts being written, a row each, with passages of their own; it begins with one.
 
-    Deterministic, and for one text; a server keeps one a request.
+    Rows are padded on the left to the longest. Beyond the window a text's oldest half is forgotten
+    and the rest reread. Positions are relative, so a row that is moved has its keys turned.
     """
 
     def __init__(self, model: RetrievalLM, passages: Sequence[Sequence[int]] = ()) -> None:
         self.model = model
         self._past = Past()
+        self._lengths = [0]  # of each row, in tokens
         self._memory = self._read(passages)
 
-    def kept(self, rows: Sequence[int]) -> LMSession:
-        """The text itself, which is all that there is."""
-        assert list(rows) == [0]
-        return self
-
-    def show(self, passages: Sequence[Sequence[int]]) -> None:
-        """From now on these passages are in view; what was written before stays as it is."""
-        self._memory = self._read(passages)
+    @classmethod
+    def may_share(cls, model: RetrievalLM) -> bool:
+        """Whether rows may share a pass: not where passages lie at fixed places before a chunk."""
+        return model.config.memory != "prefix"
 
     def feed(self, ids: Sequence[int]) -> Tensor:
-        """Append tokens; log-probabilities [v] of the one after them. START begins a text.
+        """Append tokens to the one text; log-probabilities [v] of what comes after them.
+
+        START begins a text.
 
         Raises:
             ValueError: No token, or a number that is no token.
         """
-        if not len(ids) or not all(0 <= i < self.model.config.vocab for i in ids):
-            raise ValueError(f"tokens from 0 to {self.model.config.vocab - 1}, at least one")
+        (_,) = self._lengths
+        if not len(ids):
+            raise ValueError("at least one token")
         said: Tensor | None = None
         left = [int(i) for i in ids]
         while left:
             room = self.model.config.window - self._past.length
             if room == 0:
-                self._forget()
+                self._forget([0])
                 continue
-            said = self._advance(left[:room])
+            said = self._advance([left[:room]])[0]
             left = left[room:]
         assert said is not None
         return said
 
-    @torch.inference_mode()
-    def _advance(self, ids: list[int]) -> Tensor:
-        model, past = self.model, self._past
-        device = model.embedding.weight.device
-        new, seen = len(ids), past.length
-        near = torch.full((1, new, seen + new), NEVER, device=device).triu(seen + 1)
-        x, targets, self._past = model.decode(
-            torch.tensor([[ids]], device=device), near, self._memory, past
+    def step(self, tokens: Sequence[int]) -> Tensor:
+        """One more token for each text; log-probabilities [b, v] of the next."""
+        full = [i for i, n in enumerate(self._lengths) if n == self.model.config.window]
+        if full:
+            self._forget(full)
+        return self._advance([[int(token)] for token in tokens])
+
+    def kept(self, rows: Sequence[int]) -> LMSession:
+        """Only these texts, in this order, without the padding that all of them have."""
+        whole = self._past.length
+        lengths = [self._lengths[i] for i in rows]
+        lead = whole - max(lengths)
+        chosen = torch.tensor(list(rows), device=self._memory.ids.device)
+        past, memory = self._past, self._memory
+        return self._like(
+            Past(
+                [_moved(_chosen(kv, chosen), -lead) for kv in past.layers],
+                None if past.ids is None else past.ids[chosen, lead:],
+                None if past.copy_keys is None else past.copy_keys[chosen, lead:],
+                None if past.last is None else past.last[chosen],
+            ),
+            LMMemory(
+                {i: _chosen(kv, chosen) for i, kv in memory.layers.items()},
+                memory.hidden[chosen],
+                memory.ids[chosen],
+                None if memory.copy_keys is None else memory.copy_keys[chosen],
+            ),
+            lengths,
         )
+
+    def joined(self, other: LMSession) -> LMSession:
+        """The texts of both, these first; each has read a token."""
+        size = max(self._past.length, other._past.length)
+        mine, theirs = (s._past for s in (self, other))
+        assert mine.ids is not None
+        assert theirs.ids is not None
+        layers = [
+            _side_by_side(_moved(a, size - mine.length), _moved(b, size - theirs.length))
+            for a, b in zip(mine.layers, theirs.layers, strict=True)
+        ]
+        past = Past(
+            layers,
+            _rows(mine.ids, theirs.ids, 1, PAD, front=True),
+            _maybe(mine.copy_keys, theirs.copy_keys, 1, front=True),
+            _maybe(mine.last, theirs.last, 1),
+        )
+        near, far = self._memory, other._memory
+        memory = LMMemory(
+            {i: _side_by_side(near.layers[i], far.layers[i], front=False) for i in near.layers},
+            _rows(near.hidden, far.hidden, 4, NEVER),
+            _rows(near.ids, far.ids, 2, PAD),
+            _maybe(near.copy_keys, far.copy_keys, 2),
+        )
+        return self._like(past, memory, self._lengths + other._lengths)
+
+    def _like(self, past: Past, memory: LMMemory, lengths: list[int]) -> LMSession:
+        made = LMSession.__new__(LMSession)
+        made.model, made._past, made._memory, made._lengths = self.model, past, memory, lengths
+        return made
+
+    @torch.inference_mode()
+    def _advance(self, ids: Sequence[Sequence[int]]) -> Tensor:
+        """Tokens [b, t] that fit into the window -> log-probabilities [b, v] after the last."""
+        vocab = self.model.config.vocab
+        if not all(0 <= i < vocab for row in ids for i in row):
+            raise ValueError(f"tokens from 0 to {vocab - 1}")
+        device, past = self._memory.ids.device, self._past
+        new, seen = len(ids[0]), past.length
+        near = torch.full((len(ids), new, seen + new), NEVER, device=device).triu(seen + 1)
+        for row, length in enumerate(self._lengths):
+            near[row, :, : seen - length] = NEVER
+        given = torch.tensor(ids, device=device)[:, None]
+        x, targets, self._past = self.model.decode(given, near, self._memory, past)
+        self._lengths = [length + new for length in self._lengths]
         if targets is not None:
             targets.near_bias = targets.near_bias[:, -1:]
-        return model.log_probs(x[:, :, -1:], targets)[0, 0, 0]
+        return self.model.log_probs(x[:, :, -1:], targets)[:, 0, 0]
 
-    def _forget(self) -> None:
-        assert self._past.ids is not None
-        kept = self._past.ids[0, -self.model.config.window // 2 :].tolist()
-        self._past = Past()
-        self._advance(kept)
+    def _forget(self, full: Sequence[int]) -> None:
+        """Read the newest half of these texts' windows again, alone; the others stay."""
+        rest = [i for i in range(len(self._lengths)) if i not in full]
+        parts = [self.kept(rest)] if rest else []
+        for i in full:
+            one = self.kept([i])
+            assert one._past.ids is not None
+            newest = one._past.ids[0, -(self.model.config.window // 2) :].tolist()
+            one._past, one._lengths = Past(), [0]
+            one._advance([newest])
+            parts.append(one)
+        order = [*rest, *full]
+        whole = reduce(LMSession.joined, parts).kept([order.index(i) for i in range(len(order))])
+        self._past, self._memory, self._lengths = whole._past, whole._memory, whole._lengths
 
     @torch.inference_mode()
     def _read(self, passages: Sequence[Sequence[int]]) -> LMMemory:
+        """The memory of one text. With no passage it is as in training: one that is hidden."""
         device, length = self.model.embedding.weight.device, self.model.config.passage
         cut = [list(p[:length]) + [PAD] * (length - len(p)) for p in passages] or [[PAD] * length]
-        count = len(passages) if self.model.config.memory != "none" else 0
-        places = torch.arange(count, device=device)[None, None]
+        places = torch.tensor([[range(len(passages)) or [-1]]], device=device)
         return self.model.read(torch.tensor(cut, device=device), places)
+
+
+def _chosen(kept: KeyValues, rows: Tensor) -> KeyValues:
+    return KeyValues(kept.keys[rows], kept.values[rows])
+
+
+def _moved(kept: KeyValues, by: int) -> KeyValues:
+    """Keys and values [b, h, s, e] with padding put in front, or (`by` < 0) taken away."""
+    if not by:
+        return kept
+    size = kept.keys.shape[-1]
+    turn = rotations(torch.tensor([by], device=kept.keys.device), size)
+    return KeyValues(
+        F.pad(rotate(kept.keys, turn), (0, 0, by, 0)), F.pad(kept.values, (0, 0, by, 0))
+    )
+
+
+def _side_by_side(first: KeyValues, second: KeyValues, *, front: bool = True) -> KeyValues:
+    return KeyValues(
+        _rows(first.keys, second.keys, first.keys.dim() - 2, front=front),
+        _rows(first.values, second.values, first.values.dim() - 2, front=front),
+    )
+
+
+def _maybe(
+    first: Tensor | None, second: Tensor | None, dim: int, *, front: bool = False
+) -> Tensor | None:
+    return None if first is None or second is None else _rows(first, second, dim, front=front)
+
+
+def _rows(
+    first: Tensor, second: Tensor, dim: int, value: float = 0, *, front: bool = False
+) -> Tensor:
+    """The rows of both, padded along `dim` to one length."""
+    size = max(first.shape[dim], second.shape[dim])
+
+    def padded(x: Tensor) -> Tensor:
+        more = size - x.shape[dim]
+        sides = [0, 0] * (x.dim() - 1 - dim) + ([more, 0] if front else [0, more])
+        return F.pad(x, sides, value=value)
+
+    return torch.cat([padded(first), padded(second)])

@@ -37,17 +37,17 @@ def is_language_model(folder: Path) -> bool:
 
 
 class LMDecoder:
-    """`RetrievalLM` run step by step: a state is the session of one text."""
+    """`RetrievalLM` run step by step: a state is the session of some texts."""
 
     seq2seq = False
-    shares = False  # each text has a session, and a pass, of its own
 
     def __init__(self, model: RetrievalLM) -> None:
         self.model = model
+        self.shares = LMSession.may_share(model)
 
     def step(self, state: LMSession, tokens: Sequence[int]) -> Tensor:
-        """One token for the text -> log-probabilities [1, v] of the next."""
-        return state.feed(tokens)[None]
+        """One token for each text -> log-probabilities [b, v] of the next."""
+        return state.step(tokens)
 
     def follow(self, state: LMSession, ids: Sequence[int]) -> Tensor:
         """Tokens that are known -> log-probabilities [n, v], each of the next."""

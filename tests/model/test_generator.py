@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from model.decoding import Decoder, DecoderState, merged
+from model.decoding import Decoder, DecoderState
 from model.generator import Generator, TemplateRefused
 from model.generator_files import GeneratorFiles, GeneratorRefused, available_memory, located
 from model.memory import Retrieved
@@ -81,7 +81,7 @@ def test_rows_join_and_leave_and_none_changes(loaded: dict[str, Generator], kind
     for ids in prompts:  # each joins when the others have gone two tokens further
         one, logits = read(decoder, ids, 64)
         found.append([int(logits.argmax())])
-        state = one if state is None else merged(state, one)
+        state = one if state is None else state.joined(one)
         for _ in range(2):
             logits = decoder.step(state, [row[-1] for row in found])
             for row, token in zip(found, logits.argmax(-1).tolist(), strict=True):

@@ -156,6 +156,46 @@ def test_beyond_the_window_the_newest_half_is_read_again() -> None:
     assert torch.allclose(said, short.feed(ids[-half - 1 :]), atol=1e-5)
 
 
+@pytest.mark.parametrize(("memory", "copy"), [("none", True), ("cross", True), ("cross", False)])
+def test_texts_that_share_a_pass_are_written_as_alone(memory: Memory, copy: bool) -> None:
+    model = tiny(memory, copy=copy)
+    random = np.random.default_rng(2)
+
+    def some(count: int) -> list[int]:
+        return [int(i) for i in random.integers(SPECIAL, VOCAB, count)]
+
+    starts, steps = [some(9), some(3), some(1)], [some(30) for _ in range(3)]
+    passages: list[list[list[int]]] = [[some(6), some(8)], [], [some(4)]]
+    alone = []
+    for start, known, read in zip(starts, steps, passages, strict=True):
+        session = LMSession(model, read)
+        session.feed(start)
+        alone.append([session.step([token])[0] for token in known])
+
+    rows: list[int] = []  # which text a row is
+    at = [0, 0, 0]
+    batch: LMSession | None = None
+
+    def go(count: int) -> None:
+        assert batch is not None
+        for _ in range(count):
+            said = batch.step([steps[i][at[i]] for i in rows])
+            for row, i in enumerate(rows):
+                assert torch.allclose(said[row], alone[i][at[i]], atol=1e-4), (i, at[i])
+                at[i] += 1
+
+    for i, start in enumerate(starts):  # each joins when the others have gone further
+        one = LMSession(model, passages[i])
+        one.feed(start)
+        batch = one if batch is None else batch.joined(one)
+        rows.append(i)
+        go(4)
+    go(10)  # beyond the window of the first
+    assert batch is not None
+    batch, rows = batch.kept([2, 1]), [2, 1]  # one leaves, and they change places
+    go(8)
+
+
 def test_a_configuration_that_does_not_fit_together_is_refused() -> None:
     with pytest.raises(ValueError, match="window"):
         LMConfig(VOCAB, window=100, chunk=64)
