@@ -9,6 +9,7 @@ on is compared with off, with random passages, with the longer window, with a un
     python -m benchmarks.language_model --stage speed
     python -m benchmarks.language_model --stage train [--models long copy] [--tokens 8000000]
     python -m benchmarks.language_model --stage report
+    python -m benchmarks.language_model --stage ship --models copy --out model/shipped-language
 
 Every stage goes on where it was stopped. The last line printed is one JSON object.
 """
@@ -27,7 +28,7 @@ import torch
 from app.pretrain_retrieval import Reach
 from benchmarks.language_model_data import SETTINGS, corpus_at
 from benchmarks.language_model_report import Case, compare, figures
-from benchmarks.language_model_runs import REFERENCE, SHAPES, speed, trained
+from benchmarks.language_model_runs import REFERENCE, SHAPES, ship, speed, trained
 from benchmarks.language_model_text import (
     cache_probabilities,
     evidence_of,
@@ -133,7 +134,7 @@ def evaluate(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--stage", choices=("prepare", "speed", "train", "report", "all"), default="all"
+        "--stage", choices=("prepare", "speed", "train", "report", "ship", "all"), default="all"
     )
     parser.add_argument("--models", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--tokens", type=int, default=8_000_000, help=f"of the model {REFERENCE}")
@@ -146,6 +147,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--out", type=Path, help="of what ships")
     given = parser.parse_args()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not torch.cuda.is_available():
@@ -163,6 +165,10 @@ def main() -> None:
         print(json.dumps(found))
         return
     folder = given.folder / f"d{given.dim}-l{given.layers}-t{given.tokens}-s{given.seed}"
+    if given.stage == "ship":
+        (name,) = given.models
+        ship(name, folder, given.out, corpus.notes)
+        return
     models, reports = {}, {}
     for name in given.models:
         if given.stage == "report" and not (folder / name).exists():

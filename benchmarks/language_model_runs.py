@@ -113,6 +113,12 @@ def trained(
     return model.to(pick_device(device)), report
 
 
+def ship(name: str, folder: Path, out: Path, notes: dict[str, Any]) -> None:
+    """A trained model as it ships: in half the bytes (bf16), with what its text was made of."""
+    model, tokenizer, report = load_lm(folder / name)
+    save_lm(out, model.bfloat16(), tokenizer, report | {"corpus": notes})
+
+
 def speed(
     name: str, corpus: LMCorpus, vocab: int, size: dict[str, Any], run: PretrainConfig, steps: int
 ) -> dict[str, float]:
