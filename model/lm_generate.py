@@ -7,6 +7,7 @@ holds the texts of a batch, which join and leave between any two steps.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import reduce
 
 import torch
@@ -18,23 +19,23 @@ from model.lm_config import PAD
 from model.lm_layers import NEVER, KeyValues, rotate, rotations
 
 
+@dataclass(slots=True)
 class LMSession:
-    """Texts being written, a row each, with passages of their own; it begins with one.
+    """Texts being written, a row each, with passages of their own.
 
     Rows are padded on the left to the longest. Beyond the window a text's oldest half is forgotten
     and the rest reread. Positions are relative, so a row that is moved has its keys turned.
     """
 
-    def __init__(self, model: RetrievalLM, passages: Sequence[Sequence[int]] = ()) -> None:
-        self.model = model
-        self._past = Past()
-        self._lengths = [0]  # of each row, in tokens
-        self._memory = self._read(passages)
+    model: RetrievalLM
+    memory: LMMemory
+    past: Past = field(default_factory=Past)
+    lengths: list[int] = field(default_factory=lambda: [0])  # of each row, in tokens
 
     @classmethod
-    def may_share(cls, model: RetrievalLM) -> bool:
-        """Whether rows may share a pass: not where passages lie at fixed places before a chunk."""
-        return model.config.memory != "prefix"
+    def begin(cls, model: RetrievalLM, passages: Sequence[Sequence[int]] = ()) -> LMSession:
+        """One text, of which nothing was read yet."""
+        return cls(model, read_passages(model, passages))
 
     def feed(self, ids: Sequence[int]) -> Tensor:
         """Append tokens to the one text; log-probabilities [v] of what comes after them.
@@ -44,13 +45,13 @@ class LMSession:
         Raises:
             ValueError: No token, or a number that is no token.
         """
-        (_,) = self._lengths
+        assert len(self.lengths) == 1
         if not len(ids):
             raise ValueError("at least one token")
         said: Tensor | None = None
         left = [int(i) for i in ids]
         while left:
-            room = self.model.config.window - self._past.length
+            room = self.model.config.window - self.past.length
             if room == 0:
                 self._forget([0])
                 continue
@@ -61,38 +62,39 @@ class LMSession:
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         """One more token for each text; log-probabilities [b, v] of the next."""
-        full = [i for i, n in enumerate(self._lengths) if n == self.model.config.window]
+        full = [i for i, n in enumerate(self.lengths) if n == self.model.config.window]
         if full:
             self._forget(full)
         return self._advance([[int(token)] for token in tokens])
 
     def kept(self, rows: Sequence[int]) -> LMSession:
         """Only these texts, in this order, without the padding that all of them have."""
-        whole = self._past.length
-        lengths = [self._lengths[i] for i in rows]
+        whole = self.past.length
+        lengths = [self.lengths[i] for i in rows]
         lead = whole - max(lengths)
-        chosen = torch.tensor(list(rows), device=self._memory.ids.device)
-        past, memory = self._past, self._memory
-        return self._like(
-            Past(
-                [_moved(_chosen(kv, chosen), -lead) for kv in past.layers],
-                None if past.ids is None else past.ids[chosen, lead:],
-                None if past.copy_keys is None else past.copy_keys[chosen, lead:],
-                None if past.last is None else past.last[chosen],
-            ),
+        chosen = torch.tensor(list(rows), device=self.memory.ids.device)
+        past, memory = self.past, self.memory
+        return LMSession(
+            self.model,
             LMMemory(
                 {i: _chosen(kv, chosen) for i, kv in memory.layers.items()},
                 memory.hidden[chosen],
                 memory.ids[chosen],
                 None if memory.copy_keys is None else memory.copy_keys[chosen],
             ),
+            Past(
+                [_moved(_chosen(kv, chosen), -lead) for kv in past.layers],
+                None if past.ids is None else past.ids[chosen, lead:],
+                None if past.copy_keys is None else past.copy_keys[chosen, lead:],
+                None if past.last is None else past.last[chosen],
+            ),
             lengths,
         )
 
     def joined(self, other: LMSession) -> LMSession:
         """The texts of both, these first; each has read a token."""
-        size = max(self._past.length, other._past.length)
-        mine, theirs = (s._past for s in (self, other))
+        size = max(self.past.length, other.past.length)
+        mine, theirs = (s.past for s in (self, other))
         assert mine.ids is not None
         assert theirs.ids is not None
         layers = [
@@ -105,19 +107,14 @@ class LMSession:
             _maybe(mine.copy_keys, theirs.copy_keys, 1, front=True),
             _maybe(mine.last, theirs.last, 1),
         )
-        near, far = self._memory, other._memory
+        near, far = self.memory, other.memory
         memory = LMMemory(
             {i: _side_by_side(near.layers[i], far.layers[i], front=False) for i in near.layers},
             _rows(near.hidden, far.hidden, 4, NEVER),
             _rows(near.ids, far.ids, 2, PAD),
             _maybe(near.copy_keys, far.copy_keys, 2),
         )
-        return self._like(past, memory, self._lengths + other._lengths)
-
-    def _like(self, past: Past, memory: LMMemory, lengths: list[int]) -> LMSession:
-        made = LMSession.__new__(LMSession)
-        made.model, made._past, made._memory, made._lengths = self.model, past, memory, lengths
-        return made
+        return LMSession(self.model, memory, past, self.lengths + other.lengths)
 
     @torch.inference_mode()
     def _advance(self, ids: Sequence[Sequence[int]]) -> Tensor:
@@ -125,40 +122,41 @@ class LMSession:
         vocab = self.model.config.vocab
         if not all(0 <= i < vocab for row in ids for i in row):
             raise ValueError(f"tokens from 0 to {vocab - 1}")
-        device, past = self._memory.ids.device, self._past
+        device, past = self.memory.ids.device, self.past
         new, seen = len(ids[0]), past.length
         near = torch.full((len(ids), new, seen + new), NEVER, device=device).triu(seen + 1)
-        for row, length in enumerate(self._lengths):
+        for row, length in enumerate(self.lengths):
             near[row, :, : seen - length] = NEVER
         given = torch.tensor(ids, device=device)[:, None]
-        x, targets, self._past = self.model.decode(given, near, self._memory, past)
-        self._lengths = [length + new for length in self._lengths]
+        x, targets, self.past = self.model.decode(given, near, self.memory, past)
+        self.lengths = [length + new for length in self.lengths]
         if targets is not None:
             targets.near_bias = targets.near_bias[:, -1:]
         return self.model.log_probs(x[:, :, -1:], targets)[:, 0, 0]
 
     def _forget(self, full: Sequence[int]) -> None:
         """Read the newest half of these texts' windows again, alone; the others stay."""
-        rest = [i for i in range(len(self._lengths)) if i not in full]
+        rest = [i for i in range(len(self.lengths)) if i not in full]
         parts = [self.kept(rest)] if rest else []
         for i in full:
             one = self.kept([i])
-            assert one._past.ids is not None
-            newest = one._past.ids[0, -(self.model.config.window // 2) :].tolist()
-            one._past, one._lengths = Past(), [0]
+            assert one.past.ids is not None
+            newest = one.past.ids[0, -(self.model.config.window // 2) :].tolist()
+            one.past, one.lengths = Past(), [0]
             one._advance([newest])
             parts.append(one)
         order = [*rest, *full]
         whole = reduce(LMSession.joined, parts).kept([order.index(i) for i in range(len(order))])
-        self._past, self._memory, self._lengths = whole._past, whole._memory, whole._lengths
+        self.past, self.memory, self.lengths = whole.past, whole.memory, whole.lengths
 
-    @torch.inference_mode()
-    def _read(self, passages: Sequence[Sequence[int]]) -> LMMemory:
-        """The memory of one text. With no passage it is as in training: one that is hidden."""
-        device, length = self.model.embedding.weight.device, self.model.config.passage
-        cut = [list(p[:length]) + [PAD] * (length - len(p)) for p in passages] or [[PAD] * length]
-        places = torch.tensor([[range(len(passages)) or [-1]]], device=device)
-        return self.model.read(torch.tensor(cut, device=device), places)
+
+@torch.inference_mode()
+def read_passages(model: RetrievalLM, passages: Sequence[Sequence[int]]) -> LMMemory:
+    """The memory of one text. With no passage it is as in training: one that is hidden."""
+    device, length = model.embedding.weight.device, model.config.passage
+    cut = [list(p[:length]) + [PAD] * (length - len(p)) for p in passages] or [[PAD] * length]
+    places = torch.tensor([[list(range(len(passages))) or [-1]]], device=device)
+    return model.read(torch.tensor(cut, device=device), places)
 
 
 def _chosen(kept: KeyValues, rows: Tensor) -> KeyValues:

@@ -43,7 +43,8 @@ class LMDecoder:
 
     def __init__(self, model: RetrievalLM) -> None:
         self.model = model
-        self.shares = LMSession.may_share(model)
+        # A prefix lies at fixed places before a text, which those of a row that is moved are not.
+        self.shares = model.config.memory != "prefix"
 
     def step(self, state: LMSession, tokens: Sequence[int]) -> Tensor:
         """One token for each text -> log-probabilities [b, v] of the next."""
@@ -122,7 +123,7 @@ class LMGenerator:
 
     def read(self, prompt: Prompt, sizes: Iterator[int]) -> Iterator[tuple[LMSession, Tensor]]:
         """Read a prompt in parts; after each the state and log-probabilities [v] of the next."""
-        session = LMSession(self.decoder.model, prompt.passages)
+        session = LMSession.begin(self.decoder.model, prompt.passages)
         left = prompt.ids[prompt.unseen :]
         while left:
             size = max(1, next(sizes))

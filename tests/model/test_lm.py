@@ -137,9 +137,9 @@ def test_the_cache_gives_what_one_pass_gives(memory: Memory, copy: bool) -> None
     whole = every_token(model, batch).flatten(0, 2)
     passages = batch.passages[[0, 3]].tolist()[:count]
     ids = batch.inputs.flatten().tolist()
-    session = LMSession(model, passages)
+    session = LMSession.begin(model, passages)
     for sizes in ([len(ids)], [5, 3, 8], [1] * len(ids)):
-        session, at = LMSession(model, passages), 0
+        session, at = LMSession.begin(model, passages), 0
         for size in sizes:
             said = session.feed(ids[at : at + size])
             at += size
@@ -150,7 +150,7 @@ def test_beyond_the_window_the_newest_half_is_read_again() -> None:
     model = tiny()
     random = np.random.default_rng(1)
     ids = [int(i) for i in random.integers(SPECIAL, VOCAB, model.config.window + 1)]
-    long, short = LMSession(model), LMSession(model)
+    long, short = LMSession.begin(model), LMSession.begin(model)
     said = long.feed(ids)
     half = model.config.window // 2
     assert torch.allclose(said, short.feed(ids[-half - 1 :]), atol=1e-5)
@@ -168,7 +168,7 @@ def test_texts_that_share_a_pass_are_written_as_alone(memory: Memory, copy: bool
     passages: list[list[list[int]]] = [[some(6), some(8)], [], [some(4)]]
     alone = []
     for start, known, read in zip(starts, steps, passages, strict=True):
-        session = LMSession(model, read)
+        session = LMSession.begin(model, read)
         session.feed(start)
         alone.append([session.step([token])[0] for token in known])
 
@@ -185,7 +185,7 @@ def test_texts_that_share_a_pass_are_written_as_alone(memory: Memory, copy: bool
                 at[i] += 1
 
     for i, start in enumerate(starts):  # each joins when the others have gone further
-        one = LMSession(model, passages[i])
+        one = LMSession.begin(model, passages[i])
         one.feed(start)
         batch = one if batch is None else batch.joined(one)
         rows.append(i)
