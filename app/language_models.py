@@ -13,9 +13,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from app.problems import Problem
-from app.registry import MANIFEST, VERSION
+from app.registry import MANIFEST, SHIPPED, VERSION
 
 FOLDER: Final = "language"  # under the folder of the checkpoints
+SHIPPED_LANGUAGE: Final = Path(__file__).resolve().parent.parent / "model" / "shipped-language"
+
+
+def generator_source(named: str) -> str:
+    """The folder or hub id that ``FOOTNOTE_GENERATOR`` means; ``shipped`` is beside the code."""
+    return str(SHIPPED_LANGUAGE) if named == SHIPPED else named
 
 
 @dataclass(frozen=True, slots=True)

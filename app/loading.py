@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from app.engine import Engine
 from app.generator_engine import GeneratorEngine
+from app.language_models import generator_source
 from app.metrics import Metrics
 from app.settings import Settings
 from app.snapshot import ModelInfo, Serving
@@ -117,7 +118,7 @@ def load_generator(settings: Settings, metrics: Metrics) -> GeneratorEngine:
 
         set_threads(generator_threads(settings))
         device = pick_device(settings.device)
-        source = str(settings.generator)
+        source = generator_source(str(settings.generator))
         context, streams = settings.generator_context, settings.generator_streams
         if is_language_model(Path(source)):
             return LMGenerator.load(Path(source), device=device, context=context, streams=streams)

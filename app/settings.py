@@ -62,7 +62,8 @@ class Settings:
         "Model that writes text (tasks `generation` and `dialogue`, `/v1/chat/completions`): a "
         "local folder or a hub id of any causal or sequence-to-sequence model of transformers, in "
         "safetensors, or the folder of a language model that was pre-trained here (it continues "
-        "texts only). Unset: dialogue quotes the retrieved documents, nothing is generated.",
+        "texts only); `shipped`: the small one of that kind that comes with Footnote. Unset: "
+        "dialogue quotes the retrieved documents, nothing is generated.",
     )
     generator_context: int = setting(
         4_096,

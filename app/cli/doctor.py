@@ -198,6 +198,7 @@ def encoder(settings: Settings) -> list[Finding]:
 def generator(settings: Settings) -> list[Finding]:
     """Whether the generator, where there is to be one, would be loaded. Nothing of it is."""
     from app.indexing_job import pick_device
+    from app.language_models import generator_source
     from model.config import pick_dtype
     from model.folders import CheckpointRefused, check_files, read_manifest
     from model.generator_files import GeneratorFiles, GeneratorRefused, available_memory
@@ -205,7 +206,7 @@ def generator(settings: Settings) -> list[Finding]:
 
     if settings.generator is None:
         return []
-    folder = Path(settings.generator)
+    folder = Path(generator_source(settings.generator))
     if not folder.is_dir():
         return [Finding("generator", "warning", "a hub id: looked at only when it is loaded")]
     try:
