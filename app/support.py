@@ -2,8 +2,9 @@
 
 The model is not asked: it would cite what it likes. A sentence is supported by a passage that holds
 most of its content words (stems, stop words aside) and every number in it, and says it with a
-negation where the sentence has one. Its words are compared, not its meaning: a supported sentence
-can still be wrong, an unsupported one says something that the retrieved text does not.
+negation where the sentence has one; nothing supports a sentence that goes in circles. Its words are
+compared, not its meaning: a supported sentence can still be wrong, an unsupported one says
+something that the retrieved text does not.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from index_data.passages import sentences as split
 
 HELD = 0.75  # share of a sentence's content words that the passages it rests on must hold
 CITED = 2  # passages that one sentence may rest on together
+CIRCLE = 0.6  # a sentence with fewer different content words among all of its own says nothing
+LONG = 6  # content words from which on it can go in circles
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 _NEGATION = re.compile(
     r"\b(?:not|no|never|none|nobody|nothing|neither|nor|cannot|without)\b|n['’]t\b|[不没無无未]",
@@ -91,8 +94,9 @@ def supported(text: str, grounds: Sequence[Ground]) -> list[Sentence]:
 
 def citations(sentence: str, grounds: Sequence[Ground]) -> tuple[int, ...]:
     """The ranks of the passages that support a sentence: one, or as few as hold it together."""
-    words, told = frozenset(terms(sentence)), numbers(sentence)
-    if not words:
+    said, told = terms(sentence), numbers(sentence)
+    words = frozenset(said)
+    if not words or (len(said) >= LONG and len(words) < CIRCLE * len(said)):
         return ()
     negative = negated(sentence)
     fitting = [g for g in grounds if g.words & words and g.agrees(words, negative)]

@@ -27,6 +27,7 @@ GROUNDS = [
         ("The courier brings the parcel and the warehouse in Leeds checks.", (2, 3)),
         ("The moon is far away.", ()),
         ("退款需要三天。", (2,)),
+        ("Refunds, refunds within 14 days, refunds within days, refunds.", ()),  # in circles
         ("Yes.", ()),
         ("...", ()),
     ],
