@@ -22,8 +22,6 @@ from model.training import Row, TrainConfig, train_head
 
 FIELD = "sentiment"
 K = 48
-COPIES = 4
-"""How often each ticket is read, beside sixteen times as many sentences."""
 Hits = list[list[Retrieved]]
 
 
@@ -37,10 +35,10 @@ def training_rows(encoder: Encoder) -> list[Row]:
     """Each set's rows with hits of their own set, never the row or a near-duplicate."""
     sentences = with_vectors(read("sst2", "train"), encoder, "sst2-train")
     rows: list[Row] = []
-    for split, copies in ((sample(encoder), COPIES), (sentences, 1)):
+    for split in (sample(encoder), sentences):
         hits, dropped = neighbours(split, split, K)
         print(len(hits), "rows,", dropped, "near-duplicates dropped", flush=True)
-        rows += to_rows(split, hits) * copies
+        rows += to_rows(split, hits)
     return rows
 
 
