@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -150,13 +151,14 @@ class Server:
         while time.perf_counter() - began < READY_S:
             if self._process.poll() is not None:
                 raise RuntimeError(self._log.read_text())
-            first = self._log.read_text().partition("\n")[0]
-            if not self.port and "listens at" in first:
-                self.port = int(first.rsplit(":", 1)[1])
+            listens = re.search(r"listens at \S+:(\d+)$", self._log.read_text(), re.MULTILINE)
+            if not self.port and listens:
+                self.port = int(listens[1])
             if self.port and self._ready():
                 self.cold_start_s = time.perf_counter() - began
                 return
             time.sleep(0.02)
+        self._process.kill()
         raise RuntimeError("not ready in time")
 
     def _ready(self) -> bool:
