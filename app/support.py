@@ -20,8 +20,8 @@ from index_data.passages import sentences as split
 
 HELD = 0.75  # share of a sentence's content words that the passages it rests on must hold
 CITED = 2  # passages that one sentence may rest on together
-CIRCLE = 0.6  # a sentence with fewer different content words among all of its own says nothing
-LONG = 6  # content words from which on it can go in circles
+DISTINCT = 0.6  # share of a sentence's content words that differ; with less it goes in circles
+LONG = 6  # content words, at least, of a sentence that is looked at for that
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 _NEGATION = re.compile(
     r"\b(?:not|no|never|none|nobody|nothing|neither|nor|cannot|without)\b|n['’]t\b|[不没無无未]",
@@ -96,7 +96,7 @@ def citations(sentence: str, grounds: Sequence[Ground]) -> tuple[int, ...]:
     """The ranks of the passages that support a sentence: one, or as few as hold it together."""
     said, told = terms(sentence), numbers(sentence)
     words = frozenset(said)
-    if not words or (len(said) >= LONG and len(words) < CIRCLE * len(said)):
+    if not words or (len(said) >= LONG and len(words) < DISTINCT * len(said)):
         return ()
     negative = negated(sentence)
     fitting = [g for g in grounds if g.words & words and g.agrees(words, negative)]

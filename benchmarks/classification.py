@@ -25,6 +25,7 @@ import torch
 
 from benchmarks.classification_data import Example, Split, load, neighbours, to_rows
 from benchmarks.classification_peers import frozen, tfidf
+from benchmarks.progress import Line
 from model.encoder import Encoder
 from model.memory import Retrieved
 from model.metrics import accuracy, auroc, calibration_error, macro_f1, paired_interval
@@ -40,7 +41,11 @@ Figures = dict[str, Any]
 
 
 def answer(
-    reader: Reader, test: Split, hits: Sequence[Sequence[Retrieved]], labels: Sequence[str]
+    reader: Reader,
+    test: Split,
+    hits: Sequence[Sequence[Retrieved]],
+    labels: Sequence[str],
+    field: str = FIELD,
 ) -> list[Prediction]:
     """Predictions in the order of the rows, batched by length, by the code that serves."""
     tokens = reader.encoder.tokenize([row.text for row in test.rows])
@@ -48,8 +53,8 @@ def answer(
     out: dict[int, Prediction] = {}
     for start in range(0, len(order), 64):
         part = order[start : start + 64]
-        states = reader.read([tokens[i] for i in part], [FIELD] * len(part))
-        found = reader.predict(states, [hits[i] for i in part], FIELD, index_labels=labels)
+        states = reader.read([tokens[i] for i in part], [field] * len(part))
+        found = reader.predict(states, [hits[i] for i in part], field, index_labels=labels)
         out.update(zip(part, found, strict=True))
     return [out[i] for i in range(len(order))]
 
@@ -72,17 +77,11 @@ def fit(
     """Train on rows with their hits, load what was written."""
     out = RUNS / "checkpoints" / name
     shutil.rmtree(out, ignore_errors=True)
-    began, shown = time.monotonic(), 0.0
-
-    def progress(step: int, total: int, loss: float | None, left: float | None) -> None:
-        nonlocal shown
-        if time.monotonic() - shown > 60:
-            shown = time.monotonic()
-            print(f"{name} {step}/{total} loss {loss or 0:.3f}, {left or 0:.0f} s left", flush=True)
+    began = time.monotonic()
 
     config = TrainConfig(k=K, **settings)
     rows = to_rows(train, hits)
-    report = train_head(rows, config, encoder, out, baseline=False, progress=progress)
+    report = train_head(rows, config, encoder, out, baseline=False, progress=Line(name))
     kept = {
         "dev": {view: m["accuracy"] for view, m in report.metrics.items()},
         "calibration": report.calibration,

@@ -149,6 +149,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--out", type=Path, help="of what ships")
     given = parser.parse_args()
+    if given.stage == "ship" and (given.out is None or len(given.models) != 1):
+        parser.error("--stage ship takes one of --models, and --out")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not torch.cuda.is_available():
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
@@ -166,8 +168,7 @@ def main() -> None:
         return
     folder = given.folder / f"d{given.dim}-l{given.layers}-t{given.tokens}-s{given.seed}"
     if given.stage == "ship":
-        (name,) = given.models
-        ship(name, folder, given.out, corpus.notes)
+        ship(given.models[0], folder, given.out, corpus.notes)
         return
     models, reports = {}, {}
     for name in given.models:

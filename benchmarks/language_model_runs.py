@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from dataclasses import replace
@@ -13,6 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from app.pretraining import pick_device
+from benchmarks.progress import Line
 from model.curves import read_curve
 from model.lm import RetrievalLM
 from model.lm_checkpoint import load_lm, save_lm
@@ -139,16 +139,3 @@ def speed(
         "mflop_a_token": round(flops_a_token(config, corpus, run) / 1e6, 1),
         "tokens_a_second": round(tokens / seconds),
     }
-
-
-class Line:
-    """A line a minute."""
-
-    def __init__(self, name: str) -> None:
-        self.name, self.shown = name, time.monotonic()
-
-    def __call__(self, step: int, total: int, loss: float | None, left: float | None) -> None:
-        if time.monotonic() - self.shown > 60 or step == total:
-            self.shown = time.monotonic()
-            said = {"model": self.name, "step": step, "of": total, "loss": round(loss or 0, 4)}
-            print(json.dumps(said | {"seconds_left": round(left or 0)}), flush=True)

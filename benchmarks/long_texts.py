@@ -33,6 +33,7 @@ import torch
 from benchmarks.classification import RUNS, finished, plain
 from benchmarks.classification_data import Example, Split, neighbours, read, with_vectors
 from benchmarks.classification_peers import tfidf
+from benchmarks.progress import Line
 from index_data.documents import normalise
 from model.config import bf16_products
 from model.encoder import Encoder
@@ -154,15 +155,9 @@ def run(name: str, options: argparse.Namespace, encoder: Encoder) -> dict[str, A
     rows = [Row(e.id, t, e.label, h) for e, t, h in zip(train.rows, texts, hits, strict=True)]
     out = RUNS / "checkpoints" / f"imdb-{name.replace('/', '-')}-{len(rows)}-{options.seed}"
     shutil.rmtree(out, ignore_errors=True)
-    began, shown = time.process_time(), 0.0
+    began = time.process_time()
 
-    def progress(step: int, total: int, loss: float | None, left: float | None) -> None:
-        nonlocal shown
-        if time.monotonic() - shown > 60:
-            shown = time.monotonic()
-            print(f"{name} {step}/{total} loss {loss or 0:.3f}, {left or 0:.0f} s left", flush=True)
-
-    report = train_head(rows, config, encoder, out, baseline=False, progress=progress)
+    report = train_head(rows, config, encoder, out, baseline=False, progress=Line(name))
     kept = {
         **share,
         "dev": {view: m["accuracy"] for view, m in report.metrics.items()},

@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from benchmarks.classification_peers import characters
 from benchmarks.data import rows
 from benchmarks.ner_data import read as read_sentences
 from benchmarks.ner_data import share_of
+from benchmarks.progress import Line
 from benchmarks.retrieval import index_of
 from benchmarks.retrieval_peers import temporary
 from benchmarks.vector_cache import CachedEncoder
@@ -87,17 +87,10 @@ def encoder_for(
     known = any(row.label is not None or row.entities is not None for row in rows)
     kind = "" if known or name in OTHER else "-texts"
     out = RUNS / f"{name}{kind}-{len(rows)}-{config.epochs}-{config.seed}"
-    shown = time.monotonic()
-
-    def progress(step: int, total: int, loss: float | None, left: float | None) -> None:
-        nonlocal shown
-        if time.monotonic() - shown > 30:
-            shown = time.monotonic()
-            print(f"{out.name} {step}/{total} loss {loss or 0:.3f} {left or 0:.0f} s", flush=True)
 
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
-        train_encoder(rows, config, out, progress=progress)
+        train_encoder(rows, config, out, progress=Line(out.name))
     report = json.loads((out / "report.json").read_text())
     names = ("vocabulary", "parameters", "epochs", "losses", "seconds")
     return Encoder.load(str(out)), {n: report[n] for n in names}

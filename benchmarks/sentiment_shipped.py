@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from importlib.resources import files
 from pathlib import Path
 
 import torch
 
+from benchmarks.classification import answer
 from benchmarks.classification_data import Example, Split, neighbours, read, to_rows, with_vectors
+from benchmarks.progress import Line
 from index_data.sample import helpdesk
-from model.config import bf16_products
 from model.encoder import Encoder
 from model.memory import Retrieved
 from model.metrics import accuracy, paired_interval
@@ -21,6 +21,7 @@ from model.reader import Reader
 from model.training import Row, TrainConfig, train_head
 
 FIELD = "sentiment"
+LABELS = ("negative", "positive")
 K = 48
 Hits = list[list[Retrieved]]
 
@@ -67,29 +68,17 @@ def views(reader: Reader, split: Split, hits: Hits) -> dict[str, object]:
     """On, off and the neighbours alone, in percent; on - off with its interval."""
     truth = [row.label for row in split.rows]
     bare = Reader.load(None, reader.encoder)
+    nothing: Hits = [[] for _ in hits]
     said = {
-        "on": answers(reader, split, hits),
-        "off": answers(reader, split, [[] for _ in hits]),
-        "neighbours alone": answers(bare, split, hits),
-    }
+        view: [str(p.label) for p in answer(by, split, found, LABELS, FIELD)]
+        for view, by, found in (
+            ("on", reader, hits), ("off", reader, nothing), ("neighbours alone", bare, hits)
+        )
+    }  # fmt: skip
     right = {n: [a == b for a, b in zip(truth, s, strict=True)] for n, s in said.items()}
     found: dict[str, object] = {n: round(100 * accuracy(truth, s), 1) for n, s in said.items()}
     interval = [round(100 * v, 1) for v in paired_interval(right["on"], right["off"])]
     return found | {"rows": len(truth), "on - off": interval}
-
-
-def answers(reader: Reader, split: Split, hits: Hits) -> list[str]:
-    """What is answered, by the code that serves."""
-    tokens = reader.encoder.tokenize([row.text for row in split.rows])
-    out: list[str] = []
-    with bf16_products(reader.encoder.device):
-        for start in range(0, len(tokens), 64):
-            part = tokens[start : start + 64]
-            states = reader.read(part, [FIELD] * len(part))
-            near = hits[start : start + 64]
-            labels = sorted({str(h.label) for found in near for h in found if h.label})
-            out += [str(p.label) for p in reader.predict(states, near, FIELD, index_labels=labels)]
-    return out
 
 
 def main() -> None:
@@ -97,8 +86,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, nargs="?", help="none: measure the one that ships")
     parser.add_argument("--base", type=Path, default=Path("model/shipped"))
-    parser.add_argument("--none", action="store_true", help="train without retrieval")
-    parser.add_argument("--epochs", type=int)
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.out is None:
@@ -106,21 +93,12 @@ def main() -> None:
         return
     encoder = Encoder.load()
     rows = training_rows(encoder)
-    shown = time.monotonic()
 
-    def progress(step: int, total: int, loss: float | None, left: float | None) -> None:
-        nonlocal shown
-        if time.monotonic() - shown > 60:
-            shown = time.monotonic()
-            print(f"{step}/{total} loss {loss or 0:.3f}, {left or 0:.0f} s left", flush=True)
-
-    config = TrainConfig(
-        field=FIELD, task=FIELD, layers=6, epochs=given.epochs, retrieval=not given.none
-    )
+    config = TrainConfig(field=FIELD, task=FIELD, layers=6)
     documents = digests(row.id for row in rows if not row.id.startswith("train-"))
     report = train_head(
         rows, config, encoder, given.out, base=given.base, baseline=False, documents=documents,
-        progress=progress,
+        progress=Line(FIELD),
     )  # fmt: skip
     print(json.dumps({"held out": report.metrics} | report.calibration | evaluate(given.out)))
 

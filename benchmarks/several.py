@@ -18,7 +18,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.progress import Line
 from index_data.documents import Document, near_duplicate
 from index_data.sample import helpdesk, helpdesk_heldout, python_docs
 from model.config import TrainConfig
@@ -141,7 +142,7 @@ def measure(
             config = TrainConfig(k=K, retrieval=retrieval, **settings)
             given = rows if retrieval else [Row(r.id, r.text, r.label) for r in rows]
             report = train_several(
-                given, config, encoder, work / view, baseline=False, progress=progress(name, view)
+                given, config, encoder, work / view, baseline=False, progress=Line(f"{name} {view}")
             )
             reader, threshold = Reader.load(work / view, encoder), report.calibration["threshold"]
             said[view] = over(
@@ -168,21 +169,6 @@ def measure(
         print(view, {key: round(value, 4) for key, value in figures.items()}, flush=True)
     out["seconds"] = time.monotonic() - began
     return out
-
-
-def progress(name: str, view: str) -> Callable[[int, int, float | None, float | None], None]:
-    """Prints a line a minute."""
-    shown = time.monotonic()
-
-    def tell(step: int, total: int, loss: float | None, left: float | None) -> None:
-        nonlocal shown
-        if time.monotonic() - shown > 60:
-            shown = time.monotonic()
-            print(
-                f"{name} {view} {step}/{total} loss {loss or 0:.3f}, {left or 0:.0f} s", flush=True
-            )
-
-    return tell
 
 
 def main() -> None:

@@ -46,8 +46,7 @@ class LMSession:
             ValueError: No token, or a number that is no token.
         """
         assert len(self.lengths) == 1
-        if not len(ids):
-            raise ValueError("at least one token")
+        self._check(ids)
         said: Tensor | None = None
         left = [int(i) for i in ids]
         while left:
@@ -61,7 +60,12 @@ class LMSession:
         return said
 
     def step(self, tokens: Sequence[int]) -> Tensor:
-        """One more token for each text; log-probabilities [b, v] of the next."""
+        """One more token for each text; log-probabilities [b, v] of the next.
+
+        Raises:
+            ValueError: A number that is no token.
+        """
+        self._check(tokens)
         full = [i for i, n in enumerate(self.lengths) if n == self.model.config.window]
         if full:
             self._forget(full)
@@ -109,19 +113,20 @@ class LMSession:
         )
         near, far = self.memory, other.memory
         memory = LMMemory(
-            {i: _side_by_side(near.layers[i], far.layers[i], front=False) for i in near.layers},
+            {i: _side_by_side(near.layers[i], far.layers[i]) for i in near.layers},
             _rows(near.hidden, far.hidden, 4, NEVER),
             _rows(near.ids, far.ids, 2, PAD),
             _maybe(near.copy_keys, far.copy_keys, 2),
         )
         return LMSession(self.model, memory, past, self.lengths + other.lengths)
 
+    def _check(self, ids: Sequence[int]) -> None:
+        if not len(ids) or not all(0 <= i < self.model.config.vocab for i in ids):
+            raise ValueError(f"tokens from 0 to {self.model.config.vocab - 1}, at least one")
+
     @torch.inference_mode()
     def _advance(self, ids: Sequence[Sequence[int]]) -> Tensor:
         """Tokens [b, t] that fit into the window -> log-probabilities [b, v] after the last."""
-        vocab = self.model.config.vocab
-        if not all(0 <= i < vocab for row in ids for i in row):
-            raise ValueError(f"tokens from 0 to {vocab - 1}")
         device, past = self.memory.ids.device, self.past
         new, seen = len(ids[0]), past.length
         near = torch.full((len(ids), new, seen + new), NEVER, device=device).triu(seen + 1)
@@ -174,11 +179,10 @@ def _moved(kept: KeyValues, by: int) -> KeyValues:
     )
 
 
-def _side_by_side(first: KeyValues, second: KeyValues, *, front: bool = True) -> KeyValues:
-    return KeyValues(
-        _rows(first.keys, second.keys, first.keys.dim() - 2, front=front),
-        _rows(first.values, second.values, first.values.dim() - 2, front=front),
-    )
+def _side_by_side(first: KeyValues, second: KeyValues) -> KeyValues:
+    """The rows of both, keys and values [..., s, e] padded behind to one length."""
+    dim = first.keys.dim() - 2
+    return KeyValues(_rows(first.keys, second.keys, dim), _rows(first.values, second.values, dim))
 
 
 def _maybe(

@@ -69,7 +69,7 @@ def test_the_influence_of_a_document_is_that_of_writing_without_it(own: TestClie
     assert [c["influence"] for c in again["citations"] if c["influence"]] == found
 
 
-def test_texts_in_company_are_those_of_alone(own: TestClient) -> None:
+def test_company_changes_no_text(own: TestClient) -> None:
     texts = [f"{PARCEL} {i}" for i in range(4)]
     params = {"max_new_tokens": 8, "temperature": 1.0, "seed": 4}
     together = predict(own, task="generation", input=texts, params=params)["data"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +11,8 @@ from starlette.testclient import TestClient
 from app.cli import doctor
 from app.language_models import SHIPPED_LANGUAGE, generator_source
 from app.settings import Settings
+from index_data.documents import Document
 from model.lm_generator import LMGenerator
-from model.prompting import Source
 from tests.app.conftest import serving
 
 DOSES = "The starting dose of amoxirin is forty milligrams taken twice a day with water."
@@ -75,22 +74,13 @@ def test_what_it_retrieved_makes_what_it_says_likelier(answer: str) -> None:
     loaded = LMGenerator.load(SHIPPED_LANGUAGE, device="cpu", context=256, streams=1)
     asked = "The starting dose of amoxirin is"
     likely = [
-        log_probability(loaded, asked, answer, [Passage(text)]) for text in (DOSES, ELSEWHERE)
+        log_probability(loaded, asked, answer, [Document("d", text)]) for text in (DOSES, ELSEWHERE)
     ]
     assert likely[0] > likely[1] + 2  # nats
 
 
-class Passage:
-    """A document for a prompt."""
-
-    title = None
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-
 def log_probability(
-    generator: LMGenerator, asked: str, answer: str, documents: list[Source]
+    generator: LMGenerator, asked: str, answer: str, documents: list[Document]
 ) -> float:
     """Of an answer after a prompt beside documents, in nats."""
     ids = generator.tokens(answer)
@@ -102,6 +92,6 @@ def log_probability(
 
 
 def test_it_lies_whole_beside_the_code() -> None:
-    assert {path.name for path in Path(SHIPPED_LANGUAGE).iterdir()} == {
+    assert {path.name for path in SHIPPED_LANGUAGE.iterdir()} == {
         "config.json", "manifest.json", "model.safetensors", "report.json", "tokenizer.json",
     }  # fmt: skip
