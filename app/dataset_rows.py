@@ -1,6 +1,7 @@
 """The shapes in which training data arrives, checked row by row and brought into one form a task.
 
-    squad           {"id"?, "question", "context", "answers": [{"text", "start" | "answer_start"}]},
+    squad           {"id"?, "title"?, "question", "context",
+                    "answers": [{"text", "start" | "answer_start"}]},
                     or an article or paragraph of the SQuAD file: several rows in one line
     conll           {"id"?, "tokens": [...], "tags": [...]}: IOB2, or IOB1 (an I- may begin)
     spans           {"id"?, "text", "entities": [{"start", "end", "type", "text"?}]}
@@ -84,9 +85,10 @@ def _unnested(raw: object, pointer: str) -> Iterator[tuple[str, Any]]:
     for i, part in enumerate(inner):
         place = f"{pointer}/{level}/{i}"
         if level == "qas" and isinstance(part, Mapping):
-            yield place, {**part, "context": raw.get("context")}
-        else:
-            yield from _unnested(part, place)
+            part = {**part, "context": raw.get("context")}
+        if level != "data" and isinstance(part, Mapping) and "title" in raw:
+            part = {"title": raw["title"], **part}
+        yield from _unnested(part, place)
 
 
 def _text(value: object, pointer: str) -> str:
@@ -158,7 +160,11 @@ def _squad(raw: Mapping[str, Any]) -> Row:
             raise InvalidDocument(f"{place}/start", f"at {start} the context has another text")
         if {"text": text, "start": start} not in answers:
             answers.append({"text": text, "start": start})
-    return _identified(raw, {"question": question, "context": context, "answers": answers})
+    row: Row = {"question": question, "context": context, "answers": answers}
+    if raw.get("title") is not None:  # the name of a page of Wikipedia, in SQuAD
+        title = parse_document({"text": context, "title": raw["title"]}).title or ""
+        row["title"] = title.replace("_", " ")
+    return _identified(raw, row)
 
 
 def _spans(raw: Mapping[str, Any]) -> Row:

@@ -166,7 +166,7 @@ async def answer(
     elif words:
         hits, notes, ranked = await evidence(footnote, snapshot, asked, request)
     found = time.perf_counter()
-    texts = [PassageText(hit.text, hit.rank if ranked else 1) for hit in hits]
+    texts = [PassageText(h.text, h.rank if ranked else 1, h.document.title) for h in hits]
     said = await asyncio.wrap_future(engine.answer(asked.text, texts, HEAD))
     reason = why_not(said, asked, request)
     influence: dict[int, Influence] = {}

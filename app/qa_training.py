@@ -108,7 +108,8 @@ def _said(training: Training) -> Iterator[Query]:
             first, last = next(whole, (0, len(text)))
             context = text[first:last]
             place = {"text": answer["text"], "start": start - first}
-            row = {"question": one.text, "context": context, "answers": [place]}
+            title = None if document is None else document.title
+            row = {"question": one.text, "context": context, "title": title, "answers": [place]}
             yield Query(one.id, one.text, row, partial(is_same, one.text, context))
 
 
@@ -162,7 +163,9 @@ def load(training: Training) -> tuple[list[SpanRow], list[SpanRow]]:
     def row(raw: dict[str, Any]) -> SpanRow:
         answers = [(answer["text"], answer["start"]) for answer in raw["answers"]]
         hits = [found[number] for number, _ in raw["hits"]]
-        return SpanRow(raw["id"], raw["question"], raw["context"], answers, hits)
+        own = (hit.title for hit in hits if hit.text in raw["context"])
+        title = raw.get("title") or next(own, None)
+        return SpanRow(raw["id"], raw["question"], raw["context"], answers, hits, title)
 
     rows = [row(raw) for raw in objects(training.work / ROWS)]
     return rows, [row(raw) for raw in feedback_rows(training.work)]

@@ -67,9 +67,9 @@ PIECE = 200
 TAG_OPTIONS: dict[str, Any] = {"layers": 4, "rank": 32}
 
 
-def parts(name: str, most: int | None) -> tuple[list[Example], list[Example]]:
-    """Training rows, and the test rows whose text is not among them; at most so many of each."""
-    train, test = read(name, CLASSIFIED[name]), read(name, "test")
+def parts(name: str, most: int | None, split: str = "test") -> tuple[list[Example], list[Example]]:
+    """Training rows, and the rows of a split whose text is not among them; at most so many each."""
+    train, test = read(name, CLASSIFIED[name]), read(name, split)
     seen = {normalise(row.text) for row in train}
     test = [row for row in test if normalise(row.text) not in seen]
     if most is not None:
@@ -80,13 +80,18 @@ def parts(name: str, most: int | None) -> tuple[list[Example], list[Example]]:
     return train, test
 
 
+def longer(name: str, config: ScratchConfig) -> str:
+    """What tells an encoder of texts of another length than by default, in a name."""
+    return "" if config.max_tokens == CONFIGS[name].max_tokens else f"-{config.max_tokens}"
+
+
 def encoder_for(
     name: str, rows: Sequence[ScratchText], config: ScratchConfig
 ) -> tuple[Encoder, dict[str, Any]]:
     """The encoder of these texts, trained now or found from an earlier run; and its report."""
     known = any(row.label is not None or row.entities is not None for row in rows)
     kind = "" if known or name in OTHER else "-texts"
-    out = RUNS / f"{name}{kind}-{len(rows)}-{config.epochs}-{config.seed}"
+    out = RUNS / f"{name}{kind}{longer(name, config)}-{len(rows)}-{config.epochs}-{config.seed}"
 
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -97,10 +102,10 @@ def encoder_for(
 
 
 def classified(
-    name: str, seed: int, most: int | None, config: ScratchConfig, taught: bool
+    name: str, split: str, seed: int, most: int | None, config: ScratchConfig, taught: bool
 ) -> dict[str, Any]:
     """A set of labelled texts; the encoder is taught by labels too."""
-    train, test = parts(name, most)
+    train, test = parts(name, most, split)
     labels = sorted({row.label for row in train})
     known, fresh = by_hash(train, HEAD_SHARE)
     texts = [ScratchText(row.text) for row in train]
@@ -120,7 +125,7 @@ def classified(
     show(name, "no training", result["no training"])
     for view in ("on", "none"):
         reader, trained = fit(
-            f"{name}-scratch-{view}-{seed}", learned, own, encoder,
+            f"{name}-scratch-{view}{longer(name, config)}-{seed}", learned, own, encoder,
             seed=seed, retrieval=view == "on", layers=encoder.depth,
         )  # fmt: skip
         result[f"training, {view}"] = trained
@@ -174,7 +179,7 @@ def hybrid(
 
 
 def tagged(
-    name: str, seed: int, most: int | None, config: ScratchConfig, taught: bool
+    name: str, split: str, seed: int, most: int | None, config: ScratchConfig, taught: bool
 ) -> dict[str, Any]:
     """A set of sentences with entities; the encoder is taught by entities too."""
     kept = read_sentences(name, "train")[:most]
@@ -183,12 +188,14 @@ def tagged(
     texts = [ScratchText(r.text, None, None if r.id in apart else r.entities) for r in kept]
     encoder, about = encoder_for(name, texts, config)
     found = ner.run(
-        name, [seed], "test", encoder, TAG_OPTIONS, most=most, learned=apart if taught else None
+        name, [seed], split, encoder, TAG_OPTIONS, most=most, learned=apart if taught else None
     )
     return {"learned from": len(kept), "head rows": len(fresh), "encoder": about, **found}
 
 
-def asked(name: str, seed: int, most: int | None, config: ScratchConfig, _: bool) -> dict[str, Any]:
+def asked(
+    name: str, _: str, seed: int, most: int | None, config: ScratchConfig, __: bool
+) -> dict[str, Any]:
     """Questions of one set learned, those of the other asked; `most`: so many are asked."""
     raw = [row for part in qa_data.TRAINED_ON[name] for row in rows(part)]
     contexts = list(dict.fromkeys(row["context"] for row in raw))
@@ -206,9 +213,9 @@ def asked(name: str, seed: int, most: int | None, config: ScratchConfig, _: bool
     return {"encoder": about, "learned from": len(raw), **qa.evaluate(OTHER[name], given, encoder)}
 
 
-def peers(name: str, most: int | None) -> dict[str, Any]:
+def peers(name: str, split: str, most: int | None) -> dict[str, Any]:
     """TF-IDF of characters on the same rows."""
-    train, test = parts(name, most)
+    train, test = parts(name, most, split)
     return {"rows": len(train), "test": len(test), **characters(train, test)}
 
 
@@ -223,6 +230,8 @@ def main() -> None:
         "sets", nargs="*", default=["chnsenticorp", "thucnews_titles", "resume_ner"]
     )
     parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--split", choices=("dev", "test"), default="test")
+    parser.add_argument("--max-tokens", type=int, help="that the encoder reads of a text")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rows", type=int, help="at most so many rows of each part")
     parser.add_argument("--epochs", type=int, help="of the encoder")
@@ -234,12 +243,14 @@ def main() -> None:
     out: dict[str, Any] = {}
     for name in given.sets:
         if given.peers:
-            out[name] = peers(name, given.rows)
+            out[name] = peers(name, given.split, given.rows)
         else:
-            changed = {"seed": given.seed} | ({"epochs": given.epochs} if given.epochs else {})
-            config = dataclasses.replace(CONFIGS[name], **changed)
+            asked_for = {"epochs": given.epochs, "max_tokens": given.max_tokens}
+            changed = {option: value for option, value in asked_for.items() if value}
+            config = dataclasses.replace(CONFIGS[name], seed=given.seed, **changed)
             run = classified if name in CLASSIFIED else asked if name in OTHER else tagged
-            out[name] = run(name, given.seed, given.rows, config, not given.no_labels)
+            taught = not given.no_labels
+            out[name] = run(name, given.split, given.seed, given.rows, config, taught)
         print(name, json.dumps(plain(out[name])), flush=True)
     print(json.dumps(plain(out)))
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.pairs import Frame, Pair, Tokens, windows
+from model.pairs import Frame, Pair, tokens_of, windows
 from model.span import SpanNetwork, collate
 from model.span_evidence import Asked, PassageText, Span, same_answer, weigh
 
@@ -72,16 +72,16 @@ class SpanReader:
     def ask(self, question: str, passages: Sequence[PassageText]) -> Asked:
         """Tokenise. Where question or passage has no tokens, there is no pair."""
         config, encoder = self.config, self.network.encoder
-        ((question_ids, _), *found) = encoder.spans([question, *(p.text for p in passages)])
+        ((question_ids, _),) = encoder.spans([question])
         question_ids = question_ids[: config.question_tokens]
-        limit = min(config.max_tokens, encoder.max_tokens)
-        room = max(1, limit - len(question_ids) - len(self._frame))
-        asked = Asked(passages, [], [], [])
-        for number, (ids, spans) in enumerate(found):
-            span_table = np.array(spans, np.int32).reshape(-1, 2)
-            asked.tokens.append(Tokens(np.array(ids, np.int32), span_table))
-            for first, stop in windows(len(ids), room) if ids and question_ids else []:
-                asked.pairs.append(self._frame.join(question_ids, ids[first:stop], first))
+        limit = min(config.max_tokens, encoder.max_tokens) - len(question_ids) - len(self._frame)
+        titles = [p.title if config.titles else None for p in passages]
+        found = tokens_of(encoder, [p.text for p in passages], titles)
+        asked = Asked(passages, found, [], [])
+        for number, tokens in enumerate(found):
+            room = max(1, limit - len(tokens.title))
+            for first, stop in windows(len(tokens), room) if len(tokens) and question_ids else []:
+                asked.pairs.append(self._frame.join(question_ids, tokens, first, stop))
                 asked.owner.append(number)
                 asked.logits.append(None)
         return asked

@@ -12,22 +12,46 @@ from model.encoder import Encoder
 
 OVERLAP = 0.25
 """Share of a window that the window before it holds too."""
+TITLE_TOKENS = 20
+"""What a title has beyond this is not read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """A text's tokens without the encoder's marks; `spans`: code points of the text."""
+    """A text's tokens without the encoder's marks; `spans`: code points of the text.
+
+    `title`: tokens of what stands over it, which are read before every window of it.
+    """
 
     ids: NDArray[np.int32]  # [t]
     spans: NDArray[np.int32]  # [t, 2]
+    title: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def words(self) -> frozenset[int]:
+        """All ids, the title's too."""
+        return frozenset(self.ids.tolist()).union(self.title)
+
+
+def tokens_of(encoder: Encoder, texts: Sequence[str], titles: Sequence[str | None]) -> list[Tokens]:
+    """Tokenise texts, each with its title, where it has one."""
+    heads = encoder.spans([f"{title}." if title else "" for title in titles])
+    return [
+        Tokens(
+            np.array(ids, dtype=np.int32),
+            np.array(spans, dtype=np.int32).reshape(-1, 2),
+            tuple(head[:TITLE_TOKENS]),
+        )
+        for (ids, spans), (head, _) in zip(encoder.spans(texts), heads, strict=True)
+    ]
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """`[CLS] question [SEP] passage [SEP]`, for the tokens `first` and following of a passage."""
+    """`[CLS] question [SEP] title passage [SEP]`, for tokens of a passage from `first` on."""
 
     ids: list[int]
     begin: int  # place of the passage's first token
@@ -60,11 +84,12 @@ class Frame:
     def __len__(self) -> int:
         return len(self.before) + len(self.between) + len(self.after)
 
-    def join(self, question: Sequence[int], passage: Sequence[int], first: int) -> Pair:
-        """One input out of the ids of both."""
-        head = [*self.before, *question, *self.between]
-        ids = [*head, *passage, *self.after]
-        return Pair(ids, len(head), len(head) + len(passage), first, frozenset(question))
+    def join(self, question: Sequence[int], passage: Tokens, first: int, stop: int) -> Pair:
+        """One input out of the ids of a question and some tokens of a passage."""
+        head = [*self.before, *question, *self.between, *passage.title]
+        part = passage.ids[first:stop].tolist()
+        ids = [*head, *part, *self.after]
+        return Pair(ids, len(head), len(head) + len(part), first, frozenset(question))
 
 
 def windows(length: int, room: int) -> list[tuple[int, int]]:

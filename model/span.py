@@ -45,6 +45,7 @@ class SpanConfig:
     k: int = 8  # passages that are read
     features: int = 4  # that the judges look at: all are FEATURES
     alone: bool = False  # a short passage that is read alone has judges of its own
+    titles: bool = False  # the title of a passage's document is read before it
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; the inverse of `from_json`."""

@@ -50,13 +50,12 @@ def retrieved_for(row: SpanRow, k: int, *, own: bool) -> list[PassageText]:
     Where the retriever did not find the row's text, the text comes first.
     """
     mine = [hit.text in row.context for hit in row.hits]
+    found = [(hit.text, hit.title) for hit in row.hits]
     if not own:
-        texts = [hit.text for hit, is_mine in zip(row.hits, mine, strict=True) if not is_mine]
-    elif any(mine):
-        texts = [hit.text for hit in row.hits]
-    else:
-        texts = [row.context, *(hit.text for hit in row.hits)]
-    return [PassageText(text, rank) for rank, text in enumerate(texts[:k], 1)]
+        found = [one for one, is_mine in zip(found, mine, strict=True) if not is_mine]
+    elif not any(mine):
+        found = [(row.context, row.title), *found]
+    return [PassageText(text, rank, title) for rank, (text, title) in enumerate(found[:k], 1)]
 
 
 def alone_for(row: SpanRow) -> list[tuple[PassageText, bool]]:

@@ -28,10 +28,11 @@ CLOSE = 20
 
 @dataclass(frozen=True, slots=True)
 class PassageText:
-    """A passage to be read; `rank`: the retriever's, from 1."""
+    """A passage to be read; `rank`: the retriever's, from 1; `title`: its document's."""
 
     text: str
     rank: int = 1
+    title: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,19 +181,20 @@ def weigh(asked: Asked, mix: float, longest: int) -> Evidence:
 def _shared(asked: Asked, span: Span) -> tuple[float, float]:
     """How much of the question a span's passage has, and how much stands close to the span.
 
-    Over the question's tokens, each by `log((k + 1) / (n + 0.5))` where n of k passages have it.
+    What its title has is there, and close to all of it. Over the question's tokens, each by
+    `log((k + 1) / (n + 0.5))` where n of k passages have it.
     """
     question = next(
         p.question for p, at in zip(asked.pairs, asked.owner, strict=True) if at == span.passage
     )
-    there = [question & set(tokens.ids.tolist()) for tokens in asked.tokens]
+    there = [question & tokens.words for tokens in asked.tokens]
     found = Counter(token for tokens in there for token in tokens)
     weights = {t: math.log((len(there) + 1) / (found[t] + 0.5)) for t in question}
     tokens = asked.tokens[span.passage]
     starts, ends = tokens.spans[:, 0], tokens.spans[:, 1]
     places = np.flatnonzero((starts < span.end) & (ends > span.start))
     first, last = max(0, int(places[0]) - CLOSE), int(places[-1]) + CLOSE
-    close = question & set(tokens.ids[first:last].tolist())
+    close = question & {*tokens.ids[first:last].tolist(), *tokens.title}
     total = sum(weights.values())
     whole, near = (sum(weights[t] for t in some) for some in (there[span.passage], close))
     return whole / total, near / total

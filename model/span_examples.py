@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.encoder import Encoder
-from model.pairs import Frame, Pair, Tokens
+from model.pairs import Frame, Pair, Tokens, tokens_of
 from model.span_rows import SpanRow, SpanTrainConfig
 
 TOKENIZED_AT_ONCE = 512
@@ -35,28 +35,41 @@ class Prepared:
 
 def prepare(encoder: Encoder, rows: Sequence[SpanRow], config: SpanTrainConfig) -> Prepared:
     """Tokenise every text once."""
-    known: dict[str, Tokens] = {}
-    texts = {row.context for row in rows} | {hit.text for row in rows for hit in row.hits}
-    wanted = sorted(texts)
+    known: dict[tuple[str, str | None], Tokens] = {}
+    titled = has_titles(rows)
+
+    def key(text: str, title: str | None) -> tuple[str, str | None]:
+        return text, title if titled else None
+
+    own = {key(row.context, row.title) for row in rows}
+    others = {key(hit.text, hit.title) for row in rows for hit in row.hits}
+    wanted = sorted(own | others, key=str)
     for start in range(0, len(wanted), TOKENIZED_AT_ONCE):
         part = wanted[start : start + TOKENIZED_AT_ONCE]
-        for text, (ids, spans) in zip(part, encoder.spans(part), strict=True):
-            known[text] = Tokens(
-                np.array(ids, dtype=np.int32), np.array(spans, dtype=np.int32).reshape(-1, 2)
-            )
+        texts, titles = [text for text, _ in part], [title for _, title in part]
+        known.update(zip(part, tokens_of(encoder, texts, titles), strict=True))
     questions = [
         ids[: config.question_tokens] for ids, _ in encoder.spans([row.question for row in rows])
     ]
-    contexts = [known[row.context] for row in rows]
+    contexts = [known[key(row.context, row.title)] for row in rows]
     gold = [
         [span for text, start in row.answers if (span := token_span(tokens, start, len(text)))]
         for row, tokens in zip(rows, contexts, strict=True)
     ]
     hits = [
-        [known[hit.text] for hit in row.hits if not _holds(hit.text, row) and len(known[hit.text])]
+        [
+            tokens
+            for hit in row.hits
+            if not _holds(hit.text, row) and len(tokens := known[key(hit.text, hit.title)])
+        ]
         for row in rows
     ]
     return Prepared(questions, contexts, gold, hits, Frame.of(encoder))
+
+
+def has_titles(rows: Sequence[SpanRow]) -> bool:
+    """Whether titles are read: those of hits alone would tell a hit from a row's own text."""
+    return any(row.title for row in rows)
 
 
 def token_span(tokens: Tokens, start: int, length: int) -> tuple[int, int] | None:
@@ -95,8 +108,7 @@ def draw(
         if beside is not None:
             room = min(rng.randint(*config.window(epoch)), len(beside))
             first = rng.randint(0, len(beside) - room)
-            ids = beside.ids[first : first + room].tolist()
-            pairs.append(data.frame.join(data.questions[i], ids, first))
+            pairs.append(data.frame.join(data.questions[i], beside, first, first + room))
             gold.append([])
             question.append(number)
     return pairs, torch.tensor(question), gold
@@ -110,7 +122,7 @@ def _around_answer(
     begin, end = rng.choice(data.gold[i])
     room = min(max(rng.randint(*window), end - begin), len(tokens))
     first = rng.randint(max(0, end - room), min(begin, len(tokens) - room))
-    pair = data.frame.join(data.questions[i], tokens.ids[first : first + room].tolist(), first)
+    pair = data.frame.join(data.questions[i], tokens, first, first + room)
     spans = [
         (pair.begin + a - first, pair.begin + b - first)
         for a, b in data.gold[i]

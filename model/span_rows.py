@@ -14,6 +14,7 @@ from model.memory import Retrieved
 class SpanRow:
     """A question, the text it was asked about, and where its answers stand (text, code point).
 
+    `title`: what stands over the text, where there is something; it is read with it.
     `hits`: what was retrieved for the question, best first; passages of the row's own context may
     be among them, and are told from the others by standing in it word for word.
     """
@@ -23,6 +24,7 @@ class SpanRow:
     context: str
     answers: Sequence[tuple[str, int]]
     hits: Sequence[Retrieved] = ()
+    title: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

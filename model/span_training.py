@@ -34,7 +34,7 @@ from model.span_calibration import (
     settle_alone,
 )
 from model.span_evidence import PassageText
-from model.span_examples import Prepared, draw, gold_places, prepare
+from model.span_examples import Prepared, draw, gold_places, has_titles, prepare
 from model.span_metrics import f1
 from model.span_rows import SpanRow, SpanTrainConfig
 from model.split import bucket
@@ -116,6 +116,7 @@ def train_span(
         k=config.k,
         features=FEATURES,
         alone=True,
+        titles=has_titles(rows),
     )
     model = SpanNetwork(head, encoder).to(encoder.device)
     steps = config.epochs * -(-len(train) // config.batch_size)
@@ -217,7 +218,9 @@ def f1_of(
 
 
 def _given(reader: SpanReader, rows: Sequence[SpanRow]) -> list[SpanAnswer]:
-    return ask_all(reader, [reader.ask(row.question, [PassageText(row.context)]) for row in rows])
+    own = [PassageText(row.context, title=row.title) for row in rows]
+    asked = [reader.ask(row.question, [text]) for row, text in zip(rows, own, strict=True)]
+    return ask_all(reader, asked)
 
 
 def _closed(reader: SpanReader, rows: Sequence[SpanRow]) -> list[SpanAnswer]:
@@ -226,7 +229,7 @@ def _closed(reader: SpanReader, rows: Sequence[SpanRow]) -> list[SpanAnswer]:
 
 def _plain(rows: Sequence[SpanRow]) -> Iterator[object]:
     for row in rows:
-        yield [row.id, row.question, row.context, [*row.answers]]
+        yield [row.id, row.question, row.context, row.title, [*row.answers]]
         yield [hit.text[:64] for hit in row.hits]
 
 

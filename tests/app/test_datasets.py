@@ -109,11 +109,11 @@ def test_the_squad_file_is_taken_apart() -> None:
     none = {"id": "q2", "question": "Why?", "answers": [], "is_impossible": True}
     bad = {"id": "q3", "question": "Why?", "answers": [{"text": "no", "answer_start": 0}]}
     file = {
-        "data": [{"title": "K", "paragraphs": [{"context": CONTEXT, "qas": [good, none, bad]}]}]
+        "data": [{"title": "A_K", "paragraphs": [{"context": CONTEXT, "qas": [good, none, bad]}]}]
     }
     found = list(rows_of(file, "squad"))
-    assert found[0][1] == {"id": "q1", **ask()}
-    assert found[1][1] == {"id": "q2", **ask(question="Why?", answers=[])}
+    assert found[0][1] == {"id": "q1", "title": "A K", **ask()}
+    assert found[1][1] == {"id": "q2", "title": "A K", **ask(question="Why?", answers=[])}
     assert isinstance(found[2][1], InvalidDocument)
     assert found[2][1].pointer == "/data/0/paragraphs/0/qas/2/answers/0/start"
 

@@ -91,6 +91,16 @@ def test_documents_that_come_along_are_read(asked: TestClient) -> None:
     assert {c["doc_id"] for c in item["citations"]} == {"a", "b"}
 
 
+def test_titles_are_read_with_their_documents(asked: TestClient) -> None:
+    given = {"id": "a", "text": "a saw and the number"}
+    bare, titled = (
+        predict(asked, TOOL, retrieval={"mode": "provided", "documents": [given | more]})
+        for more in ({}, {"title": "pear and apple"})
+    )
+    assert titled["usage"]["total_tokens"] > bare["usage"]["total_tokens"]
+    assert titled["data"][0]["output"]["answer"] == "saw"
+
+
 def test_a_list_is_answered_item_by_item(asked: TestClient) -> None:
     given = [TOOL, "", {"question": TOOL, "context": "a drill and more"}, {"context": "x"}, 7]
     data = predict(asked, given)["data"]

@@ -28,10 +28,12 @@ def rows() -> list[SpanRow]:
     for i in range(60):
         tool = rng.choice(WORDS["tool"])
         context = text(rng, tool)
-        hits = [Retrieved(None, t, None, 1.0, None) for t in (context, text(rng), text(rng))]
+        title = rng.choice((None, "The tool", "very good pear"))
+        others = [Retrieved(title, text(rng), None, 1.0, None) for title in (title, None)]
+        hits = [Retrieved(title, context, None, 1.0, None), *others]
         answer = (tool, context.split().index(tool))
         start = len(" ".join(context.split()[: answer[1]])) + (answer[1] > 0)
-        found.append(SpanRow(str(i), TOOL, context, [(tool, start)], hits))
+        found.append(SpanRow(str(i), TOOL, context, [(tool, start)], hits, title))
     return found
 
 

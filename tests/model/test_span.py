@@ -18,7 +18,7 @@ from model.answers import SpanReader
 from model.checkpoint import load_heads
 from model.encoder import Encoder
 from model.memory import Retrieved
-from model.pairs import Frame, windows
+from model.pairs import TITLE_TOKENS, Frame, Tokens, windows
 from model.reader import Reader
 from model.span import FEATURES, QUESTION, SpanConfig, SpanNetwork, collate, shared_loss
 from model.span_calibration import alone_for, ask_all, auroc, sentence_at
@@ -47,8 +47,9 @@ def rows(count: int = 60) -> list[SpanRow]:
         context = " ".join([*words[:place], tool, *words[place:]])
         start = len(" ".join(words[:place])) + (place > 0)
         others = [" ".join(rng.sample(FILLERS, 5) + [bird]) for bird in TOPICS["birds"][:3]]
-        hits = [Retrieved(None, t, None, 1.0, None) for t in (others[0], context, *others[1:])]
-        found.append(SpanRow(str(i), "the apple", context, [(tool, start)], hits))
+        title = (None, None, "crow very")[i % 3]
+        hits = [Retrieved(title, t, None, 1.0, None) for t in (others[0], context, *others[1:])]
+        found.append(SpanRow(str(i), "the apple", context, [(tool, start)], hits, title))
     return found
 
 
@@ -221,8 +222,33 @@ def test_rows_with_nothing_to_learn_are_refused(encoder: Encoder, tmp_path: Path
 def test_the_frame_is_the_tokenizers_own(encoder: Encoder) -> None:
     frame = Frame.of(encoder)
     ids, _ = encoder.pair("apple", "saw")
-    (question, _), (passage, _) = encoder.spans(["apple", "saw"])
-    assert frame.join(question, passage, 0).ids == ids
+    (question, _), (passage, spans) = encoder.spans(["apple", "saw"])
+    tokens = Tokens(np.array(passage, np.int32), np.array(spans, np.int32))
+    assert frame.join(question, tokens, 0, len(tokens)).ids == ids
+
+
+def test_a_title_is_read_before_every_window_and_is_no_answer(
+    trained: Path, encoder: Encoder
+) -> None:
+    spans = Reader.load(trained, encoder).spans("qa")
+    long = " ".join(FILLERS * 12 + ["hammer"] + FILLERS * 3)
+    bare = spans.ask("the apple", [PassageText(long)])
+    titled = spans.ask("the apple", [PassageText(long, title="crow very")])
+    (title, _), (marks, _) = encoder.spans(["crow very.", "crow very." * 30])
+    assert len(titled.pairs) >= len(bare.pairs) > 3
+    for pair in titled.pairs:
+        assert pair.ids[pair.begin - len(title) : pair.begin] == title
+        assert len(pair.ids) <= spans.config.max_tokens
+    short = spans.ask("the apple", [PassageText("and it was here my hammer of", title="crow very")])
+    found, wide = ask_all(spans, [short, titled])
+    assert found.spans[0].text == "hammer"
+    assert all(long[s.start : s.end] == s.text for s in wide.spans)
+    lengthy = spans.ask("the apple", [PassageText("a hammer", title="crow very." * 30)])
+    assert lengthy.tokens[0].title == tuple(marks[:TITLE_TOKENS])
+    before = SpanReader(SpanNetwork(replace(spans.config, titles=False), encoder))
+    assert [p.ids for p in before.ask("the apple", lengthy.passages).pairs] == [
+        p.ids for p in before.ask("the apple", [PassageText("a hammer")]).pairs
+    ]
 
 
 def test_auroc_counts_pairs() -> None:
@@ -234,15 +260,23 @@ def test_words_of_the_question_around_an_answer_are_weighed_by_the_passages(
     encoder: Encoder,
 ) -> None:
     """A word that all passages have counts less; what stands far from the answer is not close."""
-    reader = SpanReader(SpanNetwork(SpanConfig(encoder.sha256, dim=encoder.dim), encoder).eval())
+    config = SpanConfig(encoder.sha256, dim=encoder.dim, titles=True)
+    reader = SpanReader(SpanNetwork(config, encoder).eval())
     far = " ".join([FILLERS[0]] * 30)
     texts = [f"hammer apple {far} pear", "apple", "apple"]
-    asked = reader.ask("apple pear", [PassageText(text) for text in texts])
+    found = [PassageText(text) for text in texts]
+    asked = reader.ask("apple pear", found)
     for pair in asked.unread():
         logits = np.full((pair.end - pair.begin, 2), -9.0, np.float32)
         if pair is asked.pairs[0]:
             logits[0] = 9.0  # the first token is the answer
         asked.put(pair, logits)
+    over = PassageText(f"hammer apple {far}", title="pear")
+    titled = reader.ask("apple pear", [over, *found[1:]])
+    for pair, read in zip(titled.pairs, asked.logits, strict=True):
+        assert read is not None
+        titled.put(pair, read[: pair.end - pair.begin])
+    assert weigh(titled, 0.0, 30).shared == pytest.approx((1.0, 1.0))  # it is close to everything
     evidence = weigh(asked, 0.0, 30)
     apple, pear = math.log(4 / 3.5), math.log(4 / 1.5)
     assert evidence.shared == pytest.approx((1.0, apple / (apple + pear)))
