@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from index_data.sample import helpdesk
 from model.answers import SpanReader
 from model.encoder import Encoder
 from model.reader import Reader
@@ -45,3 +46,27 @@ def test_a_short_context_answers_or_does_not(
     assert said.answerable == (answer is not None), said.support
     if answer is not None:
         assert said.spans[0].text == answer
+
+
+@pytest.mark.parametrize(
+    ("question", "article", "answer"),
+    [
+        ("Who is your partner for instalments?", "article-en-008", "Larkfield Credit"),
+        ("How do I reset my password?", "article-en-033", "Press Forgotten password on the sign-in"),
+        ("When are the shops open on Saturday?", "article-en-076", "9:30 to 19:00"),
+    ],
+)
+def test_what_a_title_says_is_not_asked_of_the_text_again(
+    reader: SpanReader, question: str, article: str, answer: str
+) -> None:
+    document = next(one for one in helpdesk() if one.id == article)
+    bare, titled = ask_all(
+        reader,
+        [
+            reader.ask(question, [PassageText(document.text, title=title)])
+            for title in (None, document.title)
+        ],
+    )
+    assert titled.answerable
+    assert titled.spans[0].text.startswith(answer)
+    assert titled.support > bare.support
