@@ -20,13 +20,21 @@ TOKENIZED_AT_ONCE = 512
 
 @dataclass(slots=True)
 class Prepared:
-    """Rows as numbers. `gold`: (first token, token after the last) of each answer."""
+    """Rows as numbers. `gold`: (first token, token after the last) of each answer.
+
+    `limit`: tokens of a question and a passage, with its title, that can be read together.
+    """
 
     questions: list[list[int]]
     contexts: list[Tokens]
     gold: list[list[tuple[int, int]]]
     hits: list[list[Tokens]]
     frame: Frame
+    limit: int
+
+    def room(self, i: int, passage: Tokens) -> int:
+        """How many tokens of a passage can be read with the question of a row."""
+        return max(1, self.limit - len(self.questions[i]) - len(passage.title))
 
     def length(self, i: int) -> int:
         """About how many tokens a row is read with."""
@@ -52,10 +60,6 @@ def prepare(encoder: Encoder, rows: Sequence[SpanRow], config: SpanTrainConfig) 
         ids[: config.question_tokens] for ids, _ in encoder.spans([row.question for row in rows])
     ]
     contexts = [known[key(row.context, row.title)] for row in rows]
-    gold = [
-        [span for text, start in row.answers if (span := token_span(tokens, start, len(text)))]
-        for row, tokens in zip(rows, contexts, strict=True)
-    ]
     hits = [
         [
             tokens
@@ -64,7 +68,14 @@ def prepare(encoder: Encoder, rows: Sequence[SpanRow], config: SpanTrainConfig) 
         ]
         for row in rows
     ]
-    return Prepared(questions, contexts, gold, hits, Frame.of(encoder))
+    frame = Frame.of(encoder)
+    limit = min(config.max_tokens, encoder.max_tokens) - len(frame)
+    data = Prepared(questions, contexts, [], hits, frame, limit)
+    for i, (row, tokens) in enumerate(zip(rows, contexts, strict=True)):
+        found = [token_span(tokens, start, len(text)) for text, start in row.answers]
+        room = data.room(i, tokens)
+        data.gold.append([span for span in found if span and span[1] - span[0] <= room])
+    return data
 
 
 def has_titles(rows: Sequence[SpanRow]) -> bool:
@@ -106,7 +117,7 @@ def draw(
             gold.append(spans)
             question.append(number)
         if beside is not None:
-            room = min(rng.randint(*config.window(epoch)), len(beside))
+            room = min(rng.randint(*config.window(epoch)), len(beside), data.room(i, beside))
             first = rng.randint(0, len(beside) - room)
             pairs.append(data.frame.join(data.questions[i], beside, first, first + room))
             gold.append([])
@@ -120,7 +131,7 @@ def _around_answer(
     """A window of random length that holds one of the answers somewhere."""
     tokens = data.contexts[i]
     begin, end = rng.choice(data.gold[i])
-    room = min(max(rng.randint(*window), end - begin), len(tokens))
+    room = min(max(rng.randint(*window), end - begin), len(tokens), data.room(i, tokens))
     first = rng.randint(max(0, end - room), min(begin, len(tokens) - room))
     pair = data.frame.join(data.questions[i], tokens, first, first + room)
     spans = [

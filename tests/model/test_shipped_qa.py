@@ -52,7 +52,11 @@ def test_a_short_context_answers_or_does_not(
     ("question", "article", "answer"),
     [
         ("Who is your partner for instalments?", "article-en-008", "Larkfield Credit"),
-        ("How do I reset my password?", "article-en-033", "Press Forgotten password on the sign-in"),
+        (
+            "How do I reset my password?",
+            "article-en-033",
+            "Press Forgotten password on the sign-in",
+        ),
         ("When are the shops open on Saturday?", "article-en-076", "9:30 to 19:00"),
     ],
 )

@@ -23,6 +23,7 @@ from model.reader import Reader
 from model.span import FEATURES, QUESTION, SpanConfig, SpanNetwork, collate, shared_loss
 from model.span_calibration import alone_for, ask_all, auroc, sentence_at
 from model.span_evidence import Asked, PassageText, weigh
+from model.span_examples import draw, prepare
 from model.span_metrics import answer_words, exact_match, f1
 from model.span_rows import SpanRow, SpanTrainConfig
 from model.span_training import train_span
@@ -249,6 +250,19 @@ def test_a_title_is_read_before_every_window_and_is_no_answer(
     assert [p.ids for p in before.ask("the apple", lengthy.passages).pairs] == [
         p.ids for p in before.ask("the apple", [PassageText("a hammer")]).pairs
     ]
+
+
+def test_what_is_drawn_fits_the_encoder(encoder: Encoder) -> None:
+    """Windows of the defaults are longer than some encoders read; a long answer is left out."""
+    config = replace(CONFIG, windows=((56, 120),), max_tokens=20, hit_share=0.9, null_share=0.0)
+    long = " ".join(FILLERS * 9)
+    hits = [Retrieved("crow very", long, None, 1.0, None)]
+    answers = [(long[:60], 0), ("of", long.index("of"))]
+    data = prepare(encoder, [SpanRow("1", "the apple", long, answers, hits, "crow")], config)
+    assert len(data.gold[0]) == 1
+    pairs, _, gold = draw(data, [0] * 40, config, 1, random.Random(0))
+    assert {len(pair.ids) for pair in pairs} == {20}
+    assert sum(map(len, gold)) >= 40
 
 
 def test_auroc_counts_pairs() -> None:
