@@ -163,7 +163,7 @@ def _squad(raw: Mapping[str, Any]) -> Row:
     row: Row = {"question": question, "context": context, "answers": answers}
     if raw.get("title") is not None:  # the name of a page of Wikipedia, in SQuAD
         title = parse_document({"text": context, "title": raw["title"]}).title or ""
-        row["title"] = title.replace("_", " ")
+        row["title"] = title.replace("_", " ").strip()
     return _identified(raw, row)
 
 
