@@ -266,20 +266,19 @@ def settle(name: str, given: argparse.Namespace, encoder: Encoder) -> dict[str, 
     held = sorted(held, key=lambda row: bucket(row.question))[: given.questions]
     files = load_heads(given.checkpoint)[1]["qa"]
     assert isinstance(files.config, SpanConfig)
-    config = replace(files.config, features=FEATURES, alone=True, titles=True)
-    model = SpanNetwork(config, encoder)
+    model = SpanNetwork(replace(files.config, features=FEATURES, alone=True), encoder)
     old = files.tensors["judge"][:2]
     before = torch.zeros(2, FEATURES + 1)  # what it did not look at weighs nothing
     before[:, : old.shape[1] - 1], before[:, -1] = old[:, :-1], old[:, -1]
     model.load_state_dict({**files.tensors, "judge": before.repeat(2, 1)})
-    recipe = replace(RECIPE, lang=SETS[name][1], k=files.config.k)
+    config = replace(RECIPE, lang=SETS[name][1], k=files.config.k)
     new: dict[str, Any]
     with bf16_products(encoder.device):
         if alone:
-            fitted = judge_alone(model, held, recipe.lang)
+            fitted = judge_alone(model, held, config.lang)
             new = {"calibration": files.report["calibration"] | fitted}
         else:
-            metrics, calibration, _ = judge(model, held, recipe, fit=True)
+            metrics, calibration, _ = judge(model, held, config, fit=True)
             new = {"metrics": metrics, "calibration": calibration, "held_out": len(held)}
     changed = HeadFiles(
         model.config, dict(model.state_dict()), {**files.report, **new}, files.documents

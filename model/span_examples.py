@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.encoder import Encoder
+from model.memory import Retrieved
 from model.pairs import Frame, Pair, Tokens, tokens_of
 from model.span_rows import SpanRow, SpanTrainConfig
 
@@ -44,14 +45,13 @@ class Prepared:
 def prepare(encoder: Encoder, rows: Sequence[SpanRow], config: SpanTrainConfig) -> Prepared:
     """Tokenise every text once."""
     known: dict[tuple[str, str | None], Tokens] = {}
-    titled = has_titles(rows)
 
-    def key(text: str, title: str | None) -> tuple[str, str | None]:
-        return text, title if titled else None
+    def as_read(row: SpanRow, hit: Retrieved) -> tuple[str, str | None]:
+        """A hit's title beside a text without one would tell it from the row's own text."""
+        return hit.text, hit.title if row.title else None
 
-    own = {key(row.context, row.title) for row in rows}
-    others = {key(hit.text, hit.title) for row in rows for hit in row.hits}
-    wanted = sorted(own | others, key=str)
+    own = {(row.context, row.title) for row in rows}
+    wanted = sorted(own | {as_read(row, hit) for row in rows for hit in row.hits}, key=str)
     for start in range(0, len(wanted), TOKENIZED_AT_ONCE):
         part = wanted[start : start + TOKENIZED_AT_ONCE]
         texts, titles = [text for text, _ in part], [title for _, title in part]
@@ -59,12 +59,12 @@ def prepare(encoder: Encoder, rows: Sequence[SpanRow], config: SpanTrainConfig) 
     questions = [
         ids[: config.question_tokens] for ids, _ in encoder.spans([row.question for row in rows])
     ]
-    contexts = [known[key(row.context, row.title)] for row in rows]
+    contexts = [known[row.context, row.title] for row in rows]
     hits = [
         [
             tokens
             for hit in row.hits
-            if not _holds(hit.text, row) and len(tokens := known[key(hit.text, hit.title)])
+            if not _holds(hit.text, row) and len(tokens := known[as_read(row, hit)])
         ]
         for row in rows
     ]
@@ -76,11 +76,6 @@ def prepare(encoder: Encoder, rows: Sequence[SpanRow], config: SpanTrainConfig) 
         room = data.room(i, tokens)
         data.gold.append([span for span in found if span and span[1] - span[0] <= room])
     return data
-
-
-def has_titles(rows: Sequence[SpanRow]) -> bool:
-    """Whether titles are read: those of hits alone would tell a hit from a row's own text."""
-    return any(row.title for row in rows)
 
 
 def token_span(tokens: Tokens, start: int, length: int) -> tuple[int, int] | None:

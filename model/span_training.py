@@ -34,7 +34,7 @@ from model.span_calibration import (
     settle_alone,
 )
 from model.span_evidence import PassageText
-from model.span_examples import Prepared, draw, gold_places, has_titles, prepare
+from model.span_examples import Prepared, draw, gold_places, prepare
 from model.span_metrics import f1
 from model.span_rows import SpanRow, SpanTrainConfig
 from model.split import bucket
@@ -116,7 +116,7 @@ def train_span(
         k=config.k,
         features=FEATURES,
         alone=True,
-        titles=has_titles(rows),
+        titles=any(row.title for row in rows),
     )
     model = SpanNetwork(head, encoder).to(encoder.device)
     steps = config.epochs * -(-len(train) // config.batch_size)

@@ -256,12 +256,16 @@ def test_what_is_drawn_fits_the_encoder(encoder: Encoder) -> None:
     """Windows of the defaults are longer than some encoders read; a long answer is left out."""
     config = replace(CONFIG, windows=((56, 120),), max_tokens=20, hit_share=0.9, null_share=0.0)
     long = " ".join(FILLERS * 9)
-    hits = [Retrieved("crow very", long, None, 1.0, None)]
+    hits = [Retrieved("crow very", "crow is a " * 12, None, 1.0, None)]
     answers = [(long[:60], 0), ("of", long.index("of"))]
     data = prepare(encoder, [SpanRow("1", "the apple", long, answers, hits, "crow")], config)
     assert len(data.gold[0]) == 1
+    assert data.hits[0][0].title  # beside a text without a title it would tell which is which
+    bare = prepare(encoder, [SpanRow("1", "the apple", long, answers, hits)], config)
+    assert bare.hits[0][0].title == ()
     pairs, _, gold = draw(data, [0] * 40, config, 1, random.Random(0))
     assert {len(pair.ids) for pair in pairs} == {20}
+    assert len(pairs) > 60  # most of the questions beside the hit too
     assert sum(map(len, gold)) >= 40
 
 
