@@ -13,7 +13,7 @@ from app.language_models import LanguageModel, report_of
 from app.problems import Problem, invalid
 from app.report_page import page as render
 from app.schemas import admin as bodies
-from app.schemas.pretrain import LanguageModelBody, PretrainRequest
+from app.schemas.pretrain import SHAPE, LanguageModelBody, PretrainRequest
 from app.state import Footnote
 from app.training_tasks import TAKEN, TASKS
 from index_data.analysis import ANALYZERS
@@ -56,9 +56,15 @@ def train_params(footnote: Footnote, body: bodies.TrainRequest) -> dict[str, Any
 def pretrain_params(footnote: Footnote, body: PretrainRequest) -> dict[str, Any]:
     """The parameters of a pre-training job.
 
-    Raises ``validation`` for sizes that do not go together and where there is no text,
-    ``not-found`` for an unknown dataset.
+    Raises ``validation`` for sizes that do not go together and where there is no text or no such
+    model to start from, ``not-found`` for an unknown dataset.
     """
+    if body.start is not None:
+        if footnote.language_models.folder_of(body.start) is None:
+            raise invalid("#/start", f"there is no language model {body.start}")
+        given = body.model_dump(by_alias=True, exclude_unset=True)
+        if shaped := [name for name in SHAPE if name in given]:
+            raise invalid(f"#/{shaped[0]}", f"comes with the model that start names ({body.start})")
     if body.dim % (2 * body.heads):
         raise invalid("#/heads", f"{body.dim} wide does not divide into {body.heads} even heads")
     if body.memory == "copy" and not body.copy_head:

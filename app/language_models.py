@@ -54,6 +54,10 @@ class LanguageModels:
         folder = dict(self.folders()).get(version)
         return None if folder is None else _read(version, folder)
 
+    def folder_of(self, version: str) -> Path | None:
+        """The folder of one of them, or of the one that ships."""
+        return SHIPPED_LANGUAGE if version == SHIPPED else dict(self.folders()).get(version)
+
     def remove(self, version: str) -> bool:
         """Delete one for good; whether it was there."""
         folder = dict(self.folders()).get(version)

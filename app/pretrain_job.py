@@ -17,11 +17,14 @@ import orjson
 
 from app.datasets import DatasetBroken, rows_file
 from app.job import Job, JobKind
-from app.language_models import FOLDER
+from app.language_models import FOLDER, SHIPPED_LANGUAGE
+from app.registry import SHIPPED
 from app.settings import Settings
 from app.training_job import dataset_folder, work_folder
 from app.worker import JobCancelled, JobRefused, Reporter
 from index_data.documents import content_id
+from model.provenance import DOCUMENTS as LIST
+from model.provenance import digests, united
 
 TYPE: Final = "pretrain"
 DOCUMENTS: Final = "documents.jsonl"  # in the job's folder: the index's documents as they stood
@@ -41,6 +44,7 @@ def kind(settings: Settings) -> JobKind:
             "_out": str(settings.checkpoint_dir / FOLDER / str(job.params["version"])),
             "_work": str(work_folder(settings, job.id)),
             "_dataset": dataset_folder(settings, job.params["dataset"]),
+            "_start": _start(settings, job.params["start"]),
         }
 
     def finish(job: Job, result: dict[str, Any]) -> dict[str, Any]:
@@ -57,7 +61,6 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     from app.pretraining import Source, plan_of, pretrain_from_files
     from index_data.import_files import ImportRefused
     from model.folders import CheckpointRefused
-    from model.provenance import digests
     from model.trainer import TrainingCancelled
     from model.workspace import TrainingRefused
 
@@ -69,9 +72,10 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     try:
         name, path = _text(params, work, reporter)
         source = Source(name, [path], params["setting"])
-        plan = plan_of(out, [source], **{n: params[n] for n in OPTIONS})
+        start = None if params["_start"] is None else Path(params["_start"])
+        plan = plan_of(out, [source], start=start, **{n: params[n] for n in OPTIONS})
         plan.device, plan.work = params["_device"], work / "model"
-        plan.documents = digests(_ids(path))
+        plan.documents = _learned_from(digests(_ids(path)), start)
         report = pretrain_from_files(
             plan,
             stage=reporter.progress,
@@ -83,6 +87,26 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     except (DatasetBroken, ImportRefused, TrainingRefused, CheckpointRefused) as refused:
         raise JobRefused(str(refused)) from refused
     return {"report": _told(report)}
+
+
+def _start(settings: Settings, version: str | None) -> str | None:
+    """The folder of the model that a run starts from; whether it is there, the child finds out."""
+    if version is None:
+        return None
+    if version == SHIPPED:
+        return str(SHIPPED_LANGUAGE)
+    return str(settings.checkpoint_dir / FOLDER / version)
+
+
+def _learned_from(mine: bytes, start: Path | None) -> bytes:
+    """The digests of a run's documents and of those before it; none where those are not known.
+
+    What ships has learned from published text alone, and from no document of a user's.
+    """
+    if start is None or start == SHIPPED_LANGUAGE:
+        return mine
+    path = start / LIST
+    return united(mine, path.read_bytes()) if path.is_file() else b""
 
 
 def _told(report: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -18,8 +18,9 @@ from app.pretrain_data import Text, build_corpus, read_texts, split_by_hash, tra
 from app.pretrain_retrieval import Reach, Setting
 from index_data.import_files import ImportRefused, find_files
 from model.curves import read_curve
+from model.folders import read_manifest
 from model.lm import RetrievalLM
-from model.lm_checkpoint import save_lm
+from model.lm_checkpoint import load_lm, save_lm
 from model.lm_config import LMConfig, PretrainConfig
 from model.lm_corpus import LMCorpus, Numbers
 from model.lm_evaluation import spread, token_nats
@@ -56,6 +57,7 @@ class Plan:
     device: str = "auto"
     work: Path | None = None  # the state of the run lies beside it; None: beside `out`
     documents: bytes = b""  # digests of the ids of what it learns from (`model.provenance`)
+    start: Path | None = None  # a language model whose weights, shape and tokens it begins with
 
 
 def plan_of(
@@ -76,14 +78,28 @@ def plan_of(
     lr: float | None,
     held_out: float,
     seed: int,
+    start: Path | None = None,
 ) -> Plan:
     """The plan for the options of the command line, which the job has too.
 
     `memory`: "copy" is "cross" with no layer that attends, so that the copy head reads alone.
+    `start`: a language model to go on from, with its shape and its tokens whatever the options say.
 
     Raises:
         ValueError: The sizes do not fit together, or nothing is left that reads.
+        CheckpointRefused: `start` does not read.
     """
+    run = PretrainConfig(
+        tokens=tokens,
+        batch_tokens=batch_tokens,
+        optimizer=optimizer,
+        lr=lr or (0.1 if optimizer == "sgd" else 2e-3),
+        seed=seed,
+    )
+    if start is not None:
+        config = load_lm(start)[0].config
+        kept = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "vocab"}
+        return Plan(out, sources, kept, run, config.vocab, held_out, start=start)
     if memory == "copy" and not copy:
         raise ValueError("memory copy is the copy head: name another memory without it")
     shape: dict[str, Any] = {
@@ -94,13 +110,6 @@ def plan_of(
         "copy_layer": (layers + 1) // 2,
     }  # fmt: skip
     LMConfig(vocab=vocab, **shape)
-    run = PretrainConfig(
-        tokens=tokens,
-        batch_tokens=batch_tokens,
-        optimizer=optimizer,
-        lr=lr or (0.1 if optimizer == "sgd" else 2e-3),
-        seed=seed,
-    )
     return Plan(out, sources, shape, run, vocab, held_out)
 
 
@@ -125,12 +134,14 @@ def pretrain_from_files(
     """
     if plan.out.exists():
         raise TrainingRefused(f"{plan.out} is there already: name another folder")
+    begun = load_lm(plan.start) if plan.start is not None else None
     work = open_workspace(plan.work or plan.out, _digest(plan))
-    corpus, tokenizer = _corpus(plan, work / "corpus", note, rejected, stage)
-    config = LMConfig(vocab=tokenizer.vocab, **plan.shape)
+    tokens = begun[1] if begun is not None else None
+    corpus, tokenizer = _corpus(plan, tokens, work / "corpus", note, rejected, stage)
     device = pick_device(plan.device)
     torch.manual_seed(plan.run.seed)
-    model = RetrievalLM(config).to(device)
+    model = begun[0] if begun is not None else RetrievalLM(_config(plan, tokenizer))
+    model, config = model.to(device), model.config
     lengths = tokenizer.byte_lengths()
 
     def bytes_of(chunks: Numbers) -> int:
@@ -152,6 +163,8 @@ def pretrain_from_files(
         "curve": thin(read_curve(work / "main")),
         **{name: state[name] for name in ("step", "tokens", "seconds", "cpu_seconds")},
     }
+    if begun is not None:
+        report["before"] = before(begun[2])
     report["sha256"] = save_lm(plan.out, model, tokenizer, report, plan.documents)
     shutil.rmtree(work, ignore_errors=True)
     return report
@@ -182,6 +195,16 @@ def measure(
     return figures
 
 
+def before(report: dict[str, Any]) -> dict[str, Any]:
+    """What a report says of the model that a run started from, and of those before it."""
+    names = ("fingerprint", "run", "tokens", "before")
+    return {name: report[name] for name in names if name in report}
+
+
+def _config(plan: Plan, tokenizer: LMTokenizer) -> LMConfig:
+    return LMConfig(vocab=tokenizer.vocab, **plan.shape)
+
+
 def pick_device(wanted: str) -> torch.device:
     """`auto`: a GPU where there is one."""
     if wanted != "auto":
@@ -197,26 +220,30 @@ def _digest(plan: Plan) -> str:
         for file in find_files(source.paths)
     ]
     raw = [files, plan.shape, plan.run.to_json(), plan.vocab, plan.held_out]
+    if plan.start is not None:
+        raw.append(read_manifest(plan.start)[1])
     return hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()
 
 
 def _corpus(
     plan: Plan,
+    tokenizer: LMTokenizer | None,
     folder: Path,
     note: Callable[[str], None],
     rejected: Callable[[Path, int, str], None],
     stage: Callable[[int, int, str], None],
 ) -> tuple[LMCorpus, LMTokenizer]:
-    """The corpus of a plan, made once."""
+    """The corpus of a plan, made once; tokens are learned unless they are given."""
     words = folder / "tokenizer.json"
     if not (folder / "documents.json").exists():
         shape = LMConfig(vocab=plan.vocab, **plan.shape)
         stage(0, 1, "read")
         texts, settings = _texts(plan, shape.chunk, rejected)
         note(f"{len(texts)} documents read: " + _told(settings))
-        stage(0, 1, "learn the tokens")
-        tokenizer = train_tokenizer(texts, plan.vocab)
-        note(f"{tokenizer.vocab} tokens learned")
+        if tokenizer is None:
+            stage(0, 1, "learn the tokens")
+            tokenizer = train_tokenizer(texts, plan.vocab)
+            note(f"{tokenizer.vocab} tokens learned")
         reach = Reach(max(shape.k, 1), shape.chunks, shape.passage_chunks)
         corpus = build_corpus(
             texts, tokenizer, settings, reach, shape.chunk, partial(_retrieving, stage)

@@ -9,6 +9,7 @@ on is compared with off, with random passages, with the longer window, with a un
     python -m benchmarks.language_model --stage speed
     python -m benchmarks.language_model --stage train [--models long copy] [--tokens 8000000]
     python -m benchmarks.language_model --stage report
+    python -m benchmarks.language_model --stage train --models copy --start FOLDER  # on from it
     python -m benchmarks.language_model --stage ship --models copy --out model/shipped-language
 
 Every stage goes on where it was stopped. The last line printed is one JSON object.
@@ -147,6 +148,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--start", type=Path, help="a trained model to go on from")
     parser.add_argument("--out", type=Path, help="of what ships")
     given = parser.parse_args()
     if given.stage == "ship" and (given.out is None or len(given.models) != 1):
@@ -167,6 +169,8 @@ def main() -> None:
         print(json.dumps(found))
         return
     folder = given.folder / f"d{given.dim}-l{given.layers}-t{given.tokens}-s{given.seed}"
+    if given.start is not None:
+        folder = folder.with_name(f"{folder.name}-from-{given.start.name}")
     if given.stage == "ship":
         ship(given.models[0], folder, given.out, corpus.notes)
         return
@@ -176,7 +180,7 @@ def main() -> None:
             print(f"{name}: not trained yet", flush=True)
             continue
         models[name], reports[name] = trained(
-            name, corpus, tokenizer, size, run, folder, given.device
+            name, corpus, tokenizer, size, run, folder, given.device, given.start
         )
     kept = ("parameters", "flops_a_token", "step", "tokens", "seconds", "cpu_seconds", "held_out")
     out: dict[str, Any] = {"models": {n: {k: r[k] for k in kept} for n, r in reports.items()}}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from app.pretraining import pick_device
+from app.pretraining import before, pick_device
 from benchmarks.progress import Line
 from model.curves import read_curve
 from model.lm import RetrievalLM
@@ -81,19 +81,26 @@ def trained(
     run: PretrainConfig,
     folder: Path,
     device: str,
+    start: Path | None = None,
 ) -> tuple[RetrievalLM, dict[str, Any]]:
-    """The model of a name: read if it is there, else trained, or gone on with."""
+    """The model of a name: read if it is there, else trained, or gone on with.
+
+    `start`: a model of the same shape and tokens, whose weights the run begins with.
+    """
     out = folder / name
     config = config_of(name, tokenizer.vocab, size)
     mine = run_of(name, config, corpus, size, run)
     digest = fingerprint(config, mine, corpus.sha256())
+    first = begun(start, config, tokenizer) if start is not None else None
+    if first is not None:
+        digest = f"{digest}-{first[1]['fingerprint']}"
     if out.exists():
         model, _, report = load_lm(out)
         if report["fingerprint"] != digest:
             raise SystemExit(f"{out} is of another run: remove it, or take another --folder")
         return model.to(pick_device(device)), report
     torch.manual_seed(mine.seed)
-    model = RetrievalLM(config).to(pick_device(device))
+    model = (first[0] if first is not None else RetrievalLM(config)).to(pick_device(device))
     lengths = tokenizer.byte_lengths()
 
     def bytes_of(chunks: Numbers) -> int:
@@ -108,9 +115,21 @@ def trained(
         "flops_a_token": flops_a_token(config, corpus, mine), **state,
         "curve": thin(read_curve(work / "main")),
     }  # fmt: skip
+    if first is not None:
+        report["before"] = before(first[1])
     save_lm(out, model.cpu(), tokenizer, report)
     shutil.rmtree(work, ignore_errors=True)
     return model.to(pick_device(device)), report
+
+
+def begun(
+    start: Path, config: LMConfig, tokenizer: LMTokenizer
+) -> tuple[RetrievalLM, dict[str, Any]]:
+    """The model that a run begins with, and its report."""
+    model, words, report = load_lm(start)
+    if model.config != config or words.to_json() != tokenizer.to_json():
+        raise SystemExit(f"{start} is of another shape, or of other tokens")
+    return model, report
 
 
 def ship(name: str, folder: Path, out: Path, notes: dict[str, Any]) -> None:

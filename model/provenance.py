@@ -25,6 +25,12 @@ def digests(doc_ids: Iterable[str]) -> bytes:
     return b"".join(sorted({digest(doc_id) for doc_id in doc_ids}))
 
 
+def united(*known: bytes) -> bytes:
+    """Several of such lists as one."""
+    parts = {part[i : i + SIZE] for part in known for i in range(0, len(part), SIZE)}
+    return b"".join(sorted(parts))
+
+
 class TrainedOn:
     """The documents of one head, from what `digests` made; empty: nothing was written down."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+from click.core import ParameterSource
 
 from app.cli.output import StepBar, emit_json, json_option, note, table, warn
 
@@ -16,6 +17,11 @@ SHOWN: Final = 10  # bad lines that are named
 @click.argument("paths", nargs=-1, required=True, metavar="[NAME=]PATH[:own|:others]...")
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Folder of the checkpoint."
+)
+@click.option(
+    "--start",
+    metavar="FOLDER",
+    help="A language model to go on from, or `shipped`: its shape and tokens are kept.",
 )
 @click.option(
     "--memory",
@@ -41,15 +47,24 @@ SHOWN: Final = 10  # bad lines that are named
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda or auto.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @json_option
-def pretrain(paths: tuple[str, ...], out: Path, device: str, as_json: bool, **options: Any) -> None:
-    """Train a small language model on files or folders of text, from nothing.
+def pretrain(
+    paths: tuple[str, ...],
+    out: Path,
+    start: str | None,
+    device: str,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train a small language model on files or folders of text, from nothing or from another one.
 
     Text is JSON lines (`text`, and `title`, `id` where there are any; .gz, .xz) or plain text, a
     file a document. For each chunk passages are retrieved by what stands before it: from the
     document's own past (:own, for long documents) or from other documents (:others); left out, it
     goes by length. The same command goes on where an interrupted run stopped.
     """
+    from app.language_models import generator_source
     from app.pretraining import plan_of, pretrain_from_files, sources_of
+    from app.schemas.pretrain import SHAPE
     from index_data.import_files import ImportRefused
     from model.folders import CheckpointRefused
     from model.workspace import TrainingRefused
@@ -62,6 +77,11 @@ def pretrain(paths: tuple[str, ...], out: Path, device: str, as_json: bool, **op
         if bad <= SHOWN:
             warn(f"{path}:{line}: {why}")
 
+    source = click.get_current_context().get_parameter_source
+    shaped = [name for name in SHAPE if source(name) is ParameterSource.COMMANDLINE]
+    if start is not None and shaped:
+        raise click.UsageError(f"--{shaped[0]} comes with the model that --start names")
+    options["start"] = None if start is None else Path(generator_source(start))
     with StepBar("pretrain") as progress:
         try:
             plan = plan_of(out, sources_of(paths), **options)

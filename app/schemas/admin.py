@@ -6,10 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from app.schemas.base import Name, Request, Response
+from app.schemas.base import Name, Request, Response, Version
 from app.schemas.pretrain import LanguageModelBody
-
-Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 
 
 class TrainRetrieval(Request):

@@ -21,6 +21,7 @@ class Response(BaseModel):
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Method = Literal["bm25", "dense", "hybrid"]
 FilterBody = dict[str, Any]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
-from app.schemas.base import Request, Response
+from app.schemas.base import Request, Response, Version
+
+SHAPE: Final = ("memory", "copy", "window", "dim", "layers", "heads", "vocab", "k")
+"""What comes with the model that a run starts from."""
 
 
 class PretrainRequest(Request):
@@ -19,6 +22,11 @@ class PretrainRequest(Request):
         None,
         description="Where passages come from: the document's own past or other documents; null: "
         "by the length of the documents.",
+    )
+    start: Version | None = Field(
+        None,
+        description="A version of `language_models`, or `shipped`, to go on from: its shape and "
+        "tokens are kept. null: from nothing.",
     )
     memory: Literal["copy", "cross", "prefix", "none"] = Field(
         "copy",

@@ -189,6 +189,37 @@ def test_the_command_trains_from_files_and_writes_a_checkpoint(tmp_path: Path) -
     assert "there already" in again.stderr
 
 
+def test_the_command_goes_on_from_a_model(tmp_path: Path) -> None:
+    for part in (0, 1):
+        lines = (json.dumps({"id": i, "text": prose(i % 3, 150, i + part)}) for i in range(40))
+        (tmp_path / f"{part}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    texts = [str(tmp_path / f"{part}.jsonl") for part in (0, 1)]
+    first, second = (["--out", str(tmp_path / name), "--json"] for name in ("first", "second"))
+    done = CliRunner().invoke(pretrain, [texts[0], *first, *SMALL])
+    assert done.exit_code == 0, done.output
+    begun = json.loads(done.stdout)
+    start = ["--start", str(tmp_path / "first"), "--tokens", "2000", "--batch-tokens", "256"]
+    done = CliRunner().invoke(pretrain, [texts[1], *second, *start])
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert report["config"] == begun["config"]
+    assert report["before"]["tokens"] == begun["tokens"]
+    losses = [[point["loss"] for point in of["curve"]] for of in (begun, report)]
+    assert losses[1][0] < losses[0][len(losses[0]) // 2]  # begins where the other one ended
+    models = [load_lm(tmp_path / name) for name in ("first", "second")]
+    assert models[0][1].to_json() == models[1][1].to_json()
+    assert not torch.equal(*(model.embedding.weight for model, _, _ in models))
+    for given, said in [
+        (["--start", str(tmp_path / "first"), "--dim", "32"], "--dim comes with the model"),
+        (["--start", str(tmp_path / "nothing")], "nothing"),
+        (["--start", str(tmp_path)], tmp_path.name),
+    ]:
+        done = CliRunner().invoke(pretrain, [texts[1], "--out", str(tmp_path / "third"), *given])
+        assert done.exit_code in (1, 2)
+        assert said in done.stderr
+        assert not (tmp_path / "third").exists()
+
+
 def test_the_command_says_what_it_cannot_read(tmp_path: Path) -> None:
     out = ["--out", str(tmp_path / "lm"), *SMALL]
     (tmp_path / "empty.jsonl").write_text("\n")

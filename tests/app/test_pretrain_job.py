@@ -13,11 +13,12 @@ from starlette.testclient import TestClient
 
 from app import pretrain_job, training_job
 from app.datasets import Datasets
+from app.language_models import SHIPPED_LANGUAGE
 from app.settings import Settings
 from app.worker import JobCancelled, JobRefused, Reporter
 from index_data.documents import Document
 from index_data.store import DocumentStore
-from model.lm_checkpoint import load_lm
+from model.lm_checkpoint import load_lm, save_lm
 from model.provenance import trained_on
 from tests.app.conftest import serving, state
 from tests.app.test_pretrain import prose
@@ -50,6 +51,7 @@ def params(settings: Settings, **given: Any) -> dict[str, Any]:
         "_store": str(settings.store_dir),
         "_device": "cpu",
         "_dataset": None,
+        "_start": None,
         "_out": str(settings.checkpoint_dir / "language" / "v1"),
         "_work": str(training_job.work_folder(settings, "job_1")),
         **given,
@@ -107,6 +109,28 @@ def test_a_cancelled_run_keeps_the_text_as_it_stood(settings: Settings) -> None:
     assert sum(part["documents"] for part in sizes.values()) == 30
 
 
+def test_what_is_gone_on_from_is_learned_from_too(settings: Settings) -> None:
+    pretrain_job.run(params(settings), reporter([]))
+    store = DocumentStore(settings.store_dir)
+    store.delete(["t3"]).result()
+    store.upsert([Document("new", prose(0, 150, 99))]).result()
+    store.close()
+    language = settings.checkpoint_dir / "language"
+
+    def gone_on(version: str, start: Path) -> list[bool | None]:
+        work = training_job.work_folder(settings, f"job_{version}")
+        own = {"_out": str(language / version), "_work": str(work), "_start": str(start)}
+        result = pretrain_job.run(params(settings, **own), reporter([]))
+        before = json.loads((start / "report.json").read_bytes())
+        assert result["report"]["before"]["tokens"] == before["tokens"]
+        return [trained_on(language / version, document) for document in ("t3", "new", "other")]
+
+    assert gone_on("v2", language / "v1") == [True, True, False]
+    save_lm(language / "unknown", *load_lm(language / "v2"))  # without its list of documents
+    assert gone_on("v3", language / "unknown") == [None, None, None]
+    assert gone_on("v4", SHIPPED_LANGUAGE) == [False, True, False]
+
+
 def test_retrieving_can_be_cancelled(settings: Settings) -> None:
     stages: list[str] = []
     with pytest.raises(JobCancelled):
@@ -147,6 +171,10 @@ def test_a_set_that_changed_on_the_disk_is_refused(settings: Settings) -> None:
         ({"setting": "both"}, "#/setting"),
         ({"dataset": "articles.jsonl"}, "#/dataset"),
         ({"out": "/tmp/x"}, "#/out"),
+        ({"start": "no-such-model"}, "#/start"),
+        ({"start": "../shipped"}, "#/start"),
+        ({"start": "shipped", "dim": 256}, "#/dim"),
+        ({"start": "shipped", "copy": True}, "#/copy"),
         ([], "#"),
     ],
 )
