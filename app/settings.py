@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
+
+from app.registry import SHIPPED
 
 PREFIX = "FOOTNOTE_"
 SECRET = frozenset({"admin_key", "write_key", "predict_key"})
@@ -195,6 +198,11 @@ class Settings:
                 raise InvalidSetting(f"{variable(name)}: at most 1, not {getattr(self, name)}")
         if not 0 <= self.port <= 65535:
             raise InvalidSetting(f"{variable('port')}: a port is 0 to 65535, not {self.port}")
+        # Taken for a hub id, it would be missed only when the first text is asked for.
+        named = self.generator or SHIPPED
+        near = get_close_matches(named.lower(), [SHIPPED], cutoff=0.8)
+        if near and named != SHIPPED and not Path(named).exists():
+            raise InvalidSetting(f"{variable('generator')}: {named!r}: is {SHIPPED!r} meant?")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:

@@ -145,6 +145,7 @@ def test_settings_are_read_and_refused() -> None:
         "SCORER": "magic",
         "IDLE_TIMEOUT_S": "nan",
         "THREADS": "two",
+        "GENERATOR": "Shiped",
     }.items():
         with pytest.raises(InvalidSetting, match=f"FOOTNOTE_{name}"):
             Settings.from_env({f"FOOTNOTE_{name}": value})
