@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.fx.experimental._config as fx_config
 
 from model.curves import read_curve
 from model.folders import CheckpointRefused
@@ -182,3 +185,24 @@ def test_a_checkpoint_comes_back_and_a_changed_one_does_not(tmp_path: Path) -> N
     path.write_text(path.read_text().replace('"heads": 2', '"heads": 4'))
     with pytest.raises(CheckpointRefused, match=r"config\.json"):
         load_lm(tmp_path / "lm")
+
+
+@pytest.mark.parametrize("memory", ["cross", "copy", "prefix", "none"])
+def test_a_step_makes_no_tensor_on_another_device(memory: Any) -> None:
+    # Where no GPU is at hand: on `meta` a tensor that was made elsewhere is refused, as on a GPU.
+    shape = replace(
+        SHAPE,
+        memory="cross" if memory == "copy" else memory,
+        k=0 if memory == "none" else 2,
+        cross_layers=(1,) if memory == "cross" else (),
+        encoder_layers=1 if memory == "cross" else 0,
+    )
+    corpus, meta = a_corpus(), torch.device("meta")
+    batch = corpus.batch(Rows(corpus, shape, 4, 0).of_step(0), shape).to(meta)
+    model = RetrievalLM(shape).to(meta)
+    # How many targets there are is not known there.
+    with fx_config.patch(meta_nonzero_assume_all_nonzero=True):  # type: ignore[attr-defined]
+        said = model(batch)
+        said.sum().backward()
+    assert said.device == meta
+    assert {p.grad.device for p in model.parameters() if p.grad is not None} == {meta}
