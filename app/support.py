@@ -1,10 +1,11 @@
 """What a written sentence rests on, found by the server in the retrieved text.
 
-The model is not asked: it would cite what it likes. A sentence is supported by a passage that holds
-most of its content words (stems, stop words aside) and every number in it, and says it with a
-negation where the sentence has one; nothing supports a sentence that goes in circles. Its words are
-compared, not its meaning: a supported sentence can still be wrong, an unsupported one says
-something that the retrieved text does not.
+The model is not asked: it would cite what it likes. A sentence is supported by one or two sentences
+of the retrieved passages (each with its document's title) that hold most of its content words
+(stems, stop words aside) and every number and name in it, and say it with a negation where it has
+one; nothing supports a sentence that goes in circles. Its words are compared, not its meaning: a
+supported sentence can still be wrong, an unsupported one says something that the retrieved text
+does not.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from typing import Any
 from index_data.analysis import terms
 from index_data.passages import sentences as split
 
-HELD = 0.75  # share of a sentence's content words that the passages it rests on must hold
-CITED = 2  # passages that one sentence may rest on together
+HELD = 0.75  # share of a sentence's content words that what it rests on must hold
+NEAREST = 16  # sentences of the passages that are looked at, those that share most words with it
 DISTINCT = 0.6  # share of a sentence's content words that differ; with less it goes in circles
 LONG = 6  # content words, at least, of a sentence that is looked at for that
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
+_WORD = re.compile(r"[^\W\d_][\w-]*")
 _NEGATION = re.compile(
     r"\b(?:not|no|never|none|nobody|nothing|neither|nor|cannot|without)\b|n['’]t\b|[不没無无未]",
     re.IGNORECASE,
@@ -53,33 +55,60 @@ class Sentence:
 
 
 @dataclass(frozen=True, slots=True)
+class Said:
+    """A sentence of a passage, its document's title included."""
+
+    rank: int  # of the passage
+    words: frozenset[str]  # content words, stemmed
+    known: frozenset[str]  # numbers, and all words as they stand, without case
+    negative: bool
+
+    @classmethod
+    def of(cls, rank: int, text: str) -> Said:
+        """A sentence of the passage of a rank."""
+        words = {word.casefold() for word in _WORD.findall(text)}
+        return cls(rank, frozenset(terms(text)), numbers(text) | words, negated(text))
+
+
+@dataclass(frozen=True, slots=True)
 class Ground:
     """A passage that sentences are compared with."""
 
     rank: int
-    words: frozenset[str]
-    numbers: frozenset[str]
-    sentences: tuple[tuple[frozenset[str], bool], ...]  # words, and whether it is negated
+    sentences: tuple[Said, ...]
 
     @classmethod
     def of(cls, rank: int, title: str | None, text: str) -> Ground:
         """A passage with the title of its document."""
-        whole = f"{title}\n{text}" if title else text
-        parts = tuple(
-            (frozenset(terms(whole[start:end])), negated(whole[start:end]))
-            for start, end in split(whole)
-        )
-        return cls(rank, frozenset(terms(whole)), numbers(whole), parts)
+        over = Said.of(rank, title or "")
+        parts = [Said.of(rank, text[start:end]) for start, end in split(text)]
+        found = [
+            Said(rank, over.words | one.words, over.known | one.known, one.negative)
+            for one in parts
+        ]
+        return cls(rank, (over, *found) if title else tuple(found))
 
-    def agrees(self, words: frozenset[str], negative: bool) -> bool:
-        """Whether what is nearest to the words here is negated as they are."""
-        best = max((len(words & held) for held, _ in self.sentences), default=0)
-        return any(told == negative for held, told in self.sentences if len(words & held) == best)
+    def near(self, words: frozenset[str], negative: bool) -> list[Said]:
+        """Its sentences that share words; none where what is nearest to them is not negated as
+        they are.
+        """
+        best = max((len(words & said.words) for said in self.sentences), default=0)
+        nearest = [said for said in self.sentences if best and len(words & said.words) == best]
+        if all(said.negative != negative for said in nearest):
+            return []
+        return [said for said in self.sentences if words & said.words]
 
 
 def numbers(text: str) -> frozenset[str]:
     """The numbers of a text."""
     return frozenset(_NUMBER.findall(text))
+
+
+def names(sentence: str) -> frozenset[str]:
+    """Words with a capital letter, but for the first one, without case; none in a headline."""
+    words = [word for word in _WORD.findall(sentence)[1:] if len(word) > 1 and terms(word)]
+    found = frozenset(word.casefold() for word in words if word[0].isupper())
+    return found if len(found) <= len(words) / 2 else frozenset()
 
 
 def negated(text: str) -> bool:
@@ -93,20 +122,32 @@ def supported(text: str, grounds: Sequence[Ground]) -> list[Sentence]:
 
 
 def citations(sentence: str, grounds: Sequence[Ground]) -> tuple[int, ...]:
-    """The ranks of the passages that support a sentence: one, or as few as hold it together."""
-    said, told = terms(sentence), numbers(sentence)
-    words = frozenset(said)
+    """The ranks of the passages whose sentences support a sentence: one, or two that hold it.
+
+    Of two, the one that brings a number or a name which the other lacks must bring more than that:
+    another number is no more true for standing elsewhere.
+    """
+    said = terms(sentence)
+    words, told = frozenset(said), numbers(sentence) | names(sentence)
     if not words or (len(said) >= LONG and len(words) < DISTINCT * len(said)):
         return ()
+
+    def hold(held: frozenset[str], known: frozenset[str]) -> bool:
+        return len(words & held) >= HELD * len(words) and told <= known
+
+    def brings(one: Said, other: Said) -> bool:
+        lacking = told - other.known
+        return not lacking or len(words & one.words - other.words) > len(lacking)
+
     negative = negated(sentence)
-    fitting = [g for g in grounds if g.words & words and g.agrees(words, negative)]
-    fitting = sorted(fitting, key=lambda g: (-len(g.words & words), g.rank))[:16]
-    for size in range(1, CITED + 1):
-        for group in combinations(fitting, size):
-            held = frozenset[str]().union(*(g.words for g in group))
-            known = frozenset[str]().union(*(g.numbers for g in group))
-            if len(words & held) >= HELD * len(words) and told <= known:
-                return tuple(sorted(g.rank for g in group))
+    near = [one for ground in grounds for one in ground.near(words, negative)]
+    near = sorted(near, key=lambda one: (-len(one.words & words), one.rank))[:NEAREST]
+    for one in near:
+        if hold(one.words, one.known):
+            return (one.rank,)
+    for a, b in sorted(combinations(near, 2), key=lambda pair: pair[0].rank != pair[1].rank):
+        if hold(a.words | b.words, a.known | b.known) and brings(a, b) and brings(b, a):
+            return tuple(sorted({a.rank, b.rank}))
     return ()
 
 

@@ -241,7 +241,7 @@ def report(name: str, figures: object) -> None:
 
 def train(name: str, given: argparse.Namespace, encoder: Encoder) -> dict[str, Any]:
     """Train a head by the recipe; its report."""
-    config = replace(RECIPE, lang=SETS[name][1])
+    config = replace(RECIPE, lang=SETS[name][1], seed=given.seed)
     if given.none:
         # Nothing is read beside a question's own paragraph: longer windows make the tokens equal.
         longer = tuple((a * 6 // 5, b * 6 // 5) for a, b in config.windows[1:])
@@ -302,6 +302,7 @@ def main() -> None:
     parser.add_argument("--settle", type=Path)
     parser.add_argument("--alone", action="store_true", help="settle the single passage's judges")
     parser.add_argument("--none", action="store_true")
+    parser.add_argument("--seed", type=int, default=0, help="of --train")
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.train is not None or given.settle is not None:

@@ -204,7 +204,7 @@ def asked(
     encoder, about = encoder_for(name, everything, config)
     head = RUNS / f"{name}-answers-{config.epochs}-{seed}"
     if not head.exists():
-        given = argparse.Namespace(train=head, base=None, none=False)
+        given = argparse.Namespace(train=head, base=None, none=False, seed=seed)
         trained = qa.train(name, given, encoder)
         print(head.name, json.dumps(trained["metrics"]), flush=True)
     given = argparse.Namespace(

@@ -36,6 +36,34 @@ def test_a_sentence_rests_on_what_says_it(text: str, ranks: tuple[int, ...]) -> 
     assert citations(text, GROUNDS) == ranks
 
 
+DRONE = [
+    Ground.of(
+        1,
+        "The Gannet",
+        "It flies for 34 minutes. The battery weighs 90 g. Wind above 12 m/s is refused. "
+        "A spare propeller from Leeds costs 8 euro.",
+    ),
+    Ground.of(2, None, "Parcels from Dublin need five days."),
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "ranks"),
+    [
+        ("The Gannet flies for 34 minutes.", (1,)),  # a title counts with each sentence
+        ("The battery of the Gannet weighs 90 g and it flies for 34 minutes.", (1,)),  # two
+        ("A battery propeller of wind weighs minutes.", ()),  # words from all over
+        ("The battery weighs 34 g.", ()),  # a number that stands elsewhere
+        ("A spare propeller from Dublin costs 8 euro.", ()),  # a name that does
+        ("A spare propeller from Leeds costs 8 euro.", (1,)),
+        ("A spare propeller costs 8 euro and parcels from Dublin need five days.", (1, 2)),
+        ("Spare Propeller Costs", (1,)),  # no names in a headline
+    ],
+)
+def test_what_is_said_must_stand_together(text: str, ranks: tuple[int, ...]) -> None:
+    assert citations(text, DRONE) == ranks
+
+
 def test_an_answer_is_told_sentence_by_sentence() -> None:
     text = "  The refund is paid within 14 days. The moon is made of cheese!\nA courier brings it."
     found = supported(text, GROUNDS)
