@@ -60,14 +60,18 @@ class Said:
 
     rank: int  # of the passage
     words: frozenset[str]  # content words, stemmed
-    known: frozenset[str]  # numbers, and all words as they stand, without case
+    numbers: frozenset[str]
     negative: bool
 
     @classmethod
     def of(cls, rank: int, text: str) -> Said:
         """A sentence of the passage of a rank."""
-        words = {word.casefold() for word in _WORD.findall(text)}
-        return cls(rank, frozenset(terms(text)), numbers(text) | words, negated(text))
+        return cls(rank, frozenset(terms(text)), numbers(text), negated(text))
+
+    @property
+    def details(self) -> frozenset[str]:
+        """What the numbers and names of a sentence may be."""
+        return self.words | self.numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,7 @@ class Ground:
         over = Said.of(rank, title or "")
         parts = [Said.of(rank, text[start:end]) for start, end in split(text)]
         found = [
-            Said(rank, over.words | one.words, over.known | one.known, one.negative)
+            Said(rank, over.words | one.words, over.numbers | one.numbers, one.negative)
             for one in parts
         ]
         return cls(rank, (over, *found) if title else tuple(found))
@@ -105,10 +109,11 @@ def numbers(text: str) -> frozenset[str]:
 
 
 def names(sentence: str) -> frozenset[str]:
-    """Words with a capital letter, but for the first one, without case; none in a headline."""
-    words = [word for word in _WORD.findall(sentence)[1:] if len(word) > 1 and terms(word)]
-    found = frozenset(word.casefold() for word in words if word[0].isupper())
-    return found if len(found) <= len(words) / 2 else frozenset()
+    """Stems of words with a capital letter, but for the first one; none in a headline."""
+    words = [(word, terms(word)) for word in _WORD.findall(sentence)[1:] if len(word) > 1]
+    words = [(word, stems) for word, stems in words if stems]
+    found = [stems for word, stems in words if word[0].isupper()]
+    return frozenset[str]().union(*found) if len(found) <= len(words) / 2 else frozenset()
 
 
 def negated(text: str) -> bool:
@@ -132,21 +137,22 @@ def citations(sentence: str, grounds: Sequence[Ground]) -> tuple[int, ...]:
     if not words or (len(said) >= LONG and len(words) < DISTINCT * len(said)):
         return ()
 
-    def hold(held: frozenset[str], known: frozenset[str]) -> bool:
-        return len(words & held) >= HELD * len(words) and told <= known
+    def hold(*group: Said) -> bool:
+        known = frozenset[str]().union(*(one.details for one in group))
+        return len(words & known) >= HELD * len(words) and told <= known
 
     def brings(one: Said, other: Said) -> bool:
-        lacking = told - other.known
+        lacking = told - other.details
         return not lacking or len(words & one.words - other.words) > len(lacking)
 
     negative = negated(sentence)
     near = [one for ground in grounds for one in ground.near(words, negative)]
     near = sorted(near, key=lambda one: (-len(one.words & words), one.rank))[:NEAREST]
     for one in near:
-        if hold(one.words, one.known):
+        if hold(one):
             return (one.rank,)
     for a, b in sorted(combinations(near, 2), key=lambda pair: pair[0].rank != pair[1].rank):
-        if hold(a.words | b.words, a.known | b.known) and brings(a, b) and brings(b, a):
+        if hold(a, b) and brings(a, b) and brings(b, a):
             return tuple(sorted({a.rank, b.rank}))
     return ()
 

@@ -51,6 +51,7 @@ DRONE = [
     ("text", "ranks"),
     [
         ("The Gannet flies for 34 minutes.", (1,)),  # a title counts with each sentence
+        ("The Gannets fly for 34 minutes.", (1,)),
         ("The battery of the Gannet weighs 90 g and it flies for 34 minutes.", (1,)),  # two
         ("A battery propeller of wind weighs minutes.", ()),  # words from all over
         ("The battery weighs 34 g.", ()),  # a number that stands elsewhere
