@@ -157,7 +157,7 @@ def _language_model(model: LanguageModel) -> LanguageModelBody:
         created=model.created,
         problem=model.problem,
         parameters=model.report.get("parameters"),
-        tokens=model.report.get("tokens"),
+        tokens=model.tokens,
         metrics=model.report.get("metrics", {}),
     )
 

@@ -33,6 +33,15 @@ class LanguageModel:
     report: dict[str, Any]
     problem: str | None
 
+    @property
+    def tokens(self) -> int | None:
+        """Those that it learned from, with those of the models that it was started from."""
+        total: int | None = self.report.get("tokens")
+        before = self.report.get("before")
+        while total is not None and before is not None:
+            total, before = total + before["tokens"], before.get("before")
+        return total
+
 
 class LanguageModels:
     """The folder of the language models."""

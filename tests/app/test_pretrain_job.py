@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from app import pretrain_job, training_job
 from app.datasets import Datasets
-from app.language_models import SHIPPED_LANGUAGE
+from app.language_models import SHIPPED_LANGUAGE, LanguageModels
 from app.settings import Settings
 from app.worker import JobCancelled, JobRefused, Reporter
 from index_data.documents import Document
@@ -129,6 +129,13 @@ def test_what_is_gone_on_from_is_learned_from_too(settings: Settings) -> None:
     save_lm(language / "unknown", *load_lm(language / "v2"))  # without its list of documents
     assert gone_on("v3", language / "unknown") == [None, None, None]
     assert gone_on("v4", SHIPPED_LANGUAGE) == [False, True, False]
+    own = [
+        json.loads((language / version / "report.json").read_bytes())["tokens"]
+        for version in ("v1", "v2", "v3")
+    ]
+    third = LanguageModels(settings.checkpoint_dir).find("v3")
+    assert third is not None
+    assert third.tokens == sum(own)
 
 
 def test_retrieving_can_be_cancelled(settings: Settings) -> None:
