@@ -39,7 +39,7 @@ class LanguageModel:
         total: int | None = self.report.get("tokens")
         before = self.report.get("before")
         while total is not None and before is not None:
-            total, before = total + before["tokens"], before.get("before")
+            total, before = total + before.get("tokens", 0), before.get("before")
         return total
 
 

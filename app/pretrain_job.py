@@ -44,7 +44,7 @@ def kind(settings: Settings) -> JobKind:
             "_out": str(settings.checkpoint_dir / FOLDER / str(job.params["version"])),
             "_work": str(work_folder(settings, job.id)),
             "_dataset": dataset_folder(settings, job.params["dataset"]),
-            "_start": _start(settings, job.params["start"]),
+            "_start": _start(settings, job.params.get("start")),  # none in jobs of before
         }
 
     def finish(job: Job, result: dict[str, Any]) -> dict[str, Any]:
