@@ -11,6 +11,7 @@ from app.keys import Scope
 from app.label_training import check_index
 from app.language_models import LanguageModel, report_of
 from app.problems import Problem, invalid
+from app.registry import MANIFEST
 from app.report_page import page as render
 from app.schemas import admin as bodies
 from app.schemas.pretrain import SHAPE, LanguageModelBody, PretrainRequest
@@ -60,7 +61,7 @@ def pretrain_params(footnote: Footnote, body: PretrainRequest) -> dict[str, Any]
     model to start from, ``not-found`` for an unknown dataset.
     """
     if body.start is not None:
-        if footnote.language_models.folder_of(body.start) is None:
+        if not (footnote.language_models.folder_of(body.start) / MANIFEST).is_file():
             raise invalid("#/start", f"there is no language model {body.start}")
         given = body.model_dump(by_alias=True, exclude_unset=True)
         if shaped := [name for name in SHAPE if name in given]:

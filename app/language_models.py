@@ -63,9 +63,9 @@ class LanguageModels:
         folder = dict(self.folders()).get(version)
         return None if folder is None else _read(version, folder)
 
-    def folder_of(self, version: str) -> Path | None:
-        """The folder of one of them, or of the one that ships."""
-        return SHIPPED_LANGUAGE if version == SHIPPED else dict(self.folders()).get(version)
+    def folder_of(self, version: str) -> Path:
+        """The folder of one of them, or of the one that ships, whether it is there or not."""
+        return SHIPPED_LANGUAGE if version == SHIPPED else self.folder / version
 
     def remove(self, version: str) -> bool:
         """Delete one for good; whether it was there."""

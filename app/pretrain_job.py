@@ -17,14 +17,11 @@ import orjson
 
 from app.datasets import DatasetBroken, rows_file
 from app.job import Job, JobKind
-from app.language_models import FOLDER, SHIPPED_LANGUAGE
-from app.registry import SHIPPED
+from app.language_models import SHIPPED_LANGUAGE, LanguageModels
 from app.settings import Settings
 from app.training_job import dataset_folder, work_folder
 from app.worker import JobCancelled, JobRefused, Reporter
 from index_data.documents import content_id
-from model.provenance import DOCUMENTS as LIST
-from model.provenance import digests, united
 
 TYPE: Final = "pretrain"
 DOCUMENTS: Final = "documents.jsonl"  # in the job's folder: the index's documents as they stood
@@ -36,15 +33,17 @@ OPTIONS: Final = (
 
 def kind(settings: Settings) -> JobKind:
     """The pre-training job of a server. What it makes serves nothing by itself."""
+    models = LanguageModels(settings.checkpoint_dir)
 
     def prepare(job: Job) -> dict[str, Any]:
+        start = job.params.get("start")  # a job of before has none
         return {
             "_store": str(settings.store_dir),
             "_device": settings.device,
-            "_out": str(settings.checkpoint_dir / FOLDER / str(job.params["version"])),
+            "_out": str(models.folder_of(str(job.params["version"]))),
             "_work": str(work_folder(settings, job.id)),
             "_dataset": dataset_folder(settings, job.params["dataset"]),
-            "_start": _start(settings, job.params.get("start")),  # none in jobs of before
+            "_start": None if start is None else str(models.folder_of(start)),
         }
 
     def finish(job: Job, result: dict[str, Any]) -> dict[str, Any]:
@@ -61,6 +60,7 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     from app.pretraining import Source, plan_of, pretrain_from_files
     from index_data.import_files import ImportRefused
     from model.folders import CheckpointRefused
+    from model.provenance import digests
     from model.trainer import TrainingCancelled
     from model.workspace import TrainingRefused
 
@@ -89,24 +89,17 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     return {"report": _told(report)}
 
 
-def _start(settings: Settings, version: str | None) -> str | None:
-    """The folder of the model that a run starts from; whether it is there, the child finds out."""
-    if version is None:
-        return None
-    if version == SHIPPED:
-        return str(SHIPPED_LANGUAGE)
-    return str(settings.checkpoint_dir / FOLDER / version)
-
-
 def _learned_from(mine: bytes, start: Path | None) -> bytes:
     """The digests of a run's documents and of those before it; none where those are not known.
 
     What ships has learned from published text alone, and from no document of a user's.
     """
+    from model.provenance import listed, united
+
     if start is None or start == SHIPPED_LANGUAGE:
         return mine
-    path = start / LIST
-    return united(mine, path.read_bytes()) if path.is_file() else b""
+    known = listed(start)
+    return united(mine, known) if known is not None else b""
 
 
 def _told(report: dict[str, Any]) -> dict[str, Any]:

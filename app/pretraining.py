@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -87,7 +87,6 @@ def plan_of(
 
     Raises:
         ValueError: The sizes do not fit together, or nothing is left that reads.
-        CheckpointRefused: `start` does not read.
     """
     run = PretrainConfig(
         tokens=tokens,
@@ -97,9 +96,7 @@ def plan_of(
         seed=seed,
     )
     if start is not None:
-        config = load_lm(start)[0].config
-        kept = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "vocab"}
-        return Plan(out, sources, kept, run, config.vocab, held_out, start=start)
+        return Plan(out, sources, run=run, held_out=held_out, start=start)
     if memory == "copy" and not copy:
         raise ValueError("memory copy is the copy head: name another memory without it")
     shape: dict[str, Any] = {
@@ -130,18 +127,21 @@ def pretrain_from_files(
         ImportRefused: A path that is not there or of another kind.
         TrainingRefused: No text, or the loss is no number any more.
         TrainingCancelled: `cancelled` said so.
-        CheckpointRefused: The output folder is there already.
+        CheckpointRefused: The output folder is there already, or `start` does not read.
     """
     if plan.out.exists():
         raise TrainingRefused(f"{plan.out} is there already: name another folder")
     begun = load_lm(plan.start) if plan.start is not None else None
     work = open_workspace(plan.work or plan.out, _digest(plan))
-    tokens = begun[1] if begun is not None else None
-    corpus, tokenizer = _corpus(plan, tokens, work / "corpus", note, rejected, stage)
+    if begun is not None:
+        shape, tokens = begun[0].config, begun[1]
+    else:
+        shape, tokens = LMConfig(vocab=plan.vocab, **plan.shape), None
+    corpus, tokenizer = _corpus(plan, shape, tokens, work / "corpus", note, rejected, stage)
     device = pick_device(plan.device)
     torch.manual_seed(plan.run.seed)
-    model = begun[0] if begun is not None else RetrievalLM(_config(plan, tokenizer))
-    model, config = model.to(device), model.config
+    made = begun[0] if begun is not None else RetrievalLM(replace(shape, vocab=tokenizer.vocab))
+    model, config = made.to(device), made.config
     lengths = tokenizer.byte_lengths()
 
     def bytes_of(chunks: Numbers) -> int:
@@ -201,10 +201,6 @@ def before(report: dict[str, Any]) -> dict[str, Any]:
     return {name: report[name] for name in names if name in report}
 
 
-def _config(plan: Plan, tokenizer: LMTokenizer) -> LMConfig:
-    return LMConfig(vocab=tokenizer.vocab, **plan.shape)
-
-
 def pick_device(wanted: str) -> torch.device:
     """`auto`: a GPU where there is one."""
     if wanted != "auto":
@@ -227,6 +223,7 @@ def _digest(plan: Plan) -> str:
 
 def _corpus(
     plan: Plan,
+    shape: LMConfig,
     tokenizer: LMTokenizer | None,
     folder: Path,
     note: Callable[[str], None],
@@ -236,7 +233,6 @@ def _corpus(
     """The corpus of a plan, made once; tokens are learned unless they are given."""
     words = folder / "tokenizer.json"
     if not (folder / "documents.json").exists():
-        shape = LMConfig(vocab=plan.vocab, **plan.shape)
         stage(0, 1, "read")
         texts, settings = _texts(plan, shape.chunk, rejected)
         note(f"{len(texts)} documents read: " + _told(settings))

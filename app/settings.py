@@ -198,11 +198,8 @@ class Settings:
                 raise InvalidSetting(f"{variable(name)}: at most 1, not {getattr(self, name)}")
         if not 0 <= self.port <= 65535:
             raise InvalidSetting(f"{variable('port')}: a port is 0 to 65535, not {self.port}")
-        # Taken for a hub id, it would be missed only when the first text is asked for.
-        named = self.generator or SHIPPED
-        near = get_close_matches(named.lower(), [SHIPPED], cutoff=0.8)
-        if near and named != SHIPPED and not Path(named).exists():
-            raise InvalidSetting(f"{variable('generator')}: {named!r}: is {SHIPPED!r} meant?")
+        if self.generator is not None:
+            check_generator(self.generator)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
@@ -259,6 +256,16 @@ def check(f: Field[Any], value: Any) -> None:
     # `not >=` so that NaN is refused too.
     if isinstance(value, int | float) and not at_least <= value < float("inf"):
         raise InvalidSetting(f"{variable(f.name)}: at least {at_least:g}, not {value}")
+
+
+def check_generator(named: str) -> None:
+    """Raise :class:`InvalidSetting` for a misspelt ``shipped``.
+
+    Taken for a hub id, it would be missed only when the first text is asked for.
+    """
+    near = get_close_matches(named.lower(), [SHIPPED], cutoff=0.8)
+    if near and named != SHIPPED and not Path(named).exists():
+        raise InvalidSetting(f"{variable('generator')}: {named!r}: is {SHIPPED!r} meant?")
 
 
 def documentation() -> str:

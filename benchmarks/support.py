@@ -55,9 +55,8 @@ def made(chance: random.Random) -> dict[str, list[tuple[str, list[str]]]]:
             joined = [*x[: len(x) * 2 // 3], "and", *y[len(y) // 3 :]]
             out["joined"].append((" ".join(joined), both))
         for kind, details in (("another number", numbers), ("another name", capitalised)):
-            if (
-                swapped := exchanged(whole, sorted(details(first) | details(second)), chance)
-            ) is not None:
+            swapped = exchanged(whole, sorted(details(first) | details(second)), chance)
+            if swapped is not None:
                 out[kind].append((swapped, both))
         words = [text.split() for text in both]
         out["salad of words"].append((" ".join(chance.sample([*words[0], *words[1]], 14)), both))

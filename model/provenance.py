@@ -53,6 +53,16 @@ class TrainedOn:
         return found
 
 
+def listed(part: Path) -> bytes | None:
+    """The list of a head or of a language model by its folder; None: there is none.
+
+    Raises:
+        OSError: The folder does not read.
+    """
+    path = part / DOCUMENTS
+    return path.read_bytes() if path.is_file() else None
+
+
 def trained_on(checkpoint: Path, doc_id: str) -> bool | None:
     """Whether a checkpoint was trained on a document; None: it was never written down.
 
@@ -64,10 +74,9 @@ def trained_on(checkpoint: Path, doc_id: str) -> bool | None:
     unknown = False
     heads = checkpoint / "heads"
     for part in heads.iterdir() if heads.is_dir() else (checkpoint,):
-        path = part / DOCUMENTS
-        if not path.is_file():
+        known = listed(part)
+        if known is None:
             unknown = True
-            continue
-        if doc_id in TrainedOn(path.read_bytes()):
+        elif doc_id in TrainedOn(known):
             return True
     return None if unknown else False
