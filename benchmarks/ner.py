@@ -181,7 +181,7 @@ def main() -> None:
     """Train what is not there yet, and print a line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cases", nargs="*", default=list(CASES))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--seed", type=int, nargs="+", default=[0])
     parser.add_argument("--split", choices=("dev", "test"), default="dev")
     parser.add_argument("--layers", type=int)
     parser.add_argument("--rank", type=int)
@@ -193,7 +193,7 @@ def main() -> None:
     options = {n: given[n] for n in names if given[n] is not None}
     encoder = Encoder.load()
     out = {
-        case: run(case, given["seeds"], given["split"], encoder, options) for case in given["cases"]
+        case: run(case, given["seed"], given["split"], encoder, options) for case in given["cases"]
     }
     print(json.dumps({"split": given["split"], **out}))
 
