@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,17 +134,16 @@ def _f1(counts: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 def run(
     case: str,
-    seeds: Sequence[int],
+    encoders: Mapping[int, Encoder],
     split: str,
-    encoder: Encoder,
     options: dict[str, Any],
     most: int | None = None,
-    learned: Set[str] | None = None,
+    learned: float = 1.0,
 ) -> dict[str, Any]:
     """One case on one split: `on`, `off` and `none`, and the index grown after training.
 
-    `most`: so many sentences of each part, for a try. `learned`: ids of the sentences that heads
-    learn from, where those are not all of the index.
+    `encoders`: of each seed. `most`: so many sentences of each part, for a try. `learned`: the
+    share of the index's sentences that heads learn from.
     """
     name, share = (CASES | CHINESE)[case]
     everything, judged = read(name, "train")[:most], read(name, split)[:most]
@@ -155,11 +154,10 @@ def run(
         said.setdefault(view, []).append(found)
         figures.setdefault(view, []).append(f1(rows, found))
 
-    for seed in seeds:
+    for seed, encoder in encoders.items():
         train = share_of(everything, share, seed)
         index = Labelled.of(train)
-        taught = train if learned is None else [row for row in train if row.id in learned]
-        rows, test = index.retrieve(taught), index.retrieve(judged)
+        rows, test = index.retrieve(share_of(train, learned, seed)), index.retrieve(judged)
         on = trained(case, seed, "on", rows, encoder, options)
         add("on", test, answers(on, test))
         add("off", test, answers(on, test, closed=True))
@@ -192,9 +190,8 @@ def main() -> None:
     names = ("layers", "rank", "lr", "epochs")
     options = {n: given[n] for n in names if given[n] is not None}
     encoder = Encoder.load()
-    out = {
-        case: run(case, given["seed"], given["split"], encoder, options) for case in given["cases"]
-    }
+    encoders = dict.fromkeys(given["seed"], encoder)
+    out = {case: run(case, encoders, given["split"], options) for case in given["cases"]}
     print(json.dumps({"split": given["split"], **out}))
 
 

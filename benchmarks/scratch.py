@@ -1,6 +1,7 @@
 """Chinese with nothing pretrained: an encoder from scratch, and heads over it with retrieval.
 
     python -m benchmarks.scratch [chnsenticorp thucnews_titles resume_ner msra_ner drcd cmrc2018]
+    python -m benchmarks.scratch msra_ner --seed 0 1 2
     python -m benchmarks.scratch --no-labels resume_ner
     python -m benchmarks.scratch --peers [SET...]
 
@@ -102,16 +103,46 @@ def encoder_for(
 
 
 def classified(
-    name: str, split: str, seed: int, most: int | None, config: ScratchConfig, taught: bool
+    name: str,
+    split: str,
+    seeds: Sequence[int],
+    most: int | None,
+    config: ScratchConfig,
+    taught: bool,
 ) -> dict[str, Any]:
-    """A set of labelled texts; the encoder is taught by labels too."""
+    """A set of labelled texts; the encoder is taught by labels too. Means over the seeds."""
     train, test = parts(name, most, split)
-    labels = sorted({row.label for row in train})
     known, fresh = by_hash(train, HEAD_SHARE)
     texts = [ScratchText(row.text) for row in train]
     for i in known if taught else ():
         texts[i] = ScratchText(train[i].text, train[i].label)
-    encoder, about = encoder_for(name, texts, config)
+    done: dict[str, dict[str, Any]] = {}
+    for seed in seeds:
+        encoder, about = encoder_for(name, texts, dataclasses.replace(config, seed=seed))
+        head = f"{name}-scratch-{{}}{longer(name, config)}-{seed}"
+        kept = RUNS / f"{name}-{encoder.sha256[:8]}-{split}-{len(test)}-{seed}.json"
+        if not kept.exists():
+            found = views(name, head, seed, encoder, train, test, fresh)
+            kept.write_text(json.dumps(found))
+        done[str(seed)] = {"encoder": about, **json.loads(kept.read_text())}
+    result: dict[str, Any] = {"rows": len(train), "test": len(test), "head rows": len(fresh)}
+    right: dict[str, NDArray[np.float64]] = {}
+    for view in ("on", "off", "none", "no training"):
+        per_seed = [[c == "1" for c in found[view]["right"]] for found in done.values()]
+        right[view] = np.mean(per_seed, axis=0)
+        result[view] = float(right[view].mean())
+    for rival in ("off", "none", "no training"):
+        mean, low, high = paired_interval(right["on"], right[rival])
+        result[f"on - {rival}"] = {"mean": mean, "low": low, "high": high}
+    return {**result, "per seed": done}
+
+
+def views(
+    name: str, head: str, seed: int, encoder: Encoder,
+    train: list[Example], test: list[Example], fresh: Sequence[int],
+) -> dict[str, Any]:  # fmt: skip
+    """The figures of one seed: `no training`, `on`, `off` and `none`."""
+    labels = sorted({row.label for row in train})
     cached = CachedEncoder(encoder, f"{name}-scratch")
     index, asked = (
         Split(side, cached.encode([row.text for row in side])) for side in (train, test)
@@ -119,13 +150,11 @@ def classified(
     learned = index.take(fresh)
     (own, found), dropped = hybrid(index, [learned, asked], cached)
     nothing: list[Any] = [[] for _ in test]
-    result: dict[str, Any] = {"rows": len(train), "test": len(test), "encoder": about}
-    result |= {"head rows": len(fresh), "dropped": dropped}
+    result: dict[str, Any] = {"dropped": dropped}
     result["no training"] = figures(asked, answer(Reader.load(None, encoder), asked, found, labels))
-    show(name, "no training", result["no training"])
     for view in ("on", "none"):
         reader, trained = fit(
-            f"{name}-scratch-{view}{longer(name, config)}-{seed}", learned, own, encoder,
+            head.format(view), learned, own, encoder,
             seed=seed, retrieval=view == "on", layers=encoder.depth,
         )  # fmt: skip
         result[f"training, {view}"] = trained
@@ -133,12 +162,8 @@ def classified(
             result["on"] = figures(asked, answer(reader, asked, found, labels))
         shut = figures(asked, answer(reader, asked, nothing, labels))
         result["off" if view == "on" else "none"] = shut
-        show(name, view, result[view])
-    ours = [float(c == "1") for c in result["on"]["right"]]
-    for rival in ("off", "none", "no training"):
-        theirs = [float(c == "1") for c in result[rival]["right"]]
-        mean, low, high = paired_interval(ours, theirs)
-        result[f"on - {rival}"] = {"mean": mean, "low": low, "high": high}
+    for view in ("no training", "on", "off", "none"):
+        print(f"{name:16} {seed} {view:12} accuracy {result[view]['accuracy']:.4f}", flush=True)
     return result
 
 
@@ -179,48 +204,54 @@ def hybrid(
 
 
 def tagged(
-    name: str, split: str, seed: int, most: int | None, config: ScratchConfig, taught: bool
+    name: str,
+    split: str,
+    seeds: Sequence[int],
+    most: int | None,
+    config: ScratchConfig,
+    taught: bool,
 ) -> dict[str, Any]:
     """A set of sentences with entities; the encoder is taught by entities too."""
     kept = read_sentences(name, "train")[:most]
-    fresh = share_of(kept, HEAD_SHARE, seed) if taught else kept
-    apart = {row.id for row in fresh}
-    texts = [ScratchText(r.text, None, None if r.id in apart else r.entities) for r in kept]
-    encoder, about = encoder_for(name, texts, config)
-    found = ner.run(
-        name, [seed], split, encoder, TAG_OPTIONS, most=most, learned=apart if taught else None
-    )
-    return {"learned from": len(kept), "head rows": len(fresh), "encoder": about, **found}
+    share = HEAD_SHARE if taught else 1.0
+    encoders: dict[int, Encoder] = {}
+    about: dict[str, Any] = {}
+    for seed in seeds:
+        fresh = {row.id for row in share_of(kept, share, seed)}
+        texts = [ScratchText(r.text, None, None if r.id in fresh else r.entities) for r in kept]
+        encoders[seed], report = encoder_for(name, texts, dataclasses.replace(config, seed=seed))
+        about[str(seed)] = {"head rows": len(fresh), "encoder": report}
+    found = ner.run(name, encoders, split, TAG_OPTIONS, most=most, learned=share)
+    return {"learned from": len(kept), **found, "encoders": about}
 
 
 def asked(
-    name: str, _: str, seed: int, most: int | None, config: ScratchConfig, __: bool
+    name: str, _: str, seeds: Sequence[int], most: int | None, config: ScratchConfig, __: bool
 ) -> dict[str, Any]:
     """Questions of one set learned, those of the other asked; `most`: so many are asked."""
     raw = [row for part in qa_data.TRAINED_ON[name] for row in rows(part)]
     contexts = list(dict.fromkeys(row["context"] for row in raw))
     texts = [c[at : at + PIECE] for c in contexts for at in range(0, len(c), PIECE)]
     everything = [ScratchText(text) for text in (*texts, *(row["question"] for row in raw))]
-    encoder, about = encoder_for(name, everything, config)
-    head = RUNS / f"{name}-answers-{config.epochs}-{seed}"
-    if not head.exists():
-        given = argparse.Namespace(train=head, base=None, none=False, seed=seed)
-        trained = qa.train(name, given, encoder)
-        print(head.name, json.dumps(trained["metrics"]), flush=True)
-    given = argparse.Namespace(
-        questions=most, gone=most, retrieval=False, checkpoint=head, against=None
-    )
-    return {"encoder": about, "learned from": len(raw), **qa.evaluate(OTHER[name], given, encoder)}
+    done: dict[str, Any] = {}
+    for seed in seeds:
+        encoder, about = encoder_for(name, everything, dataclasses.replace(config, seed=seed))
+        head = RUNS / f"{name}-answers-{config.epochs}-{seed}"
+        if not head.exists():
+            given = argparse.Namespace(train=head, base=None, none=False, seed=seed)
+            trained = qa.train(name, given, encoder)
+            print(head.name, json.dumps(trained["metrics"]), flush=True)
+        given = argparse.Namespace(
+            questions=most, gone=most, retrieval=False, checkpoint=head, against=None
+        )
+        done[str(seed)] = {"encoder": about, **qa.evaluate(OTHER[name], given, encoder)}
+    return {"learned from": len(raw), "per seed": done}
 
 
 def peers(name: str, split: str, most: int | None) -> dict[str, Any]:
     """TF-IDF of characters on the same rows."""
     train, test = parts(name, most, split)
     return {"rows": len(train), "test": len(test), **characters(train, test)}
-
-
-def show(name: str, view: str, found: dict[str, Any]) -> None:
-    print(f"{name:16} {view:12} accuracy {found['accuracy']:.4f}", flush=True)
 
 
 def main() -> None:
@@ -232,7 +263,7 @@ def main() -> None:
     parser.add_argument("--peers", action="store_true")
     parser.add_argument("--split", choices=("dev", "test"), default="test")
     parser.add_argument("--max-tokens", type=int, help="that the encoder reads of a text")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, nargs="+", default=[0])
     parser.add_argument("--rows", type=int, help="at most so many rows of each part")
     parser.add_argument("--epochs", type=int, help="of the encoder")
     parser.add_argument(
@@ -247,7 +278,7 @@ def main() -> None:
         else:
             asked_for = {"epochs": given.epochs, "max_tokens": given.max_tokens}
             changed = {option: value for option, value in asked_for.items() if value}
-            config = dataclasses.replace(CONFIGS[name], seed=given.seed, **changed)
+            config = dataclasses.replace(CONFIGS[name], **changed)
             run = classified if name in CLASSIFIED else asked if name in OTHER else tagged
             taught = not given.no_labels
             out[name] = run(name, given.split, given.seed, given.rows, config, taught)
