@@ -6,6 +6,8 @@ PYTHON ?= python3
 TORCH ?= auto
 BIN := .venv/bin
 INSTALL := $(PYTHON) scripts/install.py --torch $(TORCH)
+# Tests run on one thread each, so two processes take what two cores have.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 HOST ?= 127.0.0.1
 PORT ?= 8000
 
@@ -26,12 +28,12 @@ run: setup ## set up, then serve (HOST=127.0.0.1 PORT=8000)
 	@exec $(BIN)/footnote serve --host $(HOST) --port $(PORT)
 
 .PHONY: test
-test: setup-dev ## set up, then run the tests (about a minute)
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+test: setup-dev ## set up, then run the tests (three minutes on two cores)
+	@$(PYTEST) -m "not slow" $(ARGS)
 
 .PHONY: test-slow
 test-slow: setup-dev ## the slower tests: kill -9, training while serving, packaging
-	@$(BIN)/python -m pytest -m slow $(ARGS)
+	@$(PYTEST) -m slow $(ARGS)
 
 .PHONY: lint
 lint: setup-dev ## ruff: rules and format
