@@ -11,7 +11,8 @@ and a head over it from the last quarter, with hits from all, found as the serve
 *off* are one network, *none* never saw a hit, `no training` is the vote of the neighbours.
 `--peers`: TF-IDF of characters on the same rows. Test texts that stand in train are left out of the
 test part. Of the two sets of questions one is learned from (its paragraphs, then its answers) and
-the other is asked, as `benchmarks.qa` asks it. What is trained is kept in benchmarks/runs.
+the other is asked, as `benchmarks.qa` asks it. What is trained is kept in benchmarks/runs,
+what a seed's labels were too: further seeds are pooled with those that were run.
 """
 
 from __future__ import annotations
@@ -119,10 +120,9 @@ def classified(
     done: dict[str, dict[str, Any]] = {}
     for seed in seeds:
         encoder, about = encoder_for(name, texts, dataclasses.replace(config, seed=seed))
-        head = f"{name}-scratch-{{}}{longer(name, config)}-{seed}"
         kept = RUNS / f"{name}-{encoder.sha256[:8]}-{split}-{len(test)}-{seed}.json"
         if not kept.exists():
-            found = views(name, head, seed, encoder, train, test, fresh)
+            found = views(name, seed, encoder, train, test, fresh)
             kept.write_text(json.dumps(found))
         done[str(seed)] = {"encoder": about, **json.loads(kept.read_text())}
     result: dict[str, Any] = {"rows": len(train), "test": len(test), "head rows": len(fresh)}
@@ -138,10 +138,10 @@ def classified(
 
 
 def views(
-    name: str, head: str, seed: int, encoder: Encoder,
+    name: str, seed: int, encoder: Encoder,
     train: list[Example], test: list[Example], fresh: Sequence[int],
 ) -> dict[str, Any]:  # fmt: skip
-    """The figures of one seed: `no training`, `on`, `off` and `none`."""
+    """The figures of one seed: `no training`, `on`, `off` and `none`. `fresh`: a head's rows."""
     labels = sorted({row.label for row in train})
     cached = CachedEncoder(encoder, f"{name}-scratch")
     index, asked = (
@@ -154,7 +154,7 @@ def views(
     result["no training"] = figures(asked, answer(Reader.load(None, encoder), asked, found, labels))
     for view in ("on", "none"):
         reader, trained = fit(
-            head.format(view), learned, own, encoder,
+            f"{name}-scratch-{view}-{encoder.sha256[:8]}-{seed}", learned, own, encoder,
             seed=seed, retrieval=view == "on", layers=encoder.depth,
         )  # fmt: skip
         result[f"training, {view}"] = trained
