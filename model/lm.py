@@ -26,8 +26,8 @@ from model.lm_layers import (
     KeyValues,
     Norm,
     ShortConvolution,
-    rotations,
 )
+from model.rotary import rotations
 
 
 @dataclass(slots=True)

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from model.lm import LMMemory, Past, RetrievalLM
 from model.lm_config import PAD
-from model.lm_layers import NEVER, KeyValues, rotate, rotations
+from model.lm_layers import NEVER, KeyValues
+from model.rotary import rotate, rotations
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.lm_config import LMConfig
+from model.rotary import rotate
 
 NEVER = -1e4
 """Added to scores that may not be attended to; finite, so that an empty row has no NaN."""
@@ -24,20 +25,6 @@ class KeyValues:
 
     keys: Tensor
     values: Tensor
-
-
-def rotations(positions: Tensor, size: int) -> Tensor:
-    """Cosines and sines [2, t, size / 2] of RoPE (Su et al. 2021) for some positions [t]."""
-    rates = 10_000.0 ** -(torch.arange(0, size, 2, device=positions.device).float() / size)
-    angles = positions.float()[:, None] * rates
-    return torch.stack([angles.cos(), angles.sin()])
-
-
-def rotate(x: Tensor, turn: Tensor) -> Tensor:
-    """Turn the halves of x [..., t, e] by `turn` [2, t, e / 2]."""
-    a, b = x.chunk(2, -1)
-    cos, sin = turn.to(x.dtype)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
 
 
 class Norm(nn.Module):

@@ -1,7 +1,8 @@
-"""An encoder from nothing: a tokenizer and a small BERT, trained on a corpus of one's own.
+"""An encoder from nothing: a tokenizer and a small Transformer, trained on a corpus of one's own.
 
 For a language or a field that no pretrained model at hand covers. What comes out is a folder as
-`transformers` writes it, to be named as the encoder like any other. Per batch the loss is
+`transformers` writes it, to be named as the encoder like any other: a RoFormer, that is a BERT with
+rotary places (Su et al. 2021), since few texts do not teach learned ones. Per batch the loss is
 
 - masked words (Devlin et al. 2018), on every text;
 - with labels: cross-entropy over the cosines of the text's vector and one vector a label
@@ -73,15 +74,15 @@ class ScratchReport:
 
 
 class ScratchModel(nn.Module):
-    """A BERT with what its training needs: a masked-word head, a vector for each label, tags."""
+    """A RoFormer with what training needs: a masked-word head, a vector for each label, tags."""
 
     def __init__(self, config: ScratchConfig, vocabulary: int, labels: int, types: int) -> None:
         super().__init__()
-        from transformers import BertConfig, BertModel  # seconds to import
+        from transformers import RoFormerConfig, RoFormerModel  # seconds to import
 
         self.config = config
-        self.bert: Any = BertModel(
-            BertConfig(
+        self.roformer: Any = RoFormerModel(
+            RoFormerConfig(
                 vocab_size=vocabulary,
                 hidden_size=config.dim,
                 num_hidden_layers=config.layers,
@@ -90,10 +91,8 @@ class ScratchModel(nn.Module):
                 max_position_embeddings=config.max_tokens,
                 hidden_dropout_prob=config.dropout,
                 attention_probs_dropout_prob=config.dropout,
-            ),
-            add_pooling_layer=False,
+            )
         )
-        self.bert.set_attn_implementation("eager")  # its backward is faster on a CPU
         self.transform = nn.Sequential(
             nn.Linear(config.dim, config.dim), nn.GELU(), nn.LayerNorm(config.dim)
         )
@@ -103,7 +102,7 @@ class ScratchModel(nn.Module):
 
     def states(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Ids and mask [b, t] -> states [b, t, d]."""
-        states: Tensor = self.bert(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        states: Tensor = self.roformer(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         return states
 
     def losses(self, ids: Tensor, mask: Tensor, truth: Tensor, tags: Tensor) -> dict[str, Tensor]:
@@ -111,7 +110,7 @@ class ScratchModel(nn.Module):
         hidden, wanted = hide(ids, mask, self.config.masked, len(self.bias))
         states = self.states(hidden, mask)
         there = wanted != IGNORED
-        words = self.bert.embeddings.word_embeddings.weight
+        words = self.roformer.embeddings.word_embeddings.weight
         logits = self.transform(states[there]) @ words.T + self.bias
         found = {"masked": states.sum() * 0}
         if bool(there.any()):
@@ -165,7 +164,7 @@ def train_encoder(
         raise ValueError(f"{out} is there already")
     if sum(bool(row.text.strip()) for row in rows) < 2:
         raise ValueError("an encoder needs at least two texts to learn from")
-    run = [config.to_json(), [[row.text, row.label, row.entities] for row in rows]]
+    run = ["roformer", config.to_json(), [[row.text, row.label, row.entities] for row in rows]]
     work = open_workspace(out, hashlib.sha256(json.dumps(run).encode()).hexdigest())
     saved = work / "tokenizer.json"
     if not saved.exists():
@@ -183,7 +182,7 @@ def train_encoder(
         labels=len(data.labels),
         entity_types=len(data.types),
         vocabulary=tokenizer.get_vocab_size(),
-        parameters=sum(p.numel() for p in model.bert.parameters()),
+        parameters=sum(p.numel() for p in model.roformer.parameters()),
         epochs=config.epochs,
         losses=losses,
         tokens_per_second=tokens / max(seconds, 1e-9),
@@ -191,7 +190,7 @@ def train_encoder(
         config=config.to_json(),
     )
     aside = work / "encoder"
-    model.bert.save_pretrained(aside)
+    model.roformer.save_pretrained(aside)
     tokenizer.no_truncation()
     tokenizer.save(str(aside / "tokenizer.json"))
     marks = dict(zip(("pad", "unk", "cls", "sep", "mask"), MARKS, strict=True))

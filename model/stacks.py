@@ -1,4 +1,4 @@
-"""An encoder's layers, one by one: BERT's written out, any other's as the library runs them.
+"""An encoder's layers, one by one, as the library runs them; BERT's are in `model.bert_stack`.
 
 A head's adapter reaches into single layers, and the lower layers are shared by all heads; so a
 model is taken apart into embeddings, layers, and what comes after the last one.
@@ -6,7 +6,6 @@ model is taken apart into embeddings, layers, and what comes after the last one.
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.adapter import LayerAdapter, Shapes
@@ -37,123 +35,6 @@ class Stack(Protocol):
 
     def fold(self, adapters: list[LayerAdapter]) -> list[Any] | None:
         """The adapters as layers that have them in their weights; None: it cannot."""
-
-
-class BertLayer:
-    """One post-norm encoder layer (Devlin et al. 2018), with an optional adapter."""
-
-    def __init__(self, layer: Any, heads: int) -> None:
-        attention, own = layer.attention, layer.attention.self
-        parts = (own.query, own.key, own.value)
-        self.heads = heads
-        # One product instead of three; the same numbers.
-        self.w_qkv: Tensor = torch.cat([p.weight.data for p in parts])
-        self.b_qkv: Tensor = torch.cat([p.bias.data for p in parts])
-        self.out: nn.Linear = attention.output.dense
-        self.norm1: nn.LayerNorm = attention.output.LayerNorm
-        self.up: nn.Linear = layer.intermediate.dense
-        self.act = layer.intermediate.intermediate_act_fn
-        self.down: nn.Linear = layer.output.dense
-        self.norm2: nn.LayerNorm = layer.output.LayerNorm
-
-    def __call__(self, h: Tensor, bias: Tensor | None, adapter: LayerAdapter | None) -> Tensor:
-        """States [b, t, d] and attention bias [b, 1, 1, t] (0 or -inf) -> [b, t, d]."""
-        b, t, d = h.shape
-        qkv = F.linear(h, self.w_qkv, self.b_qkv)  # [b, t, 3d]
-        if adapter is not None:
-            changes = [adapter.change(name, h) for name in ("query", "key", "value")]
-            qkv = qkv + torch.cat(changes, dim=-1)
-        q, k, v = qkv.view(b, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        if torch.is_grad_enabled() and qkv.requires_grad:
-            # On CPU the fused kernel's backward is slower than these three products.
-            weights = q @ k.transpose(-1, -2) * (d // self.heads) ** -0.5  # [b, heads, t, t]
-            mixed = (weights if bias is None else weights + bias).softmax(-1) @ v
-        else:
-            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        mixed = mixed.transpose(1, 2).reshape(b, t, d)
-        out = self.out(mixed)
-        if adapter is not None:
-            out = out + adapter.change("out", mixed)
-        h = self.norm1(out + h)
-        up = self.up(h)
-        if adapter is not None:
-            up = up + adapter.change("up", h)
-        up = self.act(up)
-        down = self.down(up)
-        if adapter is not None:
-            down = down + adapter.change("down", up)
-        normed: Tensor = self.norm2(down + h)
-        return normed
-
-    def folded(self, adapter: LayerAdapter) -> BertLayer:
-        """This layer with an adapter in its weights."""
-        other = copy.copy(self)
-        parts = zip(("query", "key", "value"), self.w_qkv.chunk(3), strict=True)
-        other.w_qkv = torch.cat([adapter.of(name).folded(part) for name, part in parts])
-        for name in ("out", "up", "down"):
-            linear: nn.Linear = copy.deepcopy(getattr(self, name))
-            linear.weight.data = adapter.of(name).folded(linear.weight.data)
-            setattr(other, name, linear)
-        return other
-
-
-class BertStack:
-    """BERT and RoBERTa, whose layers have the same parts."""
-
-    def __init__(self, model: Any) -> None:
-        config = model.config
-        d, hidden = config.hidden_size, config.intermediate_size
-        self.shapes: Shapes = {
-            **dict.fromkeys(("query", "key", "value", "out"), (d, d)),
-            "up": (d, hidden),
-            "down": (hidden, d),
-        }
-        self.embeddings = model.embeddings
-        self.layers = [
-            BertLayer(layer, config.num_attention_heads) for layer in model.encoder.layer
-        ]
-        self.depth = len(self.layers)
-
-    @staticmethod
-    def fits(model: Any) -> bool:
-        """Whether a model's layers are BERT's, without relative positions or cross-attention."""
-        layers = getattr(getattr(model, "encoder", None), "layer", None) or [None]
-        attention = getattr(getattr(layers[0], "attention", None), "self", None)
-        config = model.config
-        return (
-            config.model_type in ("bert", "roberta", "xlm-roberta", "camembert", "electra")
-            and hasattr(attention, "query")
-            and hasattr(layers[0], "intermediate")
-            and getattr(config, "position_embedding_type", "absolute") in ("absolute", None)
-            and not getattr(config, "is_decoder", False)
-            and getattr(config, "embedding_size", config.hidden_size) == config.hidden_size
-        )
-
-    def embed(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """See `Stack`."""
-        states: Tensor = self.embeddings(input_ids=ids)
-        return states
-
-    def run(self, h: Tensor, mask: Tensor, start: int, stop: int, adapters: list[Any]) -> Tensor:
-        """See `Stack`."""
-        bias = None
-        if not bool(mask.all()):
-            bias = torch.zeros(mask.shape, dtype=h.dtype, device=mask.device)
-            bias = bias.masked_fill(~mask, float("-inf"))[:, None, None, :]
-        first = self.depth - len(adapters)
-        for i in range(start, stop):
-            own = adapters[i - first] if i >= first else None
-            if isinstance(own, BertLayer):
-                h = own(h, bias, None)
-            else:
-                h = self.layers[i](h, bias, own)
-        return h
-
-    @torch.no_grad()
-    def fold(self, adapters: list[LayerAdapter]) -> list[Any] | None:
-        """See `Stack`."""
-        own = self.layers[self.depth - len(adapters) :]
-        return [layer.folded(part) for layer, part in zip(own, adapters, strict=True)]
 
 
 @dataclass(slots=True)

@@ -164,7 +164,7 @@ def test_an_encoder_is_taught_by_entities(tmp_path: Path) -> None:
         text = f"今天{verb}{''.join(chance.choices('甲乙丙丁戊', k=2))}来"
         rows.append(ScratchText(text, None, [(3, 5, "PER")] if verb == "找" else []))
     rows += [ScratchText(row.text) for row in rows[:8]]
-    config = dataclasses.replace(SMALL, pieces="characters", epochs=12, pairs=False)
+    config = dataclasses.replace(SMALL, pieces="characters", epochs=16, pairs=False)
     report = train_encoder(rows, config, tmp_path / "zh")
     assert report.entity_types == 1
     assert report.losses.keys() == {"masked", "tags"}

@@ -15,14 +15,16 @@ import transformers
 from transformers import AutoModel
 
 from model.adapter import Adapter
+from model.bert_stack import BertStack
 from model.encoder import Encoder
-from model.stacks import BertStack, LibraryStack
+from model.stacks import LibraryStack
 
 TEXTS = ["apple", "the crow and the heron", "hammer saw drill wrench pliers is very here"]
 SIZES = {"vocab_size": 40, "num_attention_heads": 4, "num_hidden_layers": 3}
 ROBERTA = {"hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 66}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "Roberta": ROBERTA,
+    "RoFormer": ROBERTA,
     "XLMRoberta": ROBERTA,
     "Electra": {"hidden_size": 32, "embedding_size": 16, "intermediate_size": 64},
     "DistilBert": {"dim": 32, "hidden_dim": 64, "n_layers": 3, "n_heads": 4},
@@ -100,6 +102,7 @@ def test_an_adapter_reaches_the_top_layers_only(name: str, make: Make) -> None:
 def test_which_are_written_out(make: Make, encoder: Encoder) -> None:
     assert isinstance(encoder.stack, BertStack)
     assert isinstance(Encoder.load(str(make("Roberta"))).stack, BertStack)
+    assert isinstance(Encoder.load(str(make("RoFormer"))).stack, BertStack)
     assert isinstance(Encoder.load(str(make("ModernBert"))).stack, LibraryStack)
 
 
