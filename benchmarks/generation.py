@@ -36,7 +36,8 @@ from benchmarks.load import post_bytes, run_load
 from benchmarks.serving import RUNS, Server, running, timed
 from index_data.sample import helpdesk
 from model.config import pick_dtype
-from model.generator import Generator, quiet
+from model.generator import Generator
+from model.library import quiet
 from model.lm_generator import is_language_model
 from model.prompting import Prompt
 from model.sampling import Sampling

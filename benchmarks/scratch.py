@@ -50,8 +50,9 @@ from model.scratch import ScratchConfig, ScratchText, train_encoder
 RUNS = Path(__file__).parent / "runs" / "scratch"
 CLASSIFIED = {"chnsenticorp": "train", "thucnews_titles": "train_subset"}
 CONFIGS = {
-    "chnsenticorp": ScratchConfig(loosened=0.1),
-    "thucnews_titles": ScratchConfig(max_tokens=48, loosened=0.1),
+    # What texts are about hardly depends on the order of their words.
+    "chnsenticorp": ScratchConfig(places="learned", loosened=0.1),
+    "thucnews_titles": ScratchConfig(places="learned", max_tokens=48, loosened=0.1),
     # An entity's borders are between characters, so a token is one.
     # What is found are labelled sentences, by their words: vectors need not be learned.
     "resume_ner": ScratchConfig(pieces="characters", epochs=20, batch_size=32, pairs=False),
@@ -82,9 +83,11 @@ def parts(name: str, most: int | None, split: str = "test") -> tuple[list[Exampl
     return train, test
 
 
-def longer(name: str, config: ScratchConfig) -> str:
-    """What tells an encoder of texts of another length than by default, in a name."""
-    return "" if config.max_tokens == CONFIGS[name].max_tokens else f"-{config.max_tokens}"
+def changed(name: str, config: ScratchConfig) -> str:
+    """What tells an encoder of other places or longer texts than by default, in a name."""
+    own = CONFIGS[name]
+    places = "" if config.places == own.places else f"-{config.places}"
+    return places + ("" if config.max_tokens == own.max_tokens else f"-{config.max_tokens}")
 
 
 def encoder_for(
@@ -93,7 +96,7 @@ def encoder_for(
     """The encoder of these texts, trained now or found from an earlier run; and its report."""
     known = any(row.label is not None or row.entities is not None for row in rows)
     kind = "" if known or name in OTHER else "-texts"
-    out = RUNS / f"{name}{kind}{longer(name, config)}-{len(rows)}-{config.epochs}-{config.seed}"
+    out = RUNS / f"{name}{kind}{changed(name, config)}-{len(rows)}-{config.epochs}-{config.seed}"
 
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -263,6 +266,7 @@ def main() -> None:
     parser.add_argument("--peers", action="store_true")
     parser.add_argument("--split", choices=("dev", "test"), default="test")
     parser.add_argument("--max-tokens", type=int, help="that the encoder reads of a text")
+    parser.add_argument("--places", choices=("rotary", "learned"))
     parser.add_argument("--seed", type=int, nargs="+", default=[0])
     parser.add_argument("--rows", type=int, help="at most so many rows of each part")
     parser.add_argument("--epochs", type=int, help="of the encoder")
@@ -276,9 +280,9 @@ def main() -> None:
         if given.peers:
             out[name] = peers(name, given.split, given.rows)
         else:
-            asked_for = {"epochs": given.epochs, "max_tokens": given.max_tokens}
-            changed = {option: value for option, value in asked_for.items() if value}
-            config = dataclasses.replace(CONFIGS[name], **changed)
+            options = {n: getattr(given, n) for n in ("epochs", "max_tokens", "places")}
+            options = {n: value for n, value in options.items() if value}
+            config = dataclasses.replace(CONFIGS[name], **options)
             run = classified if name in CLASSIFIED else asked if name in OTHER else tagged
             taught = not given.no_labels
             out[name] = run(name, given.split, given.seed, given.rows, config, taught)

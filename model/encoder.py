@@ -25,6 +25,7 @@ from model.adapter import Adapter, Shapes
 from model.bert import is_plain_bert, load_bert
 from model.bert_stack import BertStack
 from model.config import MAX_TOKENS
+from model.library import quiet
 from model.stacks import LibraryStack, Stack
 from model.windows import spread
 
@@ -218,11 +219,8 @@ def _from_library(place: str) -> tuple[Any, Any]:
     """Network and tokenizer of a folder or hub id, through `transformers`."""
     # Imported here: it costs seconds, and a plain BERT does without.
     from transformers import AutoModel, AutoTokenizer
-    from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # a bar for a tenth of a second, in every log
-    try:
+    with quiet():
         model: Any = AutoModel.from_pretrained(
             place,
             use_safetensors=True,
@@ -231,9 +229,6 @@ def _from_library(place: str) -> tuple[Any, Any]:
             attn_implementation="eager",
         )
         tokenizer: Any = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
-    finally:
-        if shown:
-            logging.enable_progress_bar()
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError("it has no fast tokenizer (tokenizer.json)")
     return model, tokenizer

@@ -7,7 +7,6 @@ A folder or hub id, safetensors only, never remote code. `model.generator_files`
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from model.generator_files import (
     free_memory,
     located,
 )
+from model.library import quiet
 from model.prompting import (
     CHARS_PER_TOKEN,
     PLAIN_STOP,
@@ -235,20 +235,6 @@ def _from_library(files: GeneratorFiles, dtype: torch.dtype) -> tuple[Any, Any]:
     if not getattr(tokenizer, "is_fast", False):
         raise GeneratorRefused("it has no fast tokenizer (tokenizer.json)")
     return model, tokenizer
-
-
-@contextmanager
-def quiet() -> Any:
-    """No progress bars of `transformers` in the log."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _ids(value: object) -> list[int]:

@@ -1,8 +1,7 @@
 """An encoder from nothing: a tokenizer and a small Transformer, trained on a corpus of one's own.
 
 For a language or a field that no pretrained model at hand covers. What comes out is a folder as
-`transformers` writes it, to be named as the encoder like any other: a RoFormer, that is a BERT with
-rotary places (Su et al. 2021), since few texts do not teach learned ones. Per batch the loss is
+`transformers` writes it, to be named as the encoder like any other. Per batch the loss is
 
 - masked words (Devlin et al. 2018), on every text;
 - with labels: cross-entropy over the cosines of the text's vector and one vector a label
@@ -18,7 +17,7 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,23 +31,18 @@ from model.batches import epoch_batches
 from model.config import bf16_products
 from model.curves import Curve
 from model.encoder import mean_pool
+from model.library import quiet
+from model.scratch_data import UNLABELLED, ScratchData, hide
 from model.scratch_tokenizer import (
     IGNORED,
     MARKS,
-    MASK,
     PAD,
     ScratchConfig,
     ScratchText,
-    clean,
-    loosen,
-    spelled,
-    token_tags,
     train_tokenizer,
 )
 from model.trainer import Progress, Ticker, load_state, make_optimizer, rate_at, save_state
 from model.workspace import open_workspace
-
-UNLABELLED = -1
 
 __all__ = ["ScratchConfig", "ScratchReport", "ScratchText", "train_encoder"]
 
@@ -74,25 +68,28 @@ class ScratchReport:
 
 
 class ScratchModel(nn.Module):
-    """A RoFormer with what training needs: a masked-word head, a vector for each label, tags."""
+    """An encoder with what training needs: a masked-word head, a vector for each label, tags."""
 
     def __init__(self, config: ScratchConfig, vocabulary: int, labels: int, types: int) -> None:
         super().__init__()
-        from transformers import RoFormerConfig, RoFormerModel  # seconds to import
+        import transformers as library  # seconds to import
 
         self.config = config
-        self.roformer: Any = RoFormerModel(
-            RoFormerConfig(
-                vocab_size=vocabulary,
-                hidden_size=config.dim,
-                num_hidden_layers=config.layers,
-                num_attention_heads=config.heads,
-                intermediate_size=4 * config.dim,
-                max_position_embeddings=config.max_tokens,
-                hidden_dropout_prob=config.dropout,
-                attention_probs_dropout_prob=config.dropout,
-            )
-        )
+        shape: dict[str, Any] = {
+            "vocab_size": vocabulary,
+            "hidden_size": config.dim,
+            "num_hidden_layers": config.layers,
+            "num_attention_heads": config.heads,
+            "intermediate_size": 4 * config.dim,
+            "max_position_embeddings": config.max_tokens,
+            "hidden_dropout_prob": config.dropout,
+            "attention_probs_dropout_prob": config.dropout,
+        }
+        if config.places == "rotary":
+            self.encoder: Any = library.RoFormerModel(library.RoFormerConfig(**shape))
+        else:
+            self.encoder = library.BertModel(library.BertConfig(**shape), add_pooling_layer=False)
+            self.encoder.set_attn_implementation("eager")  # its backward is faster on a CPU
         self.transform = nn.Sequential(
             nn.Linear(config.dim, config.dim), nn.GELU(), nn.LayerNorm(config.dim)
         )
@@ -102,7 +99,7 @@ class ScratchModel(nn.Module):
 
     def states(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Ids and mask [b, t] -> states [b, t, d]."""
-        states: Tensor = self.roformer(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        states: Tensor = self.encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         return states
 
     def losses(self, ids: Tensor, mask: Tensor, truth: Tensor, tags: Tensor) -> dict[str, Tensor]:
@@ -110,7 +107,7 @@ class ScratchModel(nn.Module):
         hidden, wanted = hide(ids, mask, self.config.masked, len(self.bias))
         states = self.states(hidden, mask)
         there = wanted != IGNORED
-        words = self.roformer.embeddings.word_embeddings.weight
+        words = self.encoder.embeddings.word_embeddings.weight
         logits = self.transform(states[there]) @ words.T + self.bias
         found = {"masked": states.sum() * 0}
         if bool(there.any()):
@@ -128,19 +125,6 @@ class ScratchModel(nn.Module):
             pairs = self.config.scale * vectors @ again.T
             found["pairs"] = F.cross_entropy(pairs, torch.arange(len(ids), device=ids.device))
         return found
-
-
-def hide(ids: Tensor, mask: Tensor, share: float, vocabulary: int) -> tuple[Tensor, Tensor]:
-    """Ids with a share of the words hidden, and what stood there (IGNORED elsewhere).
-
-    Of those chosen 80 % become `[MASK]`, 10 % another word, 10 % stay (Devlin et al. 2018).
-    """
-    chosen = (torch.rand(ids.shape) < share).to(ids.device) & mask & (ids >= len(MARKS))
-    fate = torch.rand(ids.shape).to(ids.device)
-    other = torch.randint(len(MARKS), max(vocabulary, len(MARKS) + 1), ids.shape).to(ids.device)
-    hidden = torch.where(chosen & (fate < 0.8), torch.full_like(ids, MASK), ids)
-    hidden = torch.where(chosen & (fate >= 0.9), other, hidden)
-    return hidden, torch.where(chosen, ids, torch.full_like(ids, IGNORED))
 
 
 def train_encoder(
@@ -164,14 +148,14 @@ def train_encoder(
         raise ValueError(f"{out} is there already")
     if sum(bool(row.text.strip()) for row in rows) < 2:
         raise ValueError("an encoder needs at least two texts to learn from")
-    run = ["roformer", config.to_json(), [[row.text, row.label, row.entities] for row in rows]]
+    run = [config.to_json(), [[row.text, row.label, row.entities] for row in rows]]
     work = open_workspace(out, hashlib.sha256(json.dumps(run).encode()).hexdigest())
     saved = work / "tokenizer.json"
     if not saved.exists():
         train_tokenizer((row.text for row in rows), config).save(str(saved))
     tokenizer = Tokenizer.from_file(str(saved))
     tokenizer.enable_truncation(config.max_tokens)
-    data = _Data.of(rows, tokenizer, config)
+    data = ScratchData.of(rows, tokenizer, config)
     torch.manual_seed(config.seed)
     model = ScratchModel(config, tokenizer.get_vocab_size(), len(data.labels), len(data.types)).to(
         device
@@ -182,7 +166,7 @@ def train_encoder(
         labels=len(data.labels),
         entity_types=len(data.types),
         vocabulary=tokenizer.get_vocab_size(),
-        parameters=sum(p.numel() for p in model.roformer.parameters()),
+        parameters=sum(p.numel() for p in model.encoder.parameters()),
         epochs=config.epochs,
         losses=losses,
         tokens_per_second=tokens / max(seconds, 1e-9),
@@ -190,7 +174,8 @@ def train_encoder(
         config=config.to_json(),
     )
     aside = work / "encoder"
-    model.roformer.save_pretrained(aside)
+    with quiet():
+        model.encoder.save_pretrained(aside)
     tokenizer.no_truncation()
     tokenizer.save(str(aside / "tokenizer.json"))
     marks = dict(zip(("pad", "unk", "cls", "sep", "mask"), MARKS, strict=True))
@@ -203,56 +188,9 @@ def train_encoder(
     return report
 
 
-@dataclass(slots=True)
-class _Data:
-    """Texts as ids, with their truth as numbers."""
-
-    labels: list[str]
-    types: list[str]
-    ids: list[list[int]]
-    truth: Tensor  # [n], UNLABELLED where there is none
-    tags: list[list[int]]
-    letters: Mapping[int, Sequence[int]]
-
-    @classmethod
-    def of(cls, rows: Sequence[ScratchText], tokenizer: Tokenizer, config: ScratchConfig) -> _Data:
-        labels = sorted({row.label for row in rows if row.label is not None})
-        types = sorted({kind for row in rows for _, _, kind in row.entities or ()})
-        number = {name: i for i, name in enumerate(labels)}
-        place = {name: i for i, name in enumerate(types)}
-        read = tokenizer.encode_batch([clean(row.text) for row in rows])
-        return cls(
-            labels,
-            types,
-            [one.ids for one in read],
-            torch.tensor([UNLABELLED if r.label is None else number[r.label] for r in rows]),
-            [token_tags(o.offsets, r.entities, place) for o, r in zip(read, rows, strict=True)],
-            spelled(tokenizer) if config.loosened else {},
-        )
-
-    def batch(
-        self, numbers: Sequence[int], config: ScratchConfig, chance: random.Random
-    ) -> tuple[Tensor, Tensor]:
-        """Ids and tags [b, t] of some texts. What is tagged is not loosened."""
-        read, tags = [], []
-        for j in numbers:
-            ids, marks = self.ids[j], self.tags[j]
-            if all(mark == IGNORED for mark in marks):
-                ids = loosen(ids, self.letters, config, chance)
-                marks = [IGNORED] * len(ids)
-            read.append(ids)
-            tags.append(marks)
-        width = max(map(len, read))
-
-        def padded(parts: Sequence[Sequence[int]], value: int) -> Tensor:
-            return torch.tensor([[*part] + [value] * (width - len(part)) for part in parts])
-
-        return padded(read, PAD), padded(tags, IGNORED)
-
-
 def _fit(
     model: ScratchModel,
-    data: _Data,
+    data: ScratchData,
     config: ScratchConfig,
     work: Path,
     progress: Progress | None,

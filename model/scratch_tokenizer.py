@@ -17,10 +17,15 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class ScratchConfig:
-    """One encoder. `pieces`: one token a CJK character, or pieces of several, learned (unigram)."""
+    """One encoder.
+
+    `pieces`: one token a CJK character, or pieces of several, learned (unigram). `places`: turned
+    queries and keys (a RoFormer, Su et al. 2021), or a learned vector for each place (a BERT).
+    """
 
     vocabulary: int = 16_000
     pieces: str = "unigram"  # or "characters"
+    places: Literal["rotary", "learned"] = "rotary"
     layers: int = 4
     dim: int = 256
     heads: int = 4

@@ -35,6 +35,13 @@ SHOWN = 10  # bad rows that are named
     show_default=True,
     help="What a token is: characters suit named entities.",
 )
+@click.option(
+    "--places",
+    type=click.Choice(["rotary", "learned"]),
+    default="rotary",
+    show_default=True,
+    help="How words know their distance: a RoFormer or a BERT.",
+)
 @click.option("--vocab", type=click.IntRange(50, 65_000), default=16_000, show_default=True)
 @click.option("--dim", type=click.IntRange(8, 2048), default=256, show_default=True)
 @click.option("--layers", type=click.IntRange(1, 48), default=4, show_default=True)
@@ -56,6 +63,7 @@ def encoder(
     label_column: str | None,
     labels: bool,
     pieces: str,
+    places: str,
     vocab: int,
     dim: int,
     layers: int,
@@ -89,6 +97,7 @@ def encoder(
     config = ScratchConfig(
         vocabulary=vocab, pieces=pieces, layers=layers, dim=dim, heads=heads,
         max_tokens=max_tokens, epochs=epochs, batch_size=batch_size, seed=seed,
+        places="learned" if places == "learned" else "rotary",
         optimizer="sgd" if optimizer == "sgd" else "adamw",
         lr=lr or (0.1 if optimizer == "sgd" else 5e-4),
     )  # fmt: skip

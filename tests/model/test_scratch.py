@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModel
 
-from model.encoder import Encoder
-from model.scratch import hide, train_encoder
+from model.bert_stack import BertStack
+from model.encoder import Encoder, mean_pool
+from model.scratch import train_encoder
+from model.scratch_data import hide
 from model.scratch_tokenizer import (
     IGNORED,
     MASK,
@@ -87,10 +90,20 @@ def test_an_encoder_whose_neighbours_share_their_label(tmp_path: Path) -> None:
     assert [labels[i] for i in near.argmax(1)] == list(TOPICS)
 
 
-def test_texts_without_labels_are_enough(tmp_path: Path) -> None:
-    report = train_encoder([ScratchText(t) for t in corpus()[0]], SMALL, tmp_path / "zh")
+@pytest.mark.parametrize("places", ["rotary", "learned"])
+def test_texts_without_labels_are_enough(tmp_path: Path, places: Any) -> None:
+    config = dataclasses.replace(SMALL, places=places)
+    report = train_encoder([ScratchText(t) for t in corpus()[0]], config, tmp_path / "zh")
     assert report.losses.keys() == {"masked", "pairs"}
-    assert np.isfinite(Encoder.load(str(tmp_path / "zh")).encode(["苹果"])).all()
+    encoder = Encoder.load(str(tmp_path / "zh"))
+    assert isinstance(encoder.stack, BertStack)
+    library = AutoModel.from_pretrained(tmp_path / "zh").eval()
+    assert library.config.model_type == {"rotary": "roformer", "learned": "bert"}[places]
+    ids, mask = encoder.pad(encoder.tokenize(["苹果", "今天买锤子锯条很好"]))
+    with torch.no_grad():
+        states = library(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+    expected = mean_pool(states, mask).numpy()
+    assert np.abs(encoder.encode(["苹果", "今天买锤子锯条很好"]) - expected).max() < 1e-5
 
 
 def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
