@@ -239,7 +239,7 @@ def asked(
     done: dict[str, Any] = {}
     for seed in seeds:
         encoder, about = encoder_for(name, everything, dataclasses.replace(config, seed=seed))
-        head = RUNS / f"{name}-answers-{config.epochs}-{seed}"
+        head = RUNS / f"{name}{changed(name, config)}-answers-{config.epochs}-{seed}"
         if not head.exists():
             given = argparse.Namespace(train=head, base=None, none=False, seed=seed)
             trained = qa.train(name, given, encoder)
