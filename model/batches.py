@@ -140,10 +140,11 @@ def evidence_of(
         for picks in batches_by_length(lengths, budget=ENCODE_TOKENS):
             batch = make_batch(model, data, [rows[j] for j in picks])
             h, mask = adapted(model, batch)
-            alone, _, _ = model.classify(h, mask, batch.memory.closed())
+            wide = model.wide([data.token_ids[rows[j]] for j in picks]).to(h.device)
+            alone = model.classify(h, mask, batch.memory.closed())[0] + wide
             logits = alone
             if not closed_only:
-                logits, _, _ = model.classify(h, mask, batch.memory)
+                logits = model.classify(h, mask, batch.memory)[0] + wide
             query = mean_pool(h, mask)
             match, similarity = model.mixture.match(query, batch.base, batch.memory)
             memory = Memory(*(part.cpu() for part in batch.memory))

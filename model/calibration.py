@@ -231,14 +231,20 @@ def _likelihood(gate: Gate, rows: Evidence, neighbours: Neighbours) -> Tensor:
     return -likely
 
 
-def minimise(parameters: list[torch.nn.Parameter], loss: Callable[[], Tensor]) -> None:
-    """A few dozen steps of L-BFGS: the problems are small and smooth.
+def minimise(
+    parameters: list[torch.nn.Parameter], loss: Callable[[], Tensor], *, history: int = 100
+) -> None:
+    """A few dozen steps of L-BFGS (with so many kept): the problems are small and smooth.
 
     Where they are not (the logits of a head that training broke), the parameters stay as they were.
     """
     before = [parameter.detach().clone() for parameter in parameters]
     optimizer = torch.optim.LBFGS(
-        parameters, max_iter=60, line_search_fn="strong_wolfe", tolerance_grad=1e-6
+        parameters,
+        max_iter=60,
+        line_search_fn="strong_wolfe",
+        tolerance_grad=1e-6,
+        history_size=history,
     )
 
     def closure() -> Tensor:

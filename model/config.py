@@ -53,6 +53,7 @@ class HeadConfig:
     dropout: float = 0.1
     several: bool = False  # the labels are independent: a text has any number of them
     novel: int = 5  # features of the gate for new labels; heads trained from 0.1 on have 6
+    ngrams: int = 0  # how many n-grams have weights of their own (`model.ngrams`)
 
     def __post_init__(self) -> None:
         if len(set(self.labels)) != len(self.labels):
@@ -63,6 +64,8 @@ class HeadConfig:
         raw = dataclasses.asdict(self) | {"labels": list(self.labels)}
         if not self.several:
             del raw["several"]  # a head with one label is the file that it always was
+        if not self.ngrams:
+            del raw["ngrams"]
         return raw
 
     @classmethod
@@ -105,6 +108,7 @@ class TrainConfig:
     max_tokens: int = MAX_TOKENS  # of one window
     windows: int = 1  # read of a text that is longer than one
     retrieval: bool = True  # False: the baseline *none*, trained with the book closed
+    ngrams: bool = True  # a linear view of the text's n-grams beside the network
 
     def resolved(self, rows: int) -> TrainConfig:
         """Fill in what depends on the size of the training set (`rows` that are trained on)."""

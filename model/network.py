@@ -2,8 +2,9 @@
 
 The text `x` goes through the frozen encoder with this head's low-rank adapter; fusion layers let
 its states attend to a memory of the hits `D` (`model.fusion`); a linear head reads the mean state;
-and the hits' own labels (`model.neighbours`) are mixed in (`model.gate`). The hits are given:
-nothing here retrieves. Sizes: see `model.memory`.
+the text's n-grams are weighed beside it (`model.ngrams`); and the hits' own labels
+(`model.neighbours`) are mixed in (`model.gate`). The hits are given: nothing here retrieves. Sizes:
+see `model.memory`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from model.fusion import Fusion
 from model.gate import Gate
 from model.memory import Memory, Retrieved, make_memory
 from model.neighbours import SMALL, NeighbourMixture, Neighbours
+from model.ngrams import NGrams
 
 
 class Reading(NamedTuple):
@@ -48,6 +50,7 @@ class RetrievalAugmentedModel(nn.Module):
         self.log_head_scale = nn.Parameter(torch.tensor(math.log(12.0)))
         self.mixture = NeighbourMixture(encoder.dim)
         self.gate = Gate(config.novel)
+        self.ngrams = NGrams(config.ngrams, len(config.labels)) if config.ngrams else None
 
     def forward(self, x: Sequence[str], retrieved_docs: Sequence[Sequence[Retrieved]]) -> Tensor:
         """Texts and their hits -> log p(y | x, D), [b, L].
@@ -55,7 +58,8 @@ class RetrievalAugmentedModel(nn.Module):
         These are logits for `nn.CrossEntropyLoss` (they are normalised already). Hits with a label
         that is not the head's count for no label here; `Reader.predict` unites the labels.
         """
-        ids, mask = self.encoder.pad(self.encoder.tokenize(x))
+        tokens = self.encoder.tokenize(x)
+        ids, mask = self.encoder.pad(tokens)
         lower = self.encoder.lower(ids, mask, self.config.layers)
         with torch.no_grad():
             states = self.encoder.layers(lower, mask, self.first_layer, self.encoder.depth)
@@ -65,7 +69,8 @@ class RetrievalAugmentedModel(nn.Module):
             retrieved_docs, labels, self.encoder.dim, self.config.k, several=several
         )
         reading = self.read(self.adapted(lower, mask), mask, base, memory, len(labels))
-        probs = self.gate(reading.logits, reading.neighbours).probs
+        logits = reading.logits + self.wide(tokens).to(reading.logits.device)
+        probs = self.gate(logits, reading.neighbours).probs
         answer: Tensor = probs.clamp(min=SMALL).log()
         return answer
 
@@ -78,6 +83,13 @@ class RetrievalAugmentedModel(nn.Module):
         """States below the adapted layers [b, t, d] -> adapted token states [b, t, d]."""
         top = self.encoder.depth
         return self.encoder.layers(lower, mask, self.first_layer, top, self.adapter)
+
+    def wide(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
+        """What the n-grams of texts add to their logits, [b, L] on the CPU."""
+        if self.ngrams is None:
+            return torch.zeros(len(token_ids), len(self.config.labels))
+        said: Tensor = self.ngrams(token_ids)
+        return said
 
     def classify(self, h: Tensor, mask: Tensor, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
         """Adapted states [b, t, d] -> logits [b, L], attention on hits [b, k], pooled [b, d]."""

@@ -24,6 +24,7 @@ class QueryState:
     states: Tensor | None  # [t, d], of the field's adapted encoder; None: no head
     tokens: int
     readable: bool = True  # False: the encoder's vocabulary does not cover the text
+    wide: Tensor | None = None  # [L], what its n-grams add to the head's logits
 
 
 def read_hits(
@@ -64,4 +65,7 @@ def read_hits(
         reading.neighbours.cosine.float().cpu(),
     )
     attention = reading.attention.float().cpu()
-    return Reading(reading.logits.float().cpu(), neighbours, attention, reading.pooled)
+    logits = reading.logits.float().cpu()
+    if wide := [state.wide for state in states if state.wide is not None]:
+        logits = logits + torch.stack(wide)
+    return Reading(logits, neighbours, attention, reading.pooled)

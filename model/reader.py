@@ -183,6 +183,7 @@ class Reader:
         top = encoder.layers(h[first], mask[first], split, depth)
         vectors = encoder.pool(top, mask[first]).float().cpu().numpy()
         states: list[Tensor | None] = [None] * len(fields)
+        wides: list[Tensor | None] = [None] * len(fields)
         for field in {f for f in fields if f is not None and f in self._networks}:
             network = self._networks[field]
             rows = [i for i, f in enumerate(fields) if f == field]
@@ -191,11 +192,12 @@ class Reader:
             part = encoder.layers(part, part_mask, split, network.first_layer)
             out = network.adapted(part, part_mask)
             whole, _ = join_windows(out, part_mask, [len(kept[i]) for i in rows])
-            for i, row in zip(rows, whole, strict=True):
-                states[i] = row[: len(token_ids[i])]
+            wide = network.wide([token_ids[i] for i in rows])
+            for i, row, said in zip(rows, whole, wide, strict=True):
+                states[i], wides[i] = row[: len(token_ids[i])], said
         return [
-            QueryState(vector, state, sum(len(window) for window in row), encoder.reads(row[0]))
-            for vector, state, row in zip(vectors, states, kept, strict=True)
+            QueryState(vector, state, sum(len(w) for w in row), encoder.reads(row[0]), wide)
+            for vector, state, row, wide in zip(vectors, states, kept, wides, strict=True)
         ]
 
     @torch.inference_mode()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from model.batches import evidence_of, prepare
-from model.calibration import Evidence, join
+from model.calibration import Evidence
 from model.checkpoint import verify
 from model.config import TrainConfig
 from model.diagnosis import CITED, WORST, reliability
@@ -21,6 +21,7 @@ from model.memory import make_memory
 from model.metrics import Paired, calibration_error
 from model.neighbours import plain_vote
 from model.reader import Reader
+from model.run import Run, head_config, joined, plain_rows
 from model.several import (
     THRESHOLD,
     IndependentGate,
@@ -32,7 +33,7 @@ from model.several import (
 from model.several_metrics import f1_by_label, row_f1, set_scores
 from model.split import Row, make_folds, plan_rows
 from model.trainer import Progress
-from model.training import Report, Run, head_config, plain_rows
+from model.training import Report
 from model.workspace import TrainingRefused, fingerprint, open_workspace, publish
 
 SHOWN = 0.02
@@ -83,11 +84,11 @@ def train_several(
     # With nothing held out there is nothing else to fit the gate on.
     folds = make_folds(plan.train, max(int(config.folds or 1), 1 if plan.held else 2))
     run.count(plan.train, folds, baseline, progress, cancelled)
-    parts, closed = run.fold_by_fold(plan.train, folds)
+    parts = run.fold_by_fold(plan.train, folds)
     model, fitted = run.stage("main", plan.train, plan.held, config)
     assert isinstance(model, SeveralModel)  # `head.several` says so
-    held = evidence_of(model, data, plan.held) if plan.held else (join(parts), torch.cat(closed))
-    settled = join(parts) if parts else held[0]
+    held = evidence_of(model, data, plan.held) if plan.held else joined(parts)
+    settled = joined(parts)[0] if parts else held[0]
     k = choose_k_several(model.gate, settled, limit=max(config.k, 1))
     evidence = held[0].first(k)
     probs, said = answers(evidence, labels, model.gate if parts else None)

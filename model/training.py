@@ -7,29 +7,30 @@ the same call finds it there and goes on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from model.batches import Prepared, evidence_of, prepare
-from model.calibration import Evidence, choose_k, join
+from model.batches import evidence_of, prepare
+from model.calibration import Evidence, choose_k
 from model.checkpoint import verify
-from model.config import HeadConfig, TrainConfig
+from model.config import TrainConfig
 from model.diagnosis import diagnose
 from model.encoder import Encoder
 from model.evaluation import judge, neighbours_alone, open_book, scores
-from model.gate import NOVEL_FEATURES, Gate
+from model.gate import Gate
 from model.metrics import accuracy, macro_f1
 from model.network import RetrievalAugmentedModel
+from model.ngrams import share_of
 from model.opinions import judge_opinions
 from model.reader import Reader
-from model.several import label_network
+from model.run import Run, head_config, joined, others_of, plain_rows
 from model.split import Row, make_folds, plan_rows
-from model.trainer import Fitted, Progress, Stage, Ticker, TrainingCancelled
+from model.trainer import Progress, TrainingCancelled
 from model.workspace import HeadReport, TrainingRefused, fingerprint, open_workspace, publish
 
 __all__ = [
@@ -127,29 +128,38 @@ def train_head(
         [row.hits[: config.k] for row in everything],
         config,
     )
-    run = Run(head, encoder, data, config, work)
-    folds = make_folds(plan.train, int(config.folds or 1))
+    others = others_of(usable, labels, encoder, config) if config.ngrams else []
+    run = Run(head, encoder, data, config, work, others)
+    # With nothing held out there is nothing else to fit the gate on.
+    folds = make_folds(plan.train, max(int(config.folds or 1), 1 if plan.held else 2))
     run.count(plan.train, folds, baseline, progress, cancelled)
-    parts, closed = run.fold_by_fold(plan.train, folds)
+    parts = run.fold_by_fold(plan.train, folds)
     model, fitted = run.stage("main", plan.train, plan.held, config)
     evaluated_on = "held-out" if plan.held else "out-of-fold"
-    held = evidence_of(model, data, plan.held) if plan.held else (join(parts), torch.cat(closed))
-    k, gate = _settle(model, parts or [held[0]], config)
+    held = evidence_of(model, data, plan.held) if plan.held else None
+    beside = run.beside(plan, folds, parts, held) if config.ngrams else None
+    if beside is not None:
+        model.ngrams, parts, held = beside.view, beside.parts, beside.held
+        head = replace(head, ngrams=len(beside.view.keys) if beside.view else 0)
+    unseen, closed = held or joined(parts)
+    k, gate = _settle(model, joined(parts)[0] if parts else unseen, config)
     head = replace(head, k=k)
     evaluated = plan.held or [i for fold in folds for i in fold]
-    evidence = held[0].first(k)
+    evidence = unseen.first(k)
     probs = open_book(evidence, gate, len(labels), apart=bool(parts))
-    metrics, by_label, calibration = judge(evidence, held[1], gate, labels, probs)
+    metrics, by_label, calibration = judge(evidence, closed, gate, labels, probs)
     alone = neighbours_alone(data, evaluated, labels, config.k)
     metrics["neighbours"] = scores(alone, evidence.truth, labels)
-    views = {"on": probs, "off": held[1], "neighbours": alone}
+    views = {"on": probs, "off": closed, "neighbours": alone}
     if baseline:
         plain = replace(config, retrieval=False)
         # Without a held-out part there is nothing to compare on: the folds were trained open.
         if plan.held:
             none, _ = run.stage("none", plan.train, plan.held, plain)
             logits = evidence_of(none, data, plan.held, closed_only=True)[0].logits
-            metrics["none"] = scores(logits.softmax(-1), held[0].truth, labels)
+            if beside is not None:
+                logits = logits + share_of(logits, beside.wide, evidence.truth) * beside.wide
+            metrics["none"] = scores(logits.softmax(-1), evidence.truth, labels)
             views["none"] = logits
     answers = {view: [labels[i] for i in p.argmax(-1).tolist()] for view, p in views.items()}
     measured = [usable[i] for i in evaluated]
@@ -189,84 +199,10 @@ def train_head(
     return report
 
 
-def head_config(
-    config: TrainConfig, labels: Sequence[str], encoder: Encoder, *, several: bool = False
-) -> HeadConfig:
-    """The head that a run trains; `several`: with independent labels."""
-    return HeadConfig(
-        field=config.field,
-        labels=tuple(labels),
-        encoder_sha256=encoder.sha256,
-        task=config.task,
-        dim=encoder.dim,
-        layers=min(config.layers, encoder.depth),
-        rank=config.rank,
-        fusion_k=config.fusion_k,
-        k=config.k,
-        dropout=config.dropout,
-        several=several,
-        novel=NOVEL_FEATURES,
-    )
-
-
-@dataclass(slots=True)
-class Run:
-    """What the stages of one training share."""
-
-    head: HeadConfig
-    encoder: Encoder
-    data: Prepared
-    config: TrainConfig
-    work: Path
-    ticker: Ticker = field(default_factory=lambda: Ticker(1))
-
-    def steps(self, rows: int) -> int:
-        """Of a stage that trains on so many rows."""
-        return int(self.config.epochs or 1) * -(-rows // int(self.config.batch_size or 1))
-
-    def count(
-        self,
-        train_rows: Sequence[int],
-        folds: Sequence[Sequence[int]],
-        baseline: bool,
-        progress: Progress | None,
-        cancelled: Callable[[], bool] | None,
-    ) -> None:
-        """Set the ticker to the steps of all stages."""
-        total = self.steps(len(train_rows)) * (1 + baseline)
-        total += sum(self.steps(len(train_rows) - len(fold)) for fold in folds)
-        self.ticker = Ticker(total, progress, cancelled)
-
-    def fold_by_fold(
-        self, train_rows: Sequence[int], folds: Sequence[Sequence[int]]
-    ) -> tuple[list[Evidence], list[Tensor]]:
-        """Each fold's evidence, and its logits closed, by a network trained on the others."""
-        parts: list[Evidence] = []
-        closed: list[Tensor] = []
-        for i, fold in enumerate(folds):
-            rest = sorted(set(train_rows) - set(fold))
-            model, _ = self.stage(f"fold-{i}", rest, [], self.config)
-            part, shut = evidence_of(model, self.data, fold)
-            parts.append(part)
-            closed.append(shut)
-        return parts, closed
-
-    def stage(
-        self, name: str, rows: Sequence[int], held: Sequence[int], config: TrainConfig
-    ) -> tuple[RetrievalAugmentedModel, Fitted]:
-        """One network, trained on some rows."""
-        torch.manual_seed(config.seed)
-        model = label_network(self.head, self.encoder).to(self.encoder.device)
-        stage = Stage(name, self.work / name, model)
-        stage.start_head(self.data, rows)
-        return model, stage.fit(self.data, rows, held, config, self.ticker)
-
-
 def _settle(
-    model: RetrievalAugmentedModel, parts: Sequence[Evidence], config: TrainConfig
+    model: RetrievalAugmentedModel, evidence: Evidence, config: TrainConfig
 ) -> tuple[int, Gate]:
     """Fit k, gate and temperatures on rows that were not trained on."""
-    evidence = join(parts)
     if not config.retrieval:
         evidence = evidence.first(0)
     try:
@@ -285,13 +221,6 @@ def _labels(usable: Sequence[Row], rows: Sequence[Row]) -> list[str]:
             f"the {len(usable)} labelled rows carry one label ({labels[0][:80]!r}); two are needed"
         )
     return labels
-
-
-def plain_rows(rows: Sequence[Row]) -> Iterator[object]:
-    """What `fingerprint` reads of rows and of their hits."""
-    for row in rows:
-        yield [row.id, row.text, row.label]
-        yield from ([hit.text[:64], hit.label, round(hit.score, 4)] for hit in row.hits)
 
 
 def _previous(

@@ -58,7 +58,8 @@ def test_it_learns_with_bf16_products_too(
     report = train_head(rows, config, encoder, tmp_path / "mixed", baseline=False)
     assert report.metrics["on"]["accuracy"] >= 0.75
     _, heads = load_heads(tmp_path / "mixed")
-    assert {t.dtype for t in heads["label"].tensors.values()} == {torch.float32}
+    learned = {n: t for n, t in heads["label"].tensors.items() if not n.startswith("ngrams.")}
+    assert {t.dtype for t in learned.values()} == {torch.float32}
 
 
 def test_a_run_that_diverges_is_refused(

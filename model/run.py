@@ -1,0 +1,185 @@
+"""One training run of a label field: its network's shape, its stages, and the n-grams beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from model.batches import Prepared, evidence_of
+from model.calibration import Evidence, join
+from model.config import HeadConfig, TrainConfig
+from model.encoder import Encoder
+from model.gate import NOVEL_FEATURES
+from model.network import RetrievalAugmentedModel
+from model.ngrams import NGrams, share_of
+from model.several import label_network
+from model.split import Plan, Row, bucket
+from model.trainer import Fitted, Progress, Stage, Ticker
+
+Judged = tuple[Evidence, Tensor]
+"""Rows that were not trained on: their evidence, and their logits with the book closed [n, L]."""
+
+
+class Beside(NamedTuple):
+    """The n-grams of a run; `parts` and `held` are the evidence with them in it."""
+
+    view: NGrams | None  # fitted on all training rows, weighed; None: it says nothing
+    wide: Tensor  # [n, L] what it says to the held-out rows before it was weighed
+    parts: list[Judged]
+    held: Judged | None
+
+
+def joined(parts: Sequence[Judged]) -> Judged:
+    """All of them, under each other."""
+    return join([evidence for evidence, _ in parts]), torch.cat([closed for _, closed in parts])
+
+
+def others_of(
+    rows: Sequence[Row], labels: Sequence[str], encoder: Encoder, config: TrainConfig
+) -> list[tuple[list[int], int]]:
+    """The labelled hits that are none of the rows, each once: their tokens and their label.
+
+    A passage of a row's document is the row, and so is a text that equals its own: rows that are
+    held out must not be learned from.
+    """
+    position = {label: i for i, label in enumerate(labels)}
+    ids, texts = {row.id for row in rows}, {bucket(row.text) for row in rows}
+    found = {
+        hit.text: position[hit.label]
+        for row in rows
+        for hit in row.hits
+        if isinstance(hit.label, str) and hit.label in position and hit.doc_id not in ids
+    }
+    kept = {text: label for text, label in found.items() if bucket(text) not in texts}
+    tokens = encoder.tokenize([*kept], max_tokens=config.max_tokens, windows=config.windows)
+    return [*zip(tokens, kept.values(), strict=True)]
+
+
+def plain_rows(rows: Sequence[Row]) -> Iterator[object]:
+    """What `fingerprint` reads of rows and of their hits."""
+    for row in rows:
+        yield [row.id, row.text, row.label]
+        yield from ([hit.text[:64], hit.label, round(hit.score, 4)] for hit in row.hits)
+
+
+def head_config(
+    config: TrainConfig, labels: Sequence[str], encoder: Encoder, *, several: bool = False
+) -> HeadConfig:
+    """The head that a run trains; `several`: with independent labels."""
+    return HeadConfig(
+        field=config.field,
+        labels=tuple(labels),
+        encoder_sha256=encoder.sha256,
+        task=config.task,
+        dim=encoder.dim,
+        layers=min(config.layers, encoder.depth),
+        rank=config.rank,
+        fusion_k=config.fusion_k,
+        k=config.k,
+        dropout=config.dropout,
+        several=several,
+        novel=NOVEL_FEATURES,
+    )
+
+
+@dataclass(slots=True)
+class Run:
+    """What the stages of one training share."""
+
+    head: HeadConfig
+    encoder: Encoder
+    data: Prepared
+    config: TrainConfig
+    work: Path
+    others: Sequence[tuple[list[int], int]] = ()
+    """Labelled texts that only retrieval brought, as tokens and label: the n-grams' too."""
+    ticker: Ticker = field(default_factory=lambda: Ticker(1))
+
+    def steps(self, rows: int) -> int:
+        """Of a stage that trains on so many rows."""
+        return int(self.config.epochs or 1) * -(-rows // int(self.config.batch_size or 1))
+
+    def count(
+        self,
+        train_rows: Sequence[int],
+        folds: Sequence[Sequence[int]],
+        baseline: bool,
+        progress: Progress | None,
+        cancelled: Callable[[], bool] | None,
+    ) -> None:
+        """Set the ticker to the steps of all stages."""
+        total = self.steps(len(train_rows)) * (1 + baseline)
+        total += sum(self.steps(len(train_rows) - len(fold)) for fold in folds)
+        self.ticker = Ticker(total, progress, cancelled)
+
+    def fold_by_fold(
+        self, train_rows: Sequence[int], folds: Sequence[Sequence[int]]
+    ) -> list[Judged]:
+        """Each fold, judged by a network trained on the others."""
+        parts: list[Judged] = []
+        for i, fold in enumerate(folds):
+            rest = sorted(set(train_rows) - set(fold))
+            model, _ = self.stage(f"fold-{i}", rest, [], self.config)
+            parts.append(evidence_of(model, self.data, fold))
+        return parts
+
+    def stage(
+        self, name: str, rows: Sequence[int], held: Sequence[int], config: TrainConfig
+    ) -> tuple[RetrievalAugmentedModel, Fitted]:
+        """One network, trained on some rows."""
+        torch.manual_seed(config.seed)
+        model = label_network(self.head, self.encoder).to(self.encoder.device)
+        stage = Stage(name, self.work / name, model)
+        stage.start_head(self.data, rows)
+        return model, stage.fit(self.data, rows, held, config, self.ticker)
+
+    def beside(
+        self,
+        plan: Plan,
+        folds: Sequence[Sequence[int]],
+        parts: Sequence[Judged],
+        held: Judged | None,
+    ) -> Beside:
+        """The n-grams beside the network, weighed on rows that neither has seen.
+
+        `parts`: each fold's evidence by a network of the others. Where there are folds, the weight
+        is fitted on them, else on the held-out rows.
+        """
+        labels = len(self.head.labels)
+        wides = [
+            self._ngrams(sorted(set(plan.train) - set(fold)))(self._tokens(fold)) for fold in folds
+        ]
+        view = self._ngrams(plan.train)
+        asked = [*zip(parts, wides, strict=True)]
+        wide = view(self._tokens(plan.held)) if plan.held else torch.zeros(0, labels)
+        if held is not None and not asked:
+            asked = [(held, wide)]
+        share = share_of(
+            torch.cat([judged[0].logits for judged, _ in asked]),
+            torch.cat([said for _, said in asked]),
+            torch.cat([judged[0].truth for judged, _ in asked]),
+        )
+        share = share if len(view.keys) else 0.0
+        view.times(share)
+        together = [_with(one, share * said) for one, said in zip(parts, wides, strict=True)]
+        with_it = None if held is None else _with(held, share * wide)
+        return Beside(view if share else None, wide, together, with_it)
+
+    def _ngrams(self, rows: Sequence[int]) -> NGrams:
+        texts = self._tokens(rows) + [tokens for tokens, _ in self.others]
+        found = torch.tensor([label for _, label in self.others], dtype=torch.long)
+        truth = torch.cat([self.data.truth[list(rows)], found])
+        return NGrams.fit(texts, truth, len(self.head.labels))
+
+    def _tokens(self, rows: Sequence[int]) -> list[list[int]]:
+        return [self.data.token_ids[i] for i in rows]
+
+
+def _with(judged: Judged, wide: Tensor) -> Judged:
+    evidence, closed = judged
+    return replace(evidence, logits=evidence.logits + wide), closed + wide
