@@ -29,6 +29,7 @@ class Beside(NamedTuple):
     """The n-grams of a run; `parts` and `held` are the evidence with them in it."""
 
     view: NGrams | None  # fitted on all training rows, weighed; None: it says nothing
+    share: float  # the weight, `s`
     wide: Tensor  # [n, L] what it says to the held-out rows before it was weighed
     parts: list[Judged]
     held: Judged | None
@@ -168,7 +169,7 @@ class Run:
         view.times(share)
         together = [_with(one, share * said) for one, said in zip(parts, wides, strict=True)]
         with_it = None if held is None else _with(held, share * wide)
-        return Beside(view if share else None, wide, together, with_it)
+        return Beside(view if share else None, share, wide, together, with_it)
 
     def _ngrams(self, rows: Sequence[int]) -> NGrams:
         texts = self._tokens(rows) + [tokens for tokens, _ in self.others]

@@ -148,6 +148,7 @@ def train_head(
     evidence = unseen.first(k)
     probs = open_book(evidence, gate, len(labels), apart=bool(parts))
     metrics, by_label, calibration = judge(evidence, closed, gate, labels, probs)
+    calibration["ngrams"] = beside.share if beside else 0.0
     alone = neighbours_alone(data, evaluated, labels, config.k)
     metrics["neighbours"] = scores(alone, evidence.truth, labels)
     views = {"on": probs, "off": closed, "neighbours": alone}

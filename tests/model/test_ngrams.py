@@ -106,6 +106,7 @@ def test_a_head_is_served_with_the_ngrams_that_it_was_judged_with(
 ) -> None:
     config = replace(quick, epochs=1, lr=1e-5)
     report = train_head(rows, config, encoder, tmp_path / "with", baseline=False)
+    assert report.calibration["ngrams"] > 0
     reader = Reader.load(tmp_path / "with", encoder)
     held = [rows[i] for i in plan_rows(rows, config).held]
     tokens = [reader.tokenize(row.text) for row in held]
@@ -138,7 +139,9 @@ def test_the_network_and_the_reader_give_the_same(
 def test_a_head_without_them_is_the_file_that_it_was(
     encoder: Encoder, rows: list[Row], quick: TrainConfig, tmp_path: Path
 ) -> None:
-    train_head(rows, replace(quick, ngrams=False), encoder, tmp_path / "without", baseline=False)
+    config = replace(quick, ngrams=False)
+    report = train_head(rows, config, encoder, tmp_path / "without", baseline=False)
+    assert report.calibration["ngrams"] == 0
     _, heads = load_heads(tmp_path / "without")
     assert not [name for name in heads["label"].tensors if name.startswith("ngrams.")]
     raw = json.loads((tmp_path / "without" / "heads" / "label" / "config.json").read_text())
