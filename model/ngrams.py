@@ -4,8 +4,9 @@
 
 A wide part beside the deep one (Wide & Deep, Cheng et al. 2016). It is a convex problem over the
 very words, of the whole text, where the deep part is a mean of states, and errs elsewhere. W is
-fitted on training rows (multinomial logistic regression, L2); `s` on rows that neither part was
-trained on, where 0 leaves the view out. Sizes: n texts, L labels, m n-grams.
+fitted on training rows (logistic regression, L2; multinomial, or one for each label where they are
+independent); `s` on rows that neither part was trained on, where 0 leaves the view out. Sizes: n
+texts, L labels, m n-grams. A truth is [n] places of labels, or [n, L] marks of independent ones.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class NGrams(nn.Module):
 
     @classmethod
     def fit(cls, token_ids: Sequence[Sequence[int]], truth: Tensor, labels: int) -> NGrams:
-        """From texts and their labels [n], with `s` = 1."""
+        """From texts and their truth, with `s` = 1."""
         found = counts_of(token_ids)
         keys, texts = np.unique(found.keys, return_counts=True)
         least = LEAST_TEXTS
@@ -75,7 +76,7 @@ class NGrams(nn.Module):
 
         def loss() -> Tensor:
             z = F.embedding_bag(indices, weight, offsets, mode="sum", per_sample_weights=values)
-            return F.cross_entropy(z + bias, truth) + (weight**2).sum() / (2 * C * len(truth))
+            return _loss(z + bias, truth) + (weight**2).sum() / (2 * C * len(truth))
 
         if len(indices):
             minimise([weight, bias], loss, history=10)
@@ -131,7 +132,13 @@ def share_of(logits: Tensor, view: Tensor, truth: Tensor) -> float:
 
     def loss() -> Tensor:
         mixed = cool.exp() * logits + weight * view
-        return F.cross_entropy(mixed, truth) + RIDGE * (weight**2 + cool**2)
+        return _loss(mixed, truth) + RIDGE * (weight**2 + cool**2)
 
     minimise([weight, cool], loss)
     return max(0.0, float(weight.detach() / cool.detach().exp()))
+
+
+def _loss(z: Tensor, truth: Tensor) -> Tensor:
+    if truth.ndim == 1:
+        return F.cross_entropy(z, truth)
+    return F.binary_cross_entropy_with_logits(z, truth, reduction="none").sum(-1).mean()

@@ -17,12 +17,19 @@ from model.encoder import Encoder
 from model.gate import NOVEL_FEATURES
 from model.network import RetrievalAugmentedModel
 from model.ngrams import NGrams, share_of
-from model.several import label_network
+from model.several import label_network, marks_of
 from model.split import Plan, Row, bucket
 from model.trainer import Fitted, Progress, Stage, Ticker
 
 Judged = tuple[Evidence, Tensor]
 """Rows that were not trained on: their evidence, and their logits with the book closed [n, L]."""
+
+
+class Texts(NamedTuple):
+    """Labelled texts as numbers."""
+
+    tokens: list[list[int]]
+    truth: Tensor  # [n]; of independent labels [n, L], 0 or 1
 
 
 class Beside(NamedTuple):
@@ -34,6 +41,11 @@ class Beside(NamedTuple):
     parts: list[Judged]
     held: Judged | None
 
+    def with_none(self, evidence: Evidence) -> Evidence:
+        """The held-out rows by another network, with the n-grams weighed for it."""
+        share = share_of(evidence.logits, self.wide, evidence.truth)
+        return replace(evidence, logits=evidence.logits + share * self.wide)
+
 
 def joined(parts: Sequence[Judged]) -> Judged:
     """All of them, under each other."""
@@ -41,24 +53,30 @@ def joined(parts: Sequence[Judged]) -> Judged:
 
 
 def others_of(
-    rows: Sequence[Row], labels: Sequence[str], encoder: Encoder, config: TrainConfig
-) -> list[tuple[list[int], int]]:
-    """The labelled hits that are none of the rows, each once: their tokens and their label.
+    rows: Sequence[Row],
+    labels: Sequence[str],
+    encoder: Encoder,
+    config: TrainConfig,
+    *,
+    several: bool = False,
+) -> Texts:
+    """The labelled hits that are none of the rows, each once; `several`: with independent labels.
 
     A passage of a row's document is the row, and so is a text that equals its own: rows that are
     held out must not be learned from.
     """
-    position = {label: i for i, label in enumerate(labels)}
-    ids, texts = {row.id for row in rows}, {bucket(row.text) for row in rows}
+    ids, texts, known = {row.id for row in rows}, {bucket(row.text) for row in rows}, {*labels}
     found = {
-        hit.text: position[hit.label]
+        hit.text: hit.names
         for row in rows
         for hit in row.hits
-        if isinstance(hit.label, str) and hit.label in position and hit.doc_id not in ids
+        if known.intersection(hit.names) and hit.doc_id not in ids
+        if several or not isinstance(hit.label, list)
     }
-    kept = {text: label for text, label in found.items() if bucket(text) not in texts}
+    kept = {text: names for text, names in found.items() if bucket(text) not in texts}
     tokens = encoder.tokenize([*kept], max_tokens=config.max_tokens, windows=config.windows)
-    return [*zip(tokens, kept.values(), strict=True)]
+    marks = marks_of(labels, [*kept.values()])
+    return Texts(tokens, marks if several else marks.argmax(-1))
 
 
 def plain_rows(rows: Sequence[Row]) -> Iterator[object]:
@@ -97,8 +115,8 @@ class Run:
     data: Prepared
     config: TrainConfig
     work: Path
-    others: Sequence[tuple[list[int], int]] = ()
-    """Labelled texts that only retrieval brought, as tokens and label: the n-grams' too."""
+    others: Texts | None = None
+    """What only retrieval brought: the n-grams are of them too."""
     ticker: Ticker = field(default_factory=lambda: Ticker(1))
 
     def steps(self, rows: int) -> int:
@@ -172,9 +190,9 @@ class Run:
         return Beside(view if share else None, share, wide, together, with_it)
 
     def _ngrams(self, rows: Sequence[int]) -> NGrams:
-        texts = self._tokens(rows) + [tokens for tokens, _ in self.others]
-        found = torch.tensor([label for _, label in self.others], dtype=torch.long)
-        truth = torch.cat([self.data.truth[list(rows)], found])
+        texts, truth = self._tokens(rows), self.data.truth[list(rows)]
+        if self.others is not None:
+            texts, truth = texts + self.others.tokens, torch.cat([truth, self.others.truth])
         return NGrams.fit(texts, truth, len(self.head.labels))
 
     def _tokens(self, rows: Sequence[int]) -> list[list[int]]:

@@ -21,7 +21,7 @@ from model.memory import make_memory
 from model.metrics import Paired, calibration_error
 from model.neighbours import plain_vote
 from model.reader import Reader
-from model.run import Run, head_config, joined, plain_rows
+from model.run import Run, head_config, joined, others_of, plain_rows
 from model.several import (
     THRESHOLD,
     IndependentGate,
@@ -80,21 +80,27 @@ def train_several(
     truth = marks_of(labels, [row.names for row in usable])
     hits = [row.hits[: config.k] for row in usable]
     data = prepare(encoder, [row.text for row in usable], truth, hits, config)
-    run = Run(head, encoder, data, config, work)
+    others = others_of(usable, labels, encoder, config, several=True) if config.ngrams else None
+    run = Run(head, encoder, data, config, work, others)
     # With nothing held out there is nothing else to fit the gate on.
     folds = make_folds(plan.train, max(int(config.folds or 1), 1 if plan.held else 2))
     run.count(plan.train, folds, baseline, progress, cancelled)
     parts = run.fold_by_fold(plan.train, folds)
     model, fitted = run.stage("main", plan.train, plan.held, config)
     assert isinstance(model, SeveralModel)  # `head.several` says so
-    held = evidence_of(model, data, plan.held) if plan.held else joined(parts)
-    settled = joined(parts)[0] if parts else held[0]
+    held = evidence_of(model, data, plan.held) if plan.held else None
+    beside = run.beside(plan, folds, parts, held) if config.ngrams else None
+    if beside is not None:
+        model.ngrams, parts, held = beside.view, beside.parts, beside.held
+        head = replace(head, ngrams=len(beside.view.keys) if beside.view else 0)
+    unseen, closed = held or joined(parts)
+    settled = joined(parts)[0] if parts else unseen
     k = choose_k_several(model.gate, settled, limit=max(config.k, 1))
-    evidence = held[0].first(k)
+    evidence = unseen.first(k)
     probs, said = answers(evidence, labels, model.gate if parts else None)
     evaluated = plan.held or [i for fold in folds for i in fold]
     measured = [usable[i] for i in evaluated]
-    shut = replace(evidence.first(0), logits=held[1])
+    shut = replace(evidence.first(0), logits=closed)
     views = {
         "on": said,
         "off": answers(shut, labels, model.gate)[1],
@@ -103,6 +109,8 @@ def train_several(
     if baseline and plan.held:
         none, _ = run.stage("none", plan.train, plan.held, replace(config, retrieval=False))
         alone = evidence_of(none, data, plan.held, closed_only=True)[0].first(0)
+        if beside is not None:
+            alone = beside.with_none(alone)
         views["none"] = answers(alone, labels, None)[1]
     previous = _previous(base, run, measured) if base is not None else None
     if previous is not None:

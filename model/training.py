@@ -25,7 +25,6 @@ from model.evaluation import judge, neighbours_alone, open_book, scores
 from model.gate import Gate
 from model.metrics import accuracy, macro_f1
 from model.network import RetrievalAugmentedModel
-from model.ngrams import share_of
 from model.opinions import judge_opinions
 from model.reader import Reader
 from model.run import Run, head_config, joined, others_of, plain_rows
@@ -128,7 +127,7 @@ def train_head(
         [row.hits[: config.k] for row in everything],
         config,
     )
-    others = others_of(usable, labels, encoder, config) if config.ngrams else []
+    others = others_of(usable, labels, encoder, config) if config.ngrams else None
     run = Run(head, encoder, data, config, work, others)
     # With nothing held out there is nothing else to fit the gate on.
     folds = make_folds(plan.train, max(int(config.folds or 1), 1 if plan.held else 2))
@@ -157,11 +156,10 @@ def train_head(
         # Without a held-out part there is nothing to compare on: the folds were trained open.
         if plan.held:
             none, _ = run.stage("none", plan.train, plan.held, plain)
-            logits = evidence_of(none, data, plan.held, closed_only=True)[0].logits
-            if beside is not None:
-                logits = logits + share_of(logits, beside.wide, evidence.truth) * beside.wide
-            metrics["none"] = scores(logits.softmax(-1), evidence.truth, labels)
-            views["none"] = logits
+            shut = evidence_of(none, data, plan.held, closed_only=True)[0]
+            shut = beside.with_none(shut) if beside else shut
+            metrics["none"] = scores(shut.logits.softmax(-1), evidence.truth, labels)
+            views["none"] = shut.logits
     answers = {view: [labels[i] for i in p.argmax(-1).tolist()] for view, p in views.items()}
     measured = [usable[i] for i in evaluated]
     if base is not None:

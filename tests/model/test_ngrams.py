@@ -163,7 +163,27 @@ def test_texts_that_only_retrieval_brought_teach_them_too(encoder: Encoder) -> N
     ]
     found = others_of(rows, ["fruit", "tools"], encoder, TrainConfig())
     # Not: another's label, a row's own text or document, a text without a label.
-    assert found == [
-        (encoder.tokenize(["green pear"])[0], 0),
-        (encoder.tokenize(["a hammer"])[0], 1),
+    assert found.tokens == encoder.tokenize(["green pear", "a hammer"])
+    assert found.truth.tolist() == [0, 1]
+
+
+def test_and_those_with_several_labels_where_labels_are_independent(encoder: Encoder) -> None:
+    hits = [
+        Retrieved(None, "green pear", ["fruit", "tools"], 1.0, None),
+        Retrieved(None, "a hammer", ["tools", "zoo"], 1.0, None),
     ]
+    rows = [Row("a", "red apple", ["fruit"], hits)]
+    found = others_of(rows, ["fruit", "tools"], encoder, TrainConfig(), several=True)
+    assert found.truth.tolist() == [[1, 1], [0, 1]]
+    assert others_of(rows, ["fruit", "tools"], encoder, TrainConfig()).tokens == []
+
+
+def test_independent_labels_have_a_regression_each() -> None:
+    marks = torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+    view = NGrams.fit([[1, 5, 6], [1, 5, 7], [1, 8, 6], [1, 8, 7]], marks, 2)
+    said = view([[1, 5, 6], [1, 5, 7], [1, 8, 6], [1, 8, 7]])
+    assert (said > 0).tolist() == (marks > 0).tolist()
+    generator = torch.Generator().manual_seed(1)
+    truth = torch.randint(2, (300, 2), generator=generator).float()
+    head = truth + torch.randn(300, 2, generator=generator)
+    assert share_of(head, 2 * truth - 1 + torch.randn(300, 2, generator=generator), truth) > 0.3
