@@ -127,6 +127,7 @@ def neighbours(
                         label=label,
                         score=float(row[j]),
                         vector=index.vectors[j],
+                        doc_id=found.id,
                     )
                 )
                 if len(hits) == k:

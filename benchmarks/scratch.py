@@ -190,10 +190,11 @@ def hybrid(
             row.text, k=K, method="hybrid", lang="zh", query_vector=vector, exclude=same
         )
         numbers = [place[hit.doc_id] for hit in hits]
-        return [
-            Retrieved(None, index.rows[i].text, index.rows[i].label, hit.score, index.vectors[i])
+        near = [
+            (index.rows[i], index.vectors[i], hit.score)
             for i, hit in zip(numbers, hits, strict=True)
         ]
+        return [Retrieved(None, r.text, r.label, score, v, doc_id=r.id) for r, v, score in near]
 
     with temporary() as folder:
         documents = [Document(row.id, row.text, lang="zh") for row in index.rows]
