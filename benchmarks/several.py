@@ -144,6 +144,7 @@ def measure(
             report = train_several(
                 given, config, encoder, work / view, baseline=False, progress=Line(f"{name} {view}")
             )
+            print(view, "n-grams weigh", round(report.calibration["ngrams"], 3), flush=True)
             reader, threshold = Reader.load(work / view, encoder), report.calibration["threshold"]
             said[view] = over(
                 answer(reader, held if retrieval else shut, labels), labels, threshold

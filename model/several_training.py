@@ -126,7 +126,10 @@ def train_several(
         evaluated_on="held-out" if plan.held else "out-of-fold",
         metrics={view: set_scores(true, given) for view, given in views.items()},
         by_label=f1_by_label(true, said),
-        calibration=_calibration(evidence, probs, model.gate),
+        calibration={
+            **_calibration(evidence, probs, model.gate),
+            "ngrams": beside.share if beside else 0.0,
+        },
         diagnosis=_diagnosis(evidence, probs, measured, views),
         k=k,
         config=config.to_json(),
