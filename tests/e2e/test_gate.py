@@ -20,13 +20,15 @@ from tests.e2e.process import ServerProcess
 ROWS = 250  # enough for the gate to tell a head that has learned from one that has not
 LABELS = ("good", "bad", "very")
 PROPER = {"epochs": 16, "lr": 1e-2, "batch_size": 16}
-UNLEARNED = {"epochs": 1, "optimizer": "sgd", "lr": 1e-6}  # its neighbours answer for it
+FEW = 36
+UNLEARNED = {"epochs": 1, "optimizer": "sgd", "lr": 1e-6, "holdout": 0.5}
+"""Of few documents: neither network nor n-grams learn much."""
 PAUSE_S = 0.1  # between two questions of a client: the job has the same processor
 WAIT_S = 120.0  # for one answer: a machine that is busy with something else must not fail a build
 
 
-def rows() -> list[dict[str, str]]:
-    """One of eight words tells the label: a head learns which, neighbours are alike in the rest."""
+def rows() -> list[dict[str, Any]]:
+    """One of eight words tells the label: heads learn which, neighbours are alike in the rest."""
     rng = random.Random(3)
     topics = [word for words in WORDS.values() for word in words]
     made = []
@@ -34,7 +36,8 @@ def rows() -> list[dict[str, str]]:
         label = LABELS[i % len(LABELS)]
         words = [label, *rng.sample(topics, 7)]
         rng.shuffle(words)
-        made.append({"id": f"d{i}", "text": " ".join(words), "label": label})
+        part = {"part": "few" if i < FEW else "rest"}
+        made.append({"id": f"d{i}", "text": " ".join(words), "label": label, "metadata": part})
     return made
 
 
@@ -80,6 +83,17 @@ def trained(url: str, **order: Any) -> dict[str, Any]:
     return result
 
 
+def post(url: str) -> None:
+    """All documents, those that are there again."""
+    posted = httpx.post(
+        f"{url}/documents",
+        content="\n".join(map(json.dumps, rows())),
+        headers={"content-type": "application/x-ndjson"},
+        timeout=WAIT_S,
+    )
+    assert posted.json()["accepted"] == ROWS
+
+
 def active(url: str) -> str:
     return str(httpx.get(f"{url}/admin/models", timeout=WAIT_S).json()["active"])
 
@@ -92,18 +106,16 @@ def test_a_worse_head_is_refused_and_a_better_one_let_in(
     server.start()
     url = server.url
     try:
-        posted = httpx.post(
-            f"{url}/documents",
-            content="\n".join(map(json.dumps, rows())),
-            headers={"content-type": "application/x-ndjson"},
-            timeout=WAIT_S,
-        )
-        assert posted.json()["accepted"] == ROWS
+        post(url)
         with asking(url) as answers:
             first = trained(url, **PROPER, activate="always")
             assert active(url) == first["version"]
 
+            rest = {"filter": {"metadata.part": "rest"}}
+            gone = httpx.post(f"{url}/documents:delete", json=rest, timeout=WAIT_S)
+            assert gone.json()["deleted"] == ROWS - FEW
             worse = trained(url, **UNLEARNED)
+            post(url)
             figures = worse["gate"]
             assert not worse["activated"], worse["reason"]
             assert figures["against"] == "previous"
