@@ -190,3 +190,13 @@ def test_no_hits_at_all_trains_a_closed_book(
     states = reader.read([reader.tokenize("apple")], ["label"])
     found = [Retrieved(None, "apple", "fruit", 1.0, encoder.encode(["apple"])[0])]
     assert reader.predict(states, [found], "label", index_labels=[])[0].label is not None
+
+
+def test_with_nothing_held_out_two_folds_judge(
+    encoder: Encoder, rows: list[Row], quick: TrainConfig, tmp_path: Path
+) -> None:
+    config = replace(quick, holdout=0.0, folds=1, epochs=1)
+    report = train_head(rows, config, encoder, tmp_path / "all", baseline=False)
+    assert report.held_out == 0
+    assert report.evaluated_on == "out-of-fold"
+    assert report.metrics["on"]["rows"] == len(rows)
