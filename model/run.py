@@ -35,9 +35,9 @@ class Texts(NamedTuple):
 class Beside(NamedTuple):
     """The n-grams of a run; `parts` and `held` are the evidence with them in it."""
 
-    view: NGrams | None  # fitted on all training rows, weighed; None: it says nothing
+    features: int  # how many n-grams the network has now
     share: float  # the weight, `s`
-    wide: Tensor  # [n, L] what it says to the held-out rows before it was weighed
+    wide: Tensor  # [n, L] what they say to the held-out rows before they are weighed
     parts: list[Judged]
     held: Judged | None
 
@@ -45,6 +45,16 @@ class Beside(NamedTuple):
         """The held-out rows by another network, with the n-grams weighed for it."""
         share = share_of(evidence.logits, self.wide, evidence.truth)
         return replace(evidence, logits=evidence.logits + share * self.wide)
+
+    @property
+    def fitting(self) -> Evidence:
+        """What gate and temperatures are fitted on: the folds, or the held-out rows."""
+        return joined(self.parts or [self.measured])[0]
+
+    @property
+    def measured(self) -> Judged:
+        """What figures are of: the held-out rows, or the folds."""
+        return self.held or joined(self.parts)
 
 
 def joined(parts: Sequence[Judged]) -> Judged:
@@ -159,25 +169,27 @@ class Run:
 
     def beside(
         self,
+        model: RetrievalAugmentedModel,
         plan: Plan,
         folds: Sequence[Sequence[int]],
-        parts: Sequence[Judged],
-        held: Judged | None,
+        parts: list[Judged],
     ) -> Beside:
-        """The n-grams beside the network, weighed on rows that neither has seen.
+        """Put the n-grams beside a trained network, weighed on rows that neither has seen.
 
         `parts`: each fold's evidence by a network of the others. Where there are folds, the weight
         is fitted on them, else on the held-out rows.
         """
-        labels = len(self.head.labels)
+        held = evidence_of(model, self.data, plan.held) if plan.held else None
+        wide = torch.zeros(len(plan.held), len(self.head.labels))
+        if not self.config.ngrams:
+            return Beside(0, 0.0, wide, parts, held)
         wides = [
             self._ngrams(sorted(set(plan.train) - set(fold)))(self._tokens(fold)) for fold in folds
         ]
         view = self._ngrams(plan.train)
-        asked = [*zip(parts, wides, strict=True)]
-        wide = view(self._tokens(plan.held)) if plan.held else torch.zeros(0, labels)
-        if held is not None and not asked:
-            asked = [(held, wide)]
+        if plan.held:
+            wide = view(self._tokens(plan.held))
+        asked = [*zip(parts, wides, strict=True)] or ([(held, wide)] if held else [])
         share = share_of(
             torch.cat([judged[0].logits for judged, _ in asked]),
             torch.cat([said for _, said in asked]),
@@ -185,9 +197,10 @@ class Run:
         )
         share = share if len(view.keys) else 0.0
         view.times(share)
+        model.ngrams = view if share else None
         together = [_with(one, share * said) for one, said in zip(parts, wides, strict=True)]
         with_it = None if held is None else _with(held, share * wide)
-        return Beside(view if share else None, share, wide, together, with_it)
+        return Beside(len(view.keys) if share else 0, share, wide, together, with_it)
 
     def _ngrams(self, rows: Sequence[int]) -> NGrams:
         texts, truth = self._tokens(rows), self.data.truth[list(rows)]

@@ -21,7 +21,7 @@ from model.memory import make_memory
 from model.metrics import Paired, calibration_error
 from model.neighbours import plain_vote
 from model.reader import Reader
-from model.run import Run, head_config, joined, others_of, plain_rows
+from model.run import Run, head_config, others_of, plain_rows
 from model.several import (
     THRESHOLD,
     IndependentGate,
@@ -88,14 +88,9 @@ def train_several(
     parts = run.fold_by_fold(plan.train, folds)
     model, fitted = run.stage("main", plan.train, plan.held, config)
     assert isinstance(model, SeveralModel)  # `head.several` says so
-    held = evidence_of(model, data, plan.held) if plan.held else None
-    beside = run.beside(plan, folds, parts, held) if config.ngrams else None
-    if beside is not None:
-        model.ngrams, parts, held = beside.view, beside.parts, beside.held
-        head = replace(head, ngrams=len(beside.view.keys) if beside.view else 0)
-    unseen, closed = held or joined(parts)
-    settled = joined(parts)[0] if parts else unseen
-    k = choose_k_several(model.gate, settled, limit=max(config.k, 1))
+    beside = run.beside(model, plan, folds, parts)
+    unseen, closed = beside.measured
+    k = choose_k_several(model.gate, beside.fitting, limit=max(config.k, 1))
     evidence = unseen.first(k)
     probs, said = answers(evidence, labels, model.gate if parts else None)
     evaluated = plan.held or [i for fold in folds for i in fold]
@@ -109,8 +104,7 @@ def train_several(
     if baseline and plan.held:
         none, _ = run.stage("none", plan.train, plan.held, replace(config, retrieval=False))
         alone = evidence_of(none, data, plan.held, closed_only=True)[0].first(0)
-        if beside is not None:
-            alone = beside.with_none(alone)
+        alone = beside.with_none(alone)
         views["none"] = answers(alone, labels, None)[1]
     previous = _previous(base, run, measured) if base is not None else None
     if previous is not None:
@@ -128,7 +122,7 @@ def train_several(
         by_label=f1_by_label(true, said),
         calibration={
             **_calibration(evidence, probs, model.gate),
-            "ngrams": beside.share if beside else 0.0,
+            "ngrams": beside.share,
         },
         diagnosis=_diagnosis(evidence, probs, measured, views),
         k=k,
@@ -141,7 +135,7 @@ def train_several(
         data_sha256=digest,
         warnings=plan.warnings + _unasked(opinions),
     )
-    head = replace(head, k=k)
+    head = replace(head, k=k, ngrams=beside.features)
     publish(out, head, model, report, encoder, base=base, work=work, documents=documents)
     return report
 

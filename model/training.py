@@ -27,7 +27,7 @@ from model.metrics import accuracy, macro_f1
 from model.network import RetrievalAugmentedModel
 from model.opinions import judge_opinions
 from model.reader import Reader
-from model.run import Run, head_config, joined, others_of, plain_rows
+from model.run import Run, head_config, others_of, plain_rows
 from model.split import Row, make_folds, plan_rows
 from model.trainer import Progress, TrainingCancelled
 from model.workspace import HeadReport, TrainingRefused, fingerprint, open_workspace, publish
@@ -135,19 +135,15 @@ def train_head(
     parts = run.fold_by_fold(plan.train, folds)
     model, fitted = run.stage("main", plan.train, plan.held, config)
     evaluated_on = "held-out" if plan.held else "out-of-fold"
-    held = evidence_of(model, data, plan.held) if plan.held else None
-    beside = run.beside(plan, folds, parts, held) if config.ngrams else None
-    if beside is not None:
-        model.ngrams, parts, held = beside.view, beside.parts, beside.held
-        head = replace(head, ngrams=len(beside.view.keys) if beside.view else 0)
-    unseen, closed = held or joined(parts)
-    k, gate = _settle(model, joined(parts)[0] if parts else unseen, config)
-    head = replace(head, k=k)
+    beside = run.beside(model, plan, folds, parts)
+    unseen, closed = beside.measured
+    k, gate = _settle(model, beside.fitting, config)
+    head = replace(head, k=k, ngrams=beside.features)
     evaluated = plan.held or [i for fold in folds for i in fold]
     evidence = unseen.first(k)
     probs = open_book(evidence, gate, len(labels), apart=bool(parts))
     metrics, by_label, calibration = judge(evidence, closed, gate, labels, probs)
-    calibration["ngrams"] = beside.share if beside else 0.0
+    calibration["ngrams"] = beside.share
     alone = neighbours_alone(data, evaluated, labels, config.k)
     metrics["neighbours"] = scores(alone, evidence.truth, labels)
     views = {"on": probs, "off": closed, "neighbours": alone}
@@ -156,8 +152,7 @@ def train_head(
         # Without a held-out part there is nothing to compare on: the folds were trained open.
         if plan.held:
             none, _ = run.stage("none", plan.train, plan.held, plain)
-            shut = evidence_of(none, data, plan.held, closed_only=True)[0]
-            shut = beside.with_none(shut) if beside else shut
+            shut = beside.with_none(evidence_of(none, data, plan.held, closed_only=True)[0])
             metrics["none"] = scores(shut.logits.softmax(-1), evidence.truth, labels)
             views["none"] = shut.logits
     answers = {view: [labels[i] for i in p.argmax(-1).tolist()] for view, p in views.items()}
