@@ -50,9 +50,10 @@ class NeighbourMixture(nn.Module):
 
     def match(self, query: Tensor, base: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
         """Adapted and base vectors [b, d] -> matches [b, k], cosines of base vectors [b, k]."""
-        moved = self.base * base + (1 - self.base) * (query + query @ self.bilinear)
-        cosine = (memory.vectors @ base[:, :, None]).squeeze(-1)
-        learned = (memory.vectors @ moved[:, :, None]).squeeze(-1)
+        with torch.autocast(query.device.type, enabled=False):
+            query, base = query.double(), base.double()
+            moved = self.base * base + (1 - self.base) * (query + query @ self.bilinear.double())
+        cosine, learned = products(memory, base, moved)
         match = torch.where(memory.known, learned, self.no_vector * memory.scores)
         similarity = torch.where(memory.known, cosine, NO_VECTOR * memory.scores)
         return match + self.lexical * memory.scores, similarity
@@ -66,10 +67,21 @@ class NeighbourMixture(nn.Module):
 
 def plain_vote(base: Tensor, memory: Memory, n_labels: int) -> Neighbours:
     """Neighbours with nothing learned. Base vectors [b, d]."""
-    cosine = (memory.vectors @ base[:, :, None]).squeeze(-1)
+    (cosine,) = products(memory, base)
     near = torch.where(memory.known, cosine, NO_VECTOR * memory.scores)
     kernel = torch.tensor(KERNEL_SCALE), torch.tensor(KERNEL_RIDGE)
     return vote(near, near, memory, n_labels, *kernel)
+
+
+def products(memory: Memory, *queries: Tensor) -> tuple[Tensor, ...]:
+    """Of the hits' vectors and each query's [b, d] -> [b, k], the same alone and in any batch.
+
+    Summed in double precision: single would differ with the shape of the batch, and temperatures
+    below 1 make a hundredfold of it.
+    """
+    with torch.autocast(memory.vectors.device.type, enabled=False):
+        found = memory.vectors.double() @ torch.stack(queries, dim=-1).double()
+    return found.float().unbind(-1)
 
 
 def vote(
