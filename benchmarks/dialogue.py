@@ -3,6 +3,7 @@
     python -m benchmarks.dialogue history      # KdConv (travel, dev) and CMU DoG (valid), BM25
     python -m benchmarks.dialogue relevance    # SQuAD's answer sentences, TREC-6, Banking77
     python -m benchmarks.dialogue answers [--part test] [--turns 600]  # CMU DoG, KdConv (travel)
+    python -m benchmarks.dialogue answers --plot docs/dialogue.svg  # and a plot of it
 
 history: for every turn that brings a new fact, is it among the 8 that its past retrieves; for every
 third turn of a talk about a film, is the best passage of that film. relevance: the cosine of a
@@ -17,6 +18,7 @@ import argparse
 import json
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from app.extraction import RELEVANT, relevance
 from app.grounding import Query
 from benchmarks import dialogue_answers
 from benchmarks.data import rows
+from benchmarks.plots import Row, forest
 from index_data.analysis import terms
 from index_data.documents import Document
 from index_data.passages import passages
@@ -178,14 +181,35 @@ def answers(part: str, turns: int) -> dict[str, Any]:
     return found
 
 
+def plot(figures: dict[str, Any]) -> str:
+    """Of `answers`: knowledge F1 against each baseline, with its interval."""
+    drawn: list[Row] = []
+    for name, title in (("cmu_dog", "CMU DoG"), ("kdconv", "KdConv, travel")):
+        for way, against in figures[name]["served_minus"].items():
+            value, low, high = (100 * x for x in against)
+            drawn.append(
+                (f"{title}: as served - the {way} sentence of the best hit", value, low, high)
+            )
+    turns = figures["cmu_dog"]["turns"]
+    return forest(
+        f"Dialogue without a generator: knowledge F1 ({figures['part']}, {turns} turns of each)",
+        drawn,
+        "points, 95 % interval over turns; above 0: better",
+        higher_is_better=True,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Dialogue without a generator.")
     parser.add_argument("what", choices=("history", "relevance", "answers"))
     parser.add_argument("--part", choices=("dev", "test"), default="dev", help="Of answers.")
     parser.add_argument("--turns", type=int, default=600, help="Of answers, of each set.")
+    parser.add_argument("--plot", type=Path, help="Of answers: an SVG file to write.")
     given = parser.parse_args()
     if given.what == "answers":
         figures = answers(given.part, given.turns)
+        if given.plot is not None:
+            given.plot.write_text(plot(figures), encoding="utf-8")
     else:
         figures = history() if given.what == "history" else relevances()
     print(json.dumps(figures, ensure_ascii=False))
