@@ -2,8 +2,7 @@
 
     python -m benchmarks.dialogue history      # KdConv (travel, dev) and CMU DoG (valid), BM25
     python -m benchmarks.dialogue relevance    # SQuAD's answer sentences, TREC-6, Banking77
-    python -m benchmarks.dialogue answers [--part test] [--turns 600]  # CMU DoG, KdConv (travel)
-    python -m benchmarks.dialogue answers --plot docs/dialogue.svg  # and a plot of it
+    python -m benchmarks.dialogue answers [--part test] [--turns 600] [--plot FILE]  # the same two
 
 history: for every turn that brings a new fact, is it among the 8 that its past retrieves; for every
 third turn of a talk about a film, is the best passage of that film. relevance: the cosine of a
