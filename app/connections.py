@@ -51,7 +51,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """The first byte of a request has come."""
-        self._begun, self._size = True, 0
+        self._begun = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
