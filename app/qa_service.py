@@ -185,6 +185,8 @@ def why_not(said: SpanAnswer, asked: Question, request: PredictRequest) -> str |
     wanted = request.abstain
     if not any(map(str.isalnum, asked.text)):
         return "no_words"
+    if not said.readable:
+        return "unreadable"
     if not said.mass:
         closed = request.retrieval.mode == "off" and asked.context is None
         return "closed_book" if closed else "nothing_found"

@@ -48,6 +48,11 @@ class SpanAnswer:
         return bool(self.spans) and self.support >= 0.5
 
     @property
+    def readable(self) -> bool:
+        """Whether the encoder's vocabulary covers the question, and one of the passages."""
+        return self.read.readable
+
+    @property
     def answered(self) -> str | None:
         """The answer without what does not matter in it; None where there is none."""
         return same_answer(self.spans[0].text) if self.answerable else None
@@ -70,17 +75,20 @@ class SpanReader:
         self._mix = float(network.mix.detach())
 
     def ask(self, question: str, passages: Sequence[PassageText]) -> Asked:
-        """Tokenise. Where question or passage has no tokens, there is no pair."""
+        """Tokenise. Where question or passage has no tokens, or none to read, there is no pair."""
         config, encoder = self.config, self.network.encoder
         ((question_ids, _),) = encoder.spans([question])
+        known = encoder.reads(question_ids)
         question_ids = question_ids[: config.question_tokens]
         limit = min(config.max_tokens, encoder.max_tokens) - len(question_ids) - len(self._frame)
         titles = [p.title if config.titles else None for p in passages]
         found = tokens_of(encoder, [p.text for p in passages], titles)
-        asked = Asked(passages, found, [], [])
+        legible = [known and encoder.reads(tokens.ids.tolist()) for tokens in found]
+        asked = Asked(passages, found, [], [], readable=any(legible) if found else known)
         for number, tokens in enumerate(found):
             room = max(1, limit - len(tokens.title))
-            for first, stop in windows(len(tokens), room) if len(tokens) and question_ids else []:
+            read = legible[number] and len(tokens) and question_ids
+            for first, stop in windows(len(tokens), room) if read else []:
                 asked.pairs.append(self._frame.join(question_ids, tokens, first, stop))
                 asked.owner.append(number)
                 asked.logits.append(None)

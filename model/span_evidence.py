@@ -70,7 +70,10 @@ class Spread:
 
 @dataclass(slots=True)
 class Asked:
-    """A question with its passages as pairs, and what was read of them so far."""
+    """A question with its passages as pairs, and what was read of them so far.
+
+    `readable`: whether the encoder's vocabulary covers the question, and one of the passages.
+    """
 
     passages: Sequence[PassageText]
     tokens: list[Tokens]
@@ -78,6 +81,7 @@ class Asked:
     owner: list[int]  # the passage of each pair
     logits: list[NDArray[np.float32] | None] = field(default_factory=list)  # by pair, [t, 2]
     spreads: dict[int, Spread] = field(default_factory=dict)  # by pair; what `weigh` made of it
+    readable: bool = True
 
     def unread(self) -> list[Pair]:
         """The pairs that have no logits yet."""
@@ -116,6 +120,7 @@ class Asked:
             [number[self.owner[n]] for n in pairs],
             [self.logits[n] for n in pairs],
             {new: self.spreads[n] for new, n in enumerate(pairs) if n in self.spreads},
+            self.readable,
         )
 
 

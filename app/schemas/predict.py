@@ -94,7 +94,13 @@ class Abstain(Request):
 
 
 NoAnswer = Literal[
-    "closed_book", "no_words", "nothing_found", "not_in_passages", "low_confidence", "low_support"
+    "closed_book",
+    "no_words",
+    "unreadable",
+    "nothing_found",
+    "not_in_passages",
+    "low_confidence",
+    "low_support",
 ]
 Because = Literal["no_evidence", "low_support", "low_confidence"]
 

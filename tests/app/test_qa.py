@@ -130,6 +130,13 @@ def test_questions_without_words_get_a_clear_answer(asked: TestClient, given: st
     assert (empty["answerable"], empty["reason"]) == (False, "no_words")
 
 
+def test_a_question_that_the_encoder_cannot_read_gets_no_answer(asked: TestClient) -> None:
+    item = predict(asked, "退款 需要 多久 呢 退 款", explain=["citations", "influence"])["data"][0]
+    assert item["output"]["reason"] == "unreadable"
+    assert (item["output"]["answer"], item["output"]["alternatives"]) == (None, [])
+    assert item["abstained_because"] == "no_evidence"
+
+
 def test_an_empty_index_finds_nothing(asked: TestClient) -> None:
     item = predict(asked, TOOL, retrieval={"filter": {"lang": "xx"}})["data"][0]
     assert (item["output"]["answerable"], item["output"]["reason"]) == (False, "nothing_found")

@@ -74,3 +74,22 @@ def test_what_a_title_says_is_not_asked_of_the_text_again(
     assert titled.answerable
     assert titled.spans[0].text.startswith(answer)
     assert titled.support > bare.support
+
+
+@pytest.mark.parametrize(
+    ("question", "contexts", "readable"),
+    [
+        ("退款需要多久？", [RETURNS], False),
+        ("When does the shop close?", ["我要退掉这台坏掉的电视机。"], False),
+        ("When does the shop close?", ["我要退掉这台坏掉的电视机。", HOURS], True),
+        ("When does the café in 東京 close?", [HOURS], True),
+        ("When does the shop close?", [], True),
+    ],
+)
+def test_what_the_vocabulary_does_not_cover_answers_nothing(
+    reader: SpanReader, question: str, contexts: list[str], readable: bool
+) -> None:
+    (said,) = ask_all(reader, [reader.ask(question, [PassageText(c) for c in contexts])])
+    assert said.readable is readable
+    assert [mass > 0 for mass in said.mass] == [readable and text == HOURS for text in contexts]
+    assert all(span.passage == contexts.index(HOURS) for span in said.spans)
