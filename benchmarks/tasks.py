@@ -92,6 +92,7 @@ def timed(work: Callable[[], object], rounds: int) -> dict[str, float]:
 
 def measure(rounds: int, threads: int, dtype: str) -> dict[str, dict[str, float]]:
     """All figures, one engine."""
+    torch.set_num_threads(1)  # of this thread: idle teams of other threads slow the engine's down
     encoder = Encoder.load(dtype=pick_dtype(dtype, "cpu"))
     cut = encoder.fork()
 
