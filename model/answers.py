@@ -75,7 +75,7 @@ class SpanReader:
         self._mix = float(network.mix.detach())
 
     def ask(self, question: str, passages: Sequence[PassageText]) -> Asked:
-        """Tokenise. Where question or passage has no tokens, or none to read, there is no pair."""
+        """Tokenise. Where question or passage is empty or cannot be read, there is no pair."""
         config, encoder = self.config, self.network.encoder
         ((question_ids, _),) = encoder.spans([question])
         known = encoder.reads(question_ids)
@@ -87,8 +87,8 @@ class SpanReader:
         asked = Asked(passages, found, [], [], readable=any(legible) if found else known)
         for number, tokens in enumerate(found):
             room = max(1, limit - len(tokens.title))
-            read = legible[number] and len(tokens) and question_ids
-            for first, stop in windows(len(tokens), room) if read else []:
+            wanted = legible[number] and len(tokens) and question_ids
+            for first, stop in windows(len(tokens), room) if wanted else []:
                 asked.pairs.append(self._frame.join(question_ids, tokens, first, stop))
                 asked.owner.append(number)
                 asked.logits.append(None)

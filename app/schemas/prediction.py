@@ -156,7 +156,7 @@ class AnswerOutput(Response):
     ``start`` and ``end`` count code points of the text of the document ``doc_id``, or of the
     ``context`` that came with the question (``doc_id`` null). ``reason`` says why nothing is
     answered: what would have been said stands in ``alternatives``. ``unreadable``: the encoder's
-    vocabulary does not cover the question, or none of the passages.
+    vocabulary covers too little of the question, or of each passage.
     """
 
     answer: str | None
