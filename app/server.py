@@ -13,10 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from app import docs_page
-from app.engine import EngineClosed
-from app.http import ClientGone, problem_answer
-from app.middleware import RequestContext
+from app.inference.engine import EngineClosed
 from app.problems import FieldError, Problem, Slug
 from app.routes import (
     admin,
@@ -31,10 +28,13 @@ from app.routes import (
     problems,
     search,
 )
+from app.routes import docs as docs_page
 from app.settings import Settings
 from app.state import Footnote
-from index_data.searcher import MethodUnavailable
-from index_data.store import PreconditionFailed, StorageError, StoreClosed
+from app.web.http import ClientGone, problem_answer
+from app.web.middleware import RequestContext
+from index_data.search.searcher import MethodUnavailable
+from index_data.storage.store import PreconditionFailed, StorageError, StoreClosed
 
 logger = logging.getLogger(__name__)
 

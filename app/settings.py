@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from app.registry import SHIPPED
+from app.records.registry import SHIPPED
 
 PREFIX = "FOOTNOTE_"
 SECRET = frozenset({"admin_key", "write_key", "predict_key"})

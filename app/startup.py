@@ -11,12 +11,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from app import erasure, indexing_job, training_job
-from app.indexer import Indexer
-from app.loading import load_generator, load_serving
-from app.registry import NO_CHECKPOINT
+from app.inference.indexer import Indexer
+from app.inference.loading import load_generator, load_serving
+from app.jobs import reindex as indexing_job
+from app.jobs import train as training_job
+from app.manage import erasure
+from app.records.registry import NO_CHECKPOINT
 from app.status import READY
-from index_data.index import Index, NoGeneration
+from index_data.generations.index import Index, NoGeneration
 
 if TYPE_CHECKING:
     from app.state import Footnote
@@ -78,7 +80,7 @@ class StartUp:
             footnote.jobs.submit(indexing_job.TYPE, order)
 
     def _load_model(self) -> None:
-        from model.encoder import EncoderRefused
+        from model.encoder.encoder import EncoderRefused
         from model.folders import CheckpointRefused
 
         footnote, degraded = self._footnote, self._status.degraded
@@ -101,7 +103,7 @@ class StartUp:
             logger.warning("start: %s", text)
 
     def _load_generator(self) -> None:
-        from model.generator_files import GeneratorRefused
+        from model.text_generation.generator_files import GeneratorRefused
 
         footnote = self._footnote
         try:
@@ -112,7 +114,7 @@ class StartUp:
             logger.warning("start: %s", told)
 
     def _open_index(self) -> None:
-        from index_data.warmup import warm_up
+        from index_data.generations.warmup import warm_up
 
         warm_up()
         footnote, settings = self._footnote, self._footnote.settings

@@ -13,39 +13,40 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from app import erasure, indexing_job
-from app.ablation import Ablations
-from app.activation import Activation
-from app.audits import Audits
-from app.datasets import Datasets
-from app.encoders import EncoderChoice
-from app.feedback import Feedback
-from app.generator_engine import GeneratorEngine
-from app.indexer import Indexer
-from app.job_kinds import job_kinds
-from app.jobs import Jobs
-from app.keys import Keys, is_loopback
-from app.language_models import LanguageModels
-from app.loading import (
+from app.history.pins import Pins
+from app.history.predictions import Predictions
+from app.inference.ablation import Ablations
+from app.inference.activation import Activation
+from app.inference.admission import Permits
+from app.inference.calibration import NeighbourCalibrations
+from app.inference.generator_engine import GeneratorEngine
+from app.inference.indexer import Indexer
+from app.inference.language_models import LanguageModels
+from app.inference.loading import (
     generator_threads,
     inference_threads,
     load_serving,
     set_threads,
 )
+from app.inference.pipeline import Pipeline
+from app.inference.snapshot import ModelInfo, Serving, Snapshot
+from app.jobs import reindex as indexing_job
+from app.jobs.kinds import job_kinds
+from app.jobs.queue import Jobs
+from app.manage import erasure
 from app.metrics import Metrics
-from app.neighbour_calibration import NeighbourCalibrations
-from app.permits import Permits
-from app.pins import Pins
-from app.pipeline import Pipeline
-from app.predictions import Predictions
 from app.problems import Problem
-from app.registry import NO_CHECKPOINT, Registry
+from app.records.audits import Audits
+from app.records.datasets import Datasets
+from app.records.encoders import EncoderChoice
+from app.records.feedback import Feedback
+from app.records.keys import Keys, is_loopback
+from app.records.registry import NO_CHECKPOINT, Registry
 from app.settings import Settings
-from app.snapshot import ModelInfo, Serving, Snapshot
 from app.startup import StartUp
 from app.status import Status
-from index_data.index import Index
-from index_data.store import DocumentStore
+from index_data.generations.index import Index
+from index_data.storage.store import DocumentStore
 
 logger = logging.getLogger(__name__)
 

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from benchmarks.classification_data import Split, load
 from index_data.documents import normalise
-from model.audit import audit
-from model.encoder import Encoder
+from model.encoder.encoder import Encoder
 from model.metrics import auroc
+from model.training.audit import audit
 
 SHARE = 0.05
 TOP = 500

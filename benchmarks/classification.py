@@ -26,12 +26,12 @@ import torch
 from benchmarks.classification_data import Example, Split, load, neighbours, to_rows
 from benchmarks.classification_peers import frozen, tfidf
 from benchmarks.progress import Line
-from model.encoder import Encoder
-from model.memory import Retrieved
+from model.encoder.encoder import Encoder
+from model.labels.memory import Retrieved
+from model.labels.prediction import Prediction
 from model.metrics import accuracy, auroc, calibration_error, macro_f1, paired_interval
-from model.prediction import Prediction
 from model.reader import Reader
-from model.training import TrainConfig, train_head
+from model.training.labels import TrainConfig, train_head
 
 RUNS = Path(__file__).parent / "runs"
 K = 48

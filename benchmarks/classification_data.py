@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_data.documents import near_duplicate, normalise
-from model.encoder import Encoder
-from model.memory import Retrieved
-from model.training import Row
+from model.encoder.encoder import Encoder
+from model.labels.memory import Retrieved
+from model.training.labels import Row
 
 CACHE = Path(__file__).parent / "runs" / "cache"
 POOL = 96  # neighbours looked at before near-duplicates are dropped

@@ -17,12 +17,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.full_finetuning import Classifier
-from model.batches import make_batch, prepare
 from model.config import HeadConfig, TrainConfig, bf16_products
-from model.encoder import Encoder, default_folder
-from model.memory import Retrieved
-from model.network import RetrievalAugmentedModel
-from model.trainer import loss_of, make_optimizer
+from model.encoder.encoder import Encoder, default_folder
+from model.labels.memory import Retrieved
+from model.labels.network import RetrievalAugmentedModel
+from model.training.batches import make_batch, prepare
+from model.training.trainer import loss_of, make_optimizer
 
 ROWS, TOKENS, LABELS, HITS, ROUNDS, EPOCHS = 32, 64, 8, 48, 6, 6
 

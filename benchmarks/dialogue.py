@@ -23,19 +23,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.dialogue_service import BEFORE, LAST, TURNS
-from app.extraction import RELEVANT, relevance
-from app.grounding import Query
+from app.predict.dialogue import BEFORE, LAST, TURNS
+from app.predict.extraction import RELEVANT, relevance
+from app.predict.grounding import Query
 from benchmarks import dialogue_answers
 from benchmarks.data import rows
 from benchmarks.plots import Row, forest
-from index_data.analysis import terms
 from index_data.documents import Document
-from index_data.passages import passages
-from index_data.searcher import Searcher
-from index_data.segment import segment_of
-from index_data.view import compiled, whole
-from model.encoder import Encoder
+from index_data.search.searcher import Searcher
+from index_data.segment.segment import segment_of
+from index_data.segment.view import compiled, whole
+from index_data.text.analysis import terms
+from index_data.text.passages import passages
+from model.encoder.encoder import Encoder
 
 WEIGHTS = {
     "the last turn alone": [1],
@@ -58,7 +58,7 @@ def searcher(documents: Sequence[Document], words: float) -> Searcher:
 
 
 def asked(turns: Sequence[str], weights: Sequence[int]) -> str:
-    """The query of a dialogue, as `app.grounding.Query` makes it."""
+    """The query of a dialogue, as `app.predict.grounding.Query` makes it."""
     return Query(tuple(zip(turns[::-1], weights, strict=False))).text
 
 

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from benchmarks.data import rows
 from benchmarks.learning_server import post, server, store_documents
-from index_data.analysis import terms
-from index_data.passages import sentences
+from index_data.text.analysis import terms
+from index_data.text.passages import sentences
 
 DRAWS = 2_000
 FIRST = 2  # turns of a talk about a film before one is to be answered

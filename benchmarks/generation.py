@@ -28,19 +28,19 @@ from typing import Any
 import httpx
 import torch
 
-from app.generator_engine import GeneratorEngine
-from app.loading import generator_threads, set_threads
+from app.inference.generator_engine import GeneratorEngine
+from app.inference.loading import generator_threads, set_threads
+from app.inference.writer import Piece
 from app.settings import Settings
-from app.writer import Piece
 from benchmarks.load import post_bytes, run_load
 from benchmarks.serving import RUNS, Server, running, timed
 from index_data.sample import helpdesk
 from model.config import pick_dtype
-from model.generator import Generator
 from model.library import quiet
-from model.lm_generator import is_language_model
-from model.prompting import Prompt
-from model.sampling import Sampling
+from model.lm.generator import is_language_model
+from model.text_generation.generator import Generator
+from model.text_generation.prompting import Prompt
+from model.text_generation.sampling import Sampling
 
 MADE = RUNS / "generator"
 STREAMS = 8

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from app.pretrain_retrieval import Reach
+from app.training.pretrain_retrieval import Reach
 from benchmarks.language_model_data import SETTINGS, corpus_at
 from benchmarks.language_model_report import Case, compare, figures
 from benchmarks.language_model_runs import REFERENCE, SHAPES, ship, speed, trained
@@ -38,11 +38,11 @@ from benchmarks.language_model_text import (
     word_counts,
     words_of,
 )
-from model.lm import RetrievalLM
-from model.lm_config import PretrainConfig
-from model.lm_corpus import LMCorpus, Numbers
-from model.lm_evaluation import token_nats
-from model.lm_tokenizer import LMTokenizer
+from model.lm.config import PretrainConfig
+from model.lm.corpus import LMCorpus, Numbers
+from model.lm.evaluation import token_nats
+from model.lm.network import RetrievalLM
+from model.lm.tokenizer import LMTokenizer
 
 FOLDER = Path(__file__).resolve().parent / "runs" / "language_model"
 SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4)

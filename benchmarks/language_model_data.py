@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from app.pretrain_data import Text, build_corpus, train_tokenizer
-from app.pretrain_retrieval import Reach, Setting
+from app.training.pretrain_data import Text, build_corpus, train_tokenizer
+from app.training.pretrain_retrieval import Reach, Setting
 from benchmarks.data import rows
-from model.lm_corpus import LMCorpus
-from model.lm_tokenizer import LMTokenizer, clean
+from model.lm.corpus import LMCorpus
+from model.lm.tokenizer import LMTokenizer, clean
 
 SETTINGS: dict[str, Setting] = {
     "novels_en": "own", "britannica_1810": "others", "medquad": "others",

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.language_model_text import Evidence, Words
-from model.lm_config import PAD
-from model.lm_corpus import LMCorpus, Numbers
-from model.lm_tokenizer import LMTokenizer
+from model.lm.config import PAD
+from model.lm.corpus import LMCorpus, Numbers
+from model.lm.tokenizer import LMTokenizer
 
 DRAWS = 5000
 WINDOW = 256

@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from app.pretraining import before, pick_device
+from app.training.pretrain import before, pick_device
 from benchmarks.progress import Line
-from model.curves import read_curve
-from model.lm import RetrievalLM
-from model.lm_checkpoint import load_lm, save_lm
-from model.lm_config import PAD, LMConfig, PretrainConfig
-from model.lm_corpus import LMCorpus, Numbers
-from model.lm_tokenizer import LMTokenizer
-from model.lm_training import Rows, fingerprint, pretrain, rows_of, steps_of, train_step
-from model.trainer import Ticker, make_optimizer
-from model.workspace import open_workspace, thin
+from model.lm.checkpoint import load_lm, save_lm
+from model.lm.config import PAD, LMConfig, PretrainConfig
+from model.lm.corpus import LMCorpus, Numbers
+from model.lm.network import RetrievalLM
+from model.lm.tokenizer import LMTokenizer
+from model.lm.training import Rows, fingerprint, pretrain, rows_of, steps_of, train_step
+from model.training.curves import read_curve
+from model.training.trainer import Ticker, make_optimizer
+from model.training.workspace import open_workspace, thin
 
 SHAPES: dict[str, dict[str, Any]] = {
     # No retrieval: the same window, and four times the window, each with a pointer into it.

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from index_data.shingles import Shingler, alike, contained
-from model.lm_corpus import LMCorpus, Numbers
-from model.lm_tokenizer import LMTokenizer
+from index_data.text.shingles import Shingler, alike, contained
+from model.lm.corpus import LMCorpus, Numbers
+from model.lm.tokenizer import LMTokenizer
 
 _WORD = re.compile(r"[^\W\d_]+")
 RARE = 5e-6  # of the words of the training text: about once in a book or two

@@ -12,7 +12,7 @@ from benchmarks.audit import CLEANLAB, flipped, run
 from benchmarks.classification import draw_rows
 from benchmarks.classification_data import Example, load, read
 from benchmarks.learning_server import ask, job, right, server, store
-from model.encoder import Encoder
+from model.encoder.encoder import Encoder
 from model.metrics import auroc
 
 NEW = 20

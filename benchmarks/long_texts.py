@@ -36,12 +36,12 @@ from benchmarks.classification_peers import tfidf
 from benchmarks.progress import Line
 from index_data.documents import normalise
 from model.config import bf16_products
-from model.encoder import Encoder
-from model.memory import Retrieved
+from model.encoder.encoder import Encoder
+from model.encoder.windows import split_windows
+from model.labels.memory import Retrieved
 from model.metrics import accuracy, calibration_error, paired_interval
 from model.reader import Reader
-from model.training import Row, TrainConfig, train_head
-from model.windows import split_windows
+from model.training.labels import Row, TrainConfig, train_head
 
 FIELD: Final = "sentiment"
 K: Final = 16

@@ -15,12 +15,12 @@ import torch
 from benchmarks.ner_data import Labelled, read, share_of
 from model.checkpoint import build, load_heads
 from model.config import bf16_products
-from model.encoder import Encoder
-from model.tag_metrics import span_scores
-from model.tag_training import TagRow, TagTrainConfig, train_tagger
-from model.tagger import Tagger
-from model.tagging import TagNetwork
-from model.words import split_words
+from model.encoder.encoder import Encoder
+from model.ner.metrics import span_scores
+from model.ner.network import TagNetwork
+from model.ner.tagger import Tagger
+from model.ner.words import split_words
+from model.training.ner import TagRow, TagTrainConfig, train_tagger
 
 RUNS = Path(__file__).parent / "runs" / "ner"
 CASES = {

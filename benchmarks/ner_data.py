@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 from benchmarks.data import rows
 from index_data.documents import Document, near_duplicate
-from index_data.searcher import Searcher
-from index_data.segment import segment_of
-from index_data.view import compiled, whole
-from model.tag_evidence import TagHit
-from model.tag_training import TagRow
+from index_data.search.searcher import Searcher
+from index_data.segment.segment import segment_of
+from index_data.segment.view import compiled, whole
+from model.ner.evidence import TagHit
+from model.training.ner import TagRow
 
 SETS = {
     "conll2003": ("train", "dev", "test", " "),
@@ -55,7 +55,7 @@ def read(name: str, split: str) -> list[TagRow]:
 
 @dataclass(slots=True)
 class Labelled:
-    """An index of labelled sentences, and the retrieval that `app.ner_service` does in it."""
+    """An index of labelled sentences, and the retrieval that `app.predict.ner` does in it."""
 
     searcher: Searcher
     entities: dict[str, tuple[tuple[int, int, str], ...]]

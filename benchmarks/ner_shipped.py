@@ -14,12 +14,12 @@ import torch
 from benchmarks.ner import answers, interval
 from benchmarks.ner_data import Labelled, read, share_of
 from index_data.sample import helpdesk
-from model.encoder import Encoder
+from model.encoder.encoder import Encoder
+from model.ner.evidence import Entities
+from model.ner.metrics import span_scores
+from model.ner.tagger import Tagger
 from model.reader import Reader
-from model.tag_evidence import Entities
-from model.tag_metrics import span_scores
-from model.tag_training import TagRow, TagTrainConfig, train_tagger
-from model.tagger import Tagger
+from model.training.ner import TagRow, TagTrainConfig, train_tagger
 
 TYPES = {
     "person": "PERSON", "location": "PLACE", "product": "PRODUCT", "corporation": "COMPANY",

@@ -34,23 +34,23 @@ from benchmarks.retrieval import index_of
 from benchmarks.retrieval_peers import temporary
 from benchmarks.vector_cache import CachedEncoder
 from index_data.documents import Document
-from index_data.fusion import Fusion
 from index_data.metrics import bootstrap
-from index_data.searcher import METHODS, Hit, Searcher
-from model.answers import SpanAnswer, SpanReader
+from index_data.search.fusion import Fusion
+from index_data.search.searcher import METHODS, Hit, Searcher
 from model.checkpoint import HeadFiles, load_heads, save_checkpoint
 from model.config import bf16_products, pick_dtype
-from model.encoder import Encoder
-from model.memory import Retrieved
+from model.encoder.encoder import Encoder
+from model.labels.memory import Retrieved
 from model.metrics import paired_interval
+from model.qa.answers import SpanAnswer, SpanReader
+from model.qa.evidence import PassageText
+from model.qa.metrics import exact_match, f1
+from model.qa.network import FEATURES, SpanConfig, SpanNetwork
+from model.qa.rows import SpanRow, SpanTrainConfig
 from model.reader import Reader
-from model.span import FEATURES, SpanConfig, SpanNetwork
-from model.span_calibration import alone_for, ask_all, auroc
-from model.span_evidence import PassageText
-from model.span_metrics import exact_match, f1
-from model.span_rows import SpanRow, SpanTrainConfig
-from model.span_training import judge, judge_alone, train_span
-from model.split import bucket
+from model.training.qa import judge, judge_alone, train_span
+from model.training.qa_calibration import alone_for, ask_all, auroc
+from model.training.split import bucket
 
 SHIPPED = Path(__file__).resolve().parent.parent / "model" / "shipped"
 AT_ONCE = 64

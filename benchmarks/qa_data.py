@@ -11,10 +11,10 @@ from benchmarks.retrieval import index_of
 from benchmarks.retrieval_peers import temporary
 from benchmarks.vector_cache import CachedEncoder
 from index_data.documents import Document, near_duplicate
-from index_data.searcher import Searcher
-from model.encoder import Encoder
-from model.memory import Retrieved
-from model.span_rows import SpanRow
+from index_data.search.searcher import Searcher
+from model.encoder.encoder import Encoder
+from model.labels.memory import Retrieved
+from model.qa.rows import SpanRow
 
 HITS = 8
 SETS = {

@@ -20,8 +20,8 @@ import numpy as np
 
 from benchmarks.learning_server import post
 from benchmarks.serving import running
-from model.span_calibration import auroc
-from model.span_metrics import answer_words
+from model.qa.metrics import answer_words
+from model.training.qa_calibration import auroc
 
 QUESTIONS = Path(__file__).with_name("sample_questions.jsonl")
 

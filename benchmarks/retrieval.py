@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from app.indexing_job import FOLDER
-from app.loading import rest_from_collection
+from app.inference.loading import rest_from_collection
+from app.jobs.reindex import FOLDER
 from benchmarks.data import Retrieval, retrieval, rows, short_passages
 from benchmarks.retrieval_peers import (
     Search,
@@ -37,17 +37,17 @@ from benchmarks.retrieval_peers import (
 from benchmarks.serving import ASKED, build
 from benchmarks.vector_cache import CachedEncoder
 from index_data.documents import Document
-from index_data.fusion import Fusion
-from index_data.generation import build_generation
-from index_data.index import Index
+from index_data.generations.build import build_generation
+from index_data.generations.index import Index
+from index_data.generations.warmup import warm_up
 from index_data.metrics import bootstrap, ndcg, recall, reciprocal_rank
-from index_data.postings import average_length
-from index_data.searcher import METHODS, Searcher
-from index_data.store import DocumentStore
-from index_data.warmup import warm_up
+from index_data.search.fusion import Fusion
+from index_data.search.searcher import METHODS, Searcher
+from index_data.segment.postings import average_length
+from index_data.storage.store import DocumentStore
 from model.config import pick_dtype
-from model.encoder import Encoder
-from model.span_calibration import sentence_at
+from model.encoder.encoder import Encoder
+from model.training.qa_calibration import sentence_at
 
 K = 10
 SETS = ("cranfield", "cacm", "squad_sentences")

@@ -14,8 +14,8 @@ from whoosh.fields import ID, TEXT, Schema
 from whoosh.index import create_in
 from whoosh.qparser import OrGroup, QueryParser
 
-from index_data import analysis
-from index_data.postings import K1, B
+from index_data.segment.postings import K1, B
+from index_data.text import analysis
 
 Search = Callable[[str], list[str]]
 """A query to the ids of the ten best documents."""

@@ -5,7 +5,8 @@
     python -m benchmarks.scratch --no-labels resume_ner
     python -m benchmarks.scratch --peers [SET...]
 
-Tokenizer and encoder (`model.scratch`) see the training rows alone; where texts carry labels or
+Tokenizer and encoder (`model.scratch.train`) see the training rows alone; where texts carry labels
+or
 entities the encoder learns from those of three quarters of them (`--no-labels`: from the texts),
 and a head over it from the last quarter, with hits from all, found as the server does. *on* and
 *off* are one network, *none* never saw a hit, `no training` is the vote of the neighbours.
@@ -40,12 +41,12 @@ from benchmarks.retrieval import index_of
 from benchmarks.retrieval_peers import temporary
 from benchmarks.vector_cache import CachedEncoder
 from index_data.documents import Document, near_duplicate, normalise
-from index_data.searcher import Searcher
-from model.encoder import Encoder
-from model.memory import Retrieved
+from index_data.search.searcher import Searcher
+from model.encoder.encoder import Encoder
+from model.labels.memory import Retrieved
 from model.metrics import paired_interval
 from model.reader import Reader
-from model.scratch import ScratchConfig, ScratchText, train_encoder
+from model.scratch.train import ScratchConfig, ScratchText, train_encoder
 
 RUNS = Path(__file__).parent / "runs" / "scratch"
 CLASSIFIED = {"chnsenticorp": "train", "thucnews_titles": "train_subset"}

@@ -13,12 +13,12 @@ from benchmarks.classification import answer
 from benchmarks.classification_data import Example, Split, neighbours, read, to_rows, with_vectors
 from benchmarks.progress import Line
 from index_data.sample import helpdesk
-from model.encoder import Encoder
-from model.memory import Retrieved
+from model.encoder.encoder import Encoder
+from model.labels.memory import Retrieved
 from model.metrics import accuracy, paired_interval
 from model.provenance import digests
 from model.reader import Reader
-from model.training import Row, TrainConfig, train_head
+from model.training.labels import Row, TrainConfig, train_head
 
 FIELD = "sentiment"
 LABELS = ("negative", "positive")

@@ -33,18 +33,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from app.indexing_job import FOLDER
-from app.loading import inference_threads
-from app.registry import Registry
+from app.inference.loading import inference_threads
+from app.jobs.reindex import FOLDER
+from app.records.registry import Registry
 from app.settings import Settings
 from benchmarks.data import short_passages
 from benchmarks.load import Answers, post_bytes, run_load
 from index_data.documents import Document
-from index_data.generation import build_generation
-from index_data.index import Index
-from index_data.store import DocumentStore
+from index_data.generations.build import build_generation
+from index_data.generations.index import Index
+from index_data.storage.store import DocumentStore
 from model.config import pick_dtype
-from model.encoder import Encoder
+from model.encoder.encoder import Encoder
 from model.reader import Reader
 
 RUNS = Path(__file__).parent / "runs"

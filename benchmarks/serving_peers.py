@@ -53,7 +53,7 @@ from benchmarks.serving import (
     running,
     timed,
 )
-from model.encoder import Encoder, default_folder
+from model.encoder.encoder import Encoder, default_folder
 
 FITTED_ON = 1_000
 COMPARED = 10

@@ -30,14 +30,14 @@ from benchmarks.progress import Line
 from index_data.documents import Document, near_duplicate
 from index_data.sample import helpdesk, helpdesk_heldout, python_docs
 from model.config import TrainConfig
-from model.encoder import Encoder
-from model.memory import Retrieved
+from model.encoder.encoder import Encoder
+from model.labels.memory import Retrieved
+from model.labels.multilabel import best_threshold, marks_of
 from model.metrics import paired_interval
 from model.reader import Reader
-from model.several import best_threshold, marks_of
-from model.several_metrics import row_f1, set_scores
-from model.several_training import train_several
-from model.split import Row, bucket
+from model.training.multilabel import train_several
+from model.training.multilabel_metrics import row_f1, set_scores
+from model.training.split import Row, bucket
 
 K = 48
 HELD_OUT = 0.2

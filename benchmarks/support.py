@@ -1,7 +1,7 @@
 """What counts as supported by retrieved text: ``python -m benchmarks.support``.
 
 Sentences that two passages say, in other words or fewer, and strings of their words that say
-nothing; the percentage of each that `app.support` calls supported:
+nothing; the percentage of each that `app.predict.support` calls supported:
 
 - the title of an abstract over that abstract and another one (written by people, not quoted);
 - a sentence of a MedQuAD answer with a fifth of its words left out, and the first two thirds of one
@@ -18,9 +18,9 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 
-from app.support import Ground, citations, numbers
+from app.predict.support import Ground, citations, numbers
 from benchmarks.data import rows
-from index_data.passages import sentences
+from index_data.text.passages import sentences
 
 TITLED = {"cranfield": "cranfield/documents", "cacm": "cacm/documents", "csl": "csl_titles/dev"}
 MOST = 600

@@ -19,15 +19,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from app.engine import Engine
+from app.inference.engine import Engine
 from benchmarks.data import rows
 from benchmarks.ner_data import Labelled
 from benchmarks.ner_shipped import sample_rows
 from model.config import pick_dtype
-from model.encoder import Encoder
+from model.encoder.encoder import Encoder
+from model.qa.evidence import PassageText
 from model.reader import Reader
-from model.span_evidence import PassageText
-from model.tag_training import TagRow
+from model.training.ner import TagRow
 
 SHIPPED = Path(__file__).resolve().parent.parent / "model" / "shipped"
 PASSAGES, TOKENS = 8, 128

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from model.encoder import Encoder
+from model.encoder.encoder import Encoder
 
 CACHE = Path(__file__).parent / "runs" / "cache"
 AT_ONCE = 256

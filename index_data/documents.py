@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from index_data.entities import fault_in
-from index_data.similarity import near_duplicate, normalise
+from index_data.text.similarity import near_duplicate, normalise
 
 __all__ = [
     "Document",

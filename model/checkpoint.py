@@ -23,7 +23,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from model.config import HeadSettings
-from model.encoder import Encoder
+from model.encoder.encoder import Encoder
 from model.folders import (
     CheckpointRefused,
     check_files,

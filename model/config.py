@@ -53,7 +53,7 @@ class HeadConfig:
     dropout: float = 0.1
     several: bool = False  # the labels are independent: a text has any number of them
     novel: int = 5  # features of the gate for new labels; heads trained from 0.1 on have 6
-    ngrams: int = 0  # how many n-grams have weights of their own (`model.ngrams`)
+    ngrams: int = 0  # how many n-grams have weights of their own (`model.labels.ngrams`)
 
     def __post_init__(self) -> None:
         if len(set(self.labels)) != len(self.labels):

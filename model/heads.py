@@ -9,10 +9,10 @@ from typing import Any, Final
 from torch import nn
 
 from model.config import HeadConfig, HeadSettings
-from model.encoder import Encoder
-from model.several import label_network
-from model.span import SpanConfig, SpanNetwork
-from model.tagging import TagConfig, TagNetwork
+from model.encoder.encoder import Encoder
+from model.labels.multilabel import label_network
+from model.ner.network import TagConfig, TagNetwork
+from model.qa.network import SpanConfig, SpanNetwork
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,25 +17,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model import list_fields
-from model.adapter import Adapter
-from model.answers import SpanReader
 from model.checkpoint import build, load_heads
 from model.config import MAX_TOKENS
-from model.encoder import Encoder
-from model.gate import Mixture, credit
-from model.memory import Retrieved, make_memory
-from model.neighbours import NEIGHBOURS, plain_vote
-from model.network import RetrievalAugmentedModel
-from model.prediction import Prediction, nothing, prediction_of
+from model.encoder.adapter import Adapter
+from model.encoder.encoder import Encoder
+from model.encoder.windows import join_windows, split_windows
+from model.labels import list_fields
+from model.labels.gate import Mixture, credit
+from model.labels.memory import Retrieved, make_memory
+from model.labels.multilabel import SeveralModel
+from model.labels.neighbours import NEIGHBOURS, plain_vote
+from model.labels.network import RetrievalAugmentedModel
+from model.labels.novelty import COUNTED, counted, is_new, unlearned
+from model.labels.prediction import Prediction, nothing, prediction_of
+from model.labels.query_state import QueryState, read_hits
+from model.ner.network import TagNetwork
+from model.ner.tagger import Tagger
 from model.provenance import TrainedOn
-from model.query_state import QueryState, read_hits
-from model.several import SeveralModel
-from model.span import SpanNetwork
-from model.tagger import Tagger
-from model.tagging import TagNetwork
-from model.unlearned import COUNTED, counted, is_new, unlearned
-from model.windows import join_windows, split_windows
+from model.qa.answers import SpanReader
+from model.qa.network import SpanNetwork
 
 
 @dataclass(frozen=True, slots=True)

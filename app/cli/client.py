@@ -16,7 +16,7 @@ import httpx
 
 from app.cli.output import is_terminal, note
 from app.settings import InvalidSetting, Settings
-from index_data.store_lock import holder
+from index_data.storage.lock import holder
 
 READY_S: Final = 900.0
 POLL_S: Final = 0.3

@@ -98,9 +98,9 @@ def variables(settings: Settings) -> list[Finding]:
 
 def store(settings: Settings) -> list[Finding]:
     """Who holds the store, and whether every row of it is whole."""
-    from index_data.store import DocumentStore, StoreError
-    from index_data.store_database import FILE_NAME
-    from index_data.store_lock import holder
+    from index_data.storage.database import FILE_NAME
+    from index_data.storage.lock import holder
+    from index_data.storage.store import DocumentStore, StoreError
 
     folder = settings.store_dir
     held = holder(folder)
@@ -132,9 +132,9 @@ def store(settings: Settings) -> list[Finding]:
 
 def generations(settings: Settings) -> list[Finding]:
     """Each index generation against its manifest."""
-    from app.indexing_job import index_folder
-    from index_data.generation import generation_folders
-    from index_data.manifest import GenerationCorrupt, verify
+    from app.jobs.reindex import index_folder
+    from index_data.generations.build import generation_folders
+    from index_data.segment.manifest import GenerationCorrupt, verify
 
     folders = generation_folders(index_folder(settings)) if settings.store_dir.is_dir() else []
     if not folders:
@@ -155,7 +155,7 @@ def generations(settings: Settings) -> list[Finding]:
 
 def checkpoints(settings: Settings) -> list[Finding]:
     """Each checkpoint against its manifest, and which one serves."""
-    from app.registry import NO_CHECKPOINT, Registry
+    from app.records.registry import NO_CHECKPOINT, Registry
 
     registry = Registry(settings.checkpoint_dir)
     found = []
@@ -180,7 +180,7 @@ def checkpoints(settings: Settings) -> list[Finding]:
 
 def encoder(settings: Settings) -> list[Finding]:
     """Whether the base encoder loads, and made what serves."""
-    from model.encoder import Encoder, EncoderRefused
+    from model.encoder.encoder import Encoder, EncoderRefused
 
     try:
         loaded = Encoder.load(settings.encoder)
@@ -197,12 +197,16 @@ def encoder(settings: Settings) -> list[Finding]:
 
 def generator(settings: Settings) -> list[Finding]:
     """Whether the generator, where there is to be one, would be loaded. Nothing of it is."""
-    from app.indexing_job import pick_device
-    from app.language_models import generator_source
+    from app.inference.language_models import generator_source
+    from app.jobs.reindex import pick_device
     from model.config import pick_dtype
     from model.folders import CheckpointRefused, check_files, read_manifest
-    from model.generator_files import GeneratorFiles, GeneratorRefused, available_memory
-    from model.lm_generator import is_language_model
+    from model.lm.generator import is_language_model
+    from model.text_generation.generator_files import (
+        GeneratorFiles,
+        GeneratorRefused,
+        available_memory,
+    )
 
     if settings.generator is None:
         return []
@@ -226,10 +230,10 @@ def generator(settings: Settings) -> list[Finding]:
 
 def made_by(settings: Settings) -> list[tuple[str, str, str]]:
     """(what, sha256 of its encoder, what to do) for what serves."""
-    from app.indexing_job import index_folder
-    from app.registry import MANIFEST, Registry
-    from index_data.generation import generation_folders
-    from index_data.manifest import NAME
+    from app.jobs.reindex import index_folder
+    from app.records.registry import MANIFEST, Registry
+    from index_data.generations.build import generation_folders
+    from index_data.segment.manifest import NAME
 
     found = []
     choice = Registry(settings.checkpoint_dir).choose()

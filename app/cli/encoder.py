@@ -10,7 +10,7 @@ import click
 from app.cli.output import StepBar, emit_json, json_option, note, warn
 
 if TYPE_CHECKING:
-    from model.scratch import ScratchText
+    from model.scratch.train import ScratchText
 
 SHOWN = 10  # bad rows that are named
 
@@ -83,7 +83,7 @@ def encoder(
     texts of a label stand together; where they carry entities, what those look like. The folder
     is then named as FOOTNOTE_ENCODER; the same command goes on where an interrupted run stopped.
     """
-    from model.scratch import ScratchConfig, ScratchText, train_encoder
+    from model.scratch.train import ScratchConfig, ScratchText, train_encoder
 
     if dim % heads:
         raise click.BadParameter(f"{dim} is no multiple of {heads} heads", param_hint="--dim")
@@ -129,8 +129,8 @@ def _rows(
     """
     from index_data.documents import Document
     from index_data.entities import entities_of
-    from index_data.importers import Columns, ImportRefused, find_files, read_file
-    from model.scratch import ScratchText
+    from index_data.importing.importers import Columns, ImportRefused, find_files, read_file
+    from model.scratch.train import ScratchText
 
     columns = Columns(text=text_column, label=label_column)
     rows: list[ScratchText] = []

@@ -9,7 +9,7 @@ import click
 
 from app.cli.output import emit_json, is_terminal, json_option, table
 from index_data.documents import Document
-from index_data.importers import Columns, ImportRefused, read_file
+from index_data.importing.importers import Columns, ImportRefused, read_file
 
 BATCH: Final = 32
 

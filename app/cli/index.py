@@ -14,7 +14,13 @@ import click
 
 from app.cli.output import emit_json, is_terminal, json_option, note, shorten, warn
 from index_data.documents import Document
-from index_data.importers import Columns, ImportRefused, find_files, read_file, total_bytes
+from index_data.importing.importers import (
+    Columns,
+    ImportRefused,
+    find_files,
+    read_file,
+    total_bytes,
+)
 
 BATCH: Final = 500
 SHOWN: Final = 20  # rejected lines that are printed; --json has them all

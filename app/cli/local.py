@@ -15,11 +15,11 @@ import click
 import httpx
 import uvicorn
 
-from app.connections import connection_type
 from app.server import create_app
 from app.settings import Settings
 from app.state import Footnote
-from index_data.store import StoreError
+from app.web.connections import connection_type
+from index_data.storage.store import StoreError
 
 BACKLOG = 2048
 MOST_FILES = 65_536

@@ -62,12 +62,12 @@ def pretrain(
     document's own past (:own, for long documents) or from other documents (:others); left out, it
     goes by length. The same command goes on where an interrupted run stopped.
     """
-    from app.language_models import generator_source
-    from app.pretraining import plan_of, pretrain_from_files, sources_of
+    from app.inference.language_models import generator_source
     from app.schemas.pretrain import SHAPE
-    from index_data.import_files import ImportRefused
+    from app.training.pretrain import plan_of, pretrain_from_files, sources_of
+    from index_data.importing.import_files import ImportRefused
     from model.folders import CheckpointRefused
-    from model.workspace import TrainingRefused
+    from model.training.workspace import TrainingRefused
 
     bad = 0
 

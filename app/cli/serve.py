@@ -38,7 +38,7 @@ def serve(host: str | None, port: int | None) -> None:
     refuse_second(settings)
     # From here on it takes a second or two: the libraries of the server are imported.
     from app.cli.local import allow_connections, bind, make_server, open_state, url_of
-    from app.middleware import configure_logging
+    from app.web.middleware import configure_logging
 
     configure_logging(settings.log_format, settings.log_level)
     listening = bind(settings.host, settings.port)
@@ -55,7 +55,7 @@ def serve(host: str | None, port: int | None) -> None:
 
 def refuse_second(settings: Settings) -> None:
     """End the command at once when another process has the store."""
-    from index_data.store_lock import holder
+    from index_data.storage.lock import holder
 
     found = holder(settings.store_dir)
     if found is not None:
@@ -82,7 +82,7 @@ def greet(footnote: Footnote, address: str) -> None:
 
 def announce(footnote: Footnote, address: str) -> None:
     """Tell each stage as it begins, then what to try."""
-    from app.loading import rest_from_collection
+    from app.inference.loading import rest_from_collection
 
     began, told = time.monotonic(), ""
     status = footnote.status

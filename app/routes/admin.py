@@ -9,21 +9,19 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import BaseModel
 from starlette.responses import HTMLResponse, Response
 
-from app import (
-    admin_service,
-    evaluation_job,
-    indexing_job,
-    pretrain_job,
-    report_page,
-    training_job,
-)
-from app.body import checked, read_json
-from app.http import State, answers, body_of, json_answer
-from app.job import Job
-from app.keys import scope
+from app.jobs import evaluate as evaluation_job
+from app.jobs import pretrain as pretrain_job
+from app.jobs import reindex as indexing_job
+from app.jobs import train as training_job
+from app.jobs.job import Job
+from app.manage import admin as admin_service
+from app.manage import report_page
 from app.problems import Slug
+from app.records.keys import scope
 from app.schemas import admin as bodies
 from app.schemas.pretrain import PretrainRequest
+from app.web.body import checked, read_json
+from app.web.http import State, answers, body_of, json_answer
 
 router = APIRouter(prefix="/admin", tags=["admin"])
 ADMIN = [Depends(scope("admin"))]

@@ -8,12 +8,13 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response
 
-from app import audit_job, audit_service
-from app.body import checked, read_json
-from app.http import State, answers, body_of
-from app.keys import scope
+from app.jobs import audit as audit_job
+from app.manage import audits as audit_service
+from app.records.keys import scope
 from app.routes.admin import REFUSALS, answer, job_answer
 from app.schemas import admin as bodies
+from app.web.body import checked, read_json
+from app.web.http import State, answers, body_of
 
 router = APIRouter(prefix="/admin/audit-labels", tags=["admin"])
 ADMIN = [Depends(scope("admin"))]

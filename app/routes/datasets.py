@@ -9,14 +9,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response
 
-from app import dataset_service
-from app.body import checked, chunks, media_type, read_json
-from app.datasets import id_of, line_of
-from app.http import State, answers, body_of, json_answer
-from app.keys import scope
+from app.manage import datasets as dataset_service
 from app.problems import Slug
+from app.records.datasets import id_of, line_of
+from app.records.keys import scope
 from app.routes.documents import NDJSON
 from app.schemas import datasets as bodies
+from app.web.body import checked, chunks, media_type, read_json
+from app.web.http import State, answers, body_of, json_answer
 
 router = APIRouter(prefix="/admin/datasets", tags=["admin"])
 ADMIN = [Depends(scope("admin"))]

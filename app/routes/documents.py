@@ -7,11 +7,9 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import Response
 
-from app import document_service
-from app.body import checked, chunks, media_type, read_json
-from app.http import State, answers, body_of, json_answer, unless_gone
-from app.keys import scope
+from app.manage import documents as document_service
 from app.problems import Slug
+from app.records.keys import scope
 from app.schemas.documents import (
     DeleteRequest,
     DeleteResponse,
@@ -19,6 +17,8 @@ from app.schemas.documents import (
     DocumentPage,
     WriteResponse,
 )
+from app.web.body import checked, chunks, media_type, read_json
+from app.web.http import State, answers, body_of, json_answer, unless_gone
 
 router = APIRouter(tags=["documents"])
 READ = [Depends(scope("predict"))]

@@ -9,12 +9,12 @@ import orjson
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response, StreamingResponse
 
-from app import feedback_service
-from app.body import checked, read_json
-from app.feedback import Feedback
-from app.http import State, answers, body_of, json_answer
-from app.keys import scope
+from app.manage import feedback as feedback_service
+from app.records.feedback import Feedback
+from app.records.keys import scope
 from app.schemas.documents import FeedbackRequest, FeedbackResponse, UndoResponse
+from app.web.body import checked, read_json
+from app.web.http import State, answers, body_of, json_answer
 
 router = APIRouter(tags=["feedback"], dependencies=[Depends(scope("write"))])
 CORRECTION = {

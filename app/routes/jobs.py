@@ -11,11 +11,11 @@ from fastapi import APIRouter, Depends, Path
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import Response
 
-from app.http import State, answers
-from app.job import FINISHED
-from app.keys import scope
+from app.jobs.job import FINISHED
+from app.records.keys import scope
 from app.routes.admin import answer, job_answer
 from app.schemas import admin as bodies
+from app.web.http import State, answers
 
 router = APIRouter(prefix="/admin/jobs", tags=["admin"])
 ADMIN = [Depends(scope("admin"))]

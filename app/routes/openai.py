@@ -12,11 +12,9 @@ from fastapi import APIRouter, Depends, Path, Request
 from sse_starlette import ServerSentEvent
 from starlette.responses import Response
 
-from app import openai_service as service
-from app.body import checked, read_json
-from app.http import State, answers, body_of, event_source, json_answer, room, unless_gone
-from app.keys import scope
+from app.predict import openai as service
 from app.problems import Problem, Slug
+from app.records.keys import scope
 from app.schemas.openai import (
     ChatRequest,
     CompletionRequest,
@@ -24,7 +22,9 @@ from app.schemas.openai import (
     ModelList,
     Shared,
 )
-from app.streaming import Emit, Streaming
+from app.web.body import checked, read_json
+from app.web.http import State, answers, body_of, event_source, json_answer, room, unless_gone
+from app.web.streaming import Emit, Streaming
 
 router = APIRouter(prefix="/v1", tags=["clients"])
 READ = [Depends(scope("predict")), Depends(room)]

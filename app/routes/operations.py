@@ -7,10 +7,10 @@ from importlib.metadata import PackageNotFoundError, version
 from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
-from app.http import State, answers, json_answer
-from app.keys import scope
 from app.metrics import CONTENT_TYPE
 from app.problems import Problem
+from app.records.keys import scope
+from app.web.http import State, answers, json_answer
 
 router = APIRouter(tags=["operations"])
 OPEN = [Depends(scope("open"))]

@@ -7,21 +7,19 @@ from functools import partial
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from app import (
-    classify_service,
-    dialogue_service,
-    generation_service,
-    ner_service,
-    qa_service,
-    replay_service,
-)
-from app.body import checked, read_json
-from app.http import State, answers, body_of, event_stream, json_answer, room, unless_gone
-from app.keys import scope
+from app.predict import classify as classify_service
+from app.predict import dialogue as dialogue_service
+from app.predict import ner as ner_service
+from app.predict import qa as qa_service
+from app.predict import replay as replay_service
+from app.predict import text_generation as generation_service
 from app.problems import Slug
+from app.records.keys import scope
 from app.schemas.predict import ClassifyRequest, PredictRequest
 from app.schemas.prediction import ClassifyResponse, PredictResponse
-from app.streaming import Streaming
+from app.web.body import checked, read_json
+from app.web.http import State, answers, body_of, event_stream, json_answer, room, unless_gone
+from app.web.streaming import Streaming
 
 router = APIRouter(tags=["predict"])
 READ = [Depends(scope("predict")), Depends(room)]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
-from app.http import json_answer
-from app.keys import scope
 from app.problems import KINDS, Problem
+from app.records.keys import scope
+from app.web.http import json_answer
 
 router = APIRouter(prefix="/problems", tags=["problems"], dependencies=[Depends(scope("open"))])
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from app import search_service
-from app.body import checked, read_json
-from app.http import State, answers, body_of, json_answer, room, unless_gone
-from app.keys import scope
+from app.manage import search as search_service
+from app.records.keys import scope
 from app.routes.predict import REFUSALS
 from app.schemas.documents import (
     AnalyzeRequest,
@@ -16,6 +14,8 @@ from app.schemas.documents import (
     SearchRequest,
     SearchResponse,
 )
+from app.web.body import checked, read_json
+from app.web.http import State, answers, body_of, json_answer, room, unless_gone
 
 router = APIRouter(tags=["search"])
 READ = [Depends(scope("predict")), Depends(room)]

@@ -19,7 +19,7 @@ from app.server import create_app
 from app.settings import Settings
 from app.state import Footnote
 from index_data.documents import parse_document
-from model.encoder import Encoder
+from model.encoder.encoder import Encoder
 from tests.app.tiny import documents, make_encoder
 
 READY_S = 60.0
@@ -87,8 +87,8 @@ def checkpoint(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Pa
     import numpy as np
 
     from model.config import TrainConfig
-    from model.memory import Retrieved
-    from model.training import Row, train_head
+    from model.labels.memory import Retrieved
+    from model.training.labels import Row, train_head
 
     out = tmp_path_factory.mktemp("heads") / "v1"
     found = documents(20)

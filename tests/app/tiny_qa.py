@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from model.encoder import Encoder
-from model.memory import Retrieved
-from model.span_rows import SpanRow, SpanTrainConfig
-from model.span_training import train_span
+from model.encoder.encoder import Encoder
+from model.labels.memory import Retrieved
+from model.qa.rows import SpanRow, SpanTrainConfig
+from model.training.qa import train_span
 from tests.app.tiny import OTHER, WORDS
 
 TOOL = "tell me about the tool"

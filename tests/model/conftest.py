@@ -12,9 +12,9 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertModel, BertTokenizer
 
 from model.config import TrainConfig
-from model.encoder import Encoder
-from model.memory import Retrieved
-from model.split import Row
+from model.encoder.encoder import Encoder
+from model.labels.memory import Retrieved
+from model.training.split import Row
 
 TOPICS = {
     "fruit": ["apple", "pear", "plum", "grape", "lemon", "melon"],

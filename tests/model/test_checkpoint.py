@@ -15,9 +15,9 @@ import torch
 from model import checkpoint
 from model.checkpoint import HeadFiles, build, head_folder, load_heads, verify
 from model.config import HeadConfig
-from model.encoder import Encoder
+from model.encoder.encoder import Encoder
 from model.folders import CheckpointRefused
-from model.network import RetrievalAugmentedModel
+from model.labels.network import RetrievalAugmentedModel
 
 
 def head(encoder: Encoder, field: str = "label", seed: int = 0) -> HeadFiles:

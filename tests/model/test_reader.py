@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from model.config import TrainConfig
-from model.encoder import Encoder
-from model.memory import Retrieved
-from model.prediction import Prediction
+from model.encoder.encoder import Encoder
+from model.labels.memory import Retrieved
+from model.labels.prediction import Prediction
 from model.reader import Reader
-from model.split import Row
-from model.training import train_head
+from model.training.labels import train_head
+from model.training.split import Row
 
 
 @pytest.fixture(scope="module")

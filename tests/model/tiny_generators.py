@@ -19,10 +19,10 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from model.lm import RetrievalLM
-from model.lm_checkpoint import save_lm
-from model.lm_config import LMConfig
-from model.lm_tokenizer import LMTokenizer
+from model.lm.checkpoint import save_lm
+from model.lm.config import LMConfig
+from model.lm.network import RetrievalLM
+from model.lm.tokenizer import LMTokenizer
 
 TEXT = [
     "Where is my parcel? It was sent on Monday and should be here by now.",

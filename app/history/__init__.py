@@ -1,0 +1,1 @@
+"""What was answered, and what it takes to answer it again."""

@@ -1,0 +1,95 @@
+"""What retrieval brought: the same model's answers with it and without, counted as they come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+from app.inference.influence import Verdict
+from app.metrics import Counter, Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """An answer with retrieval off, under no threshold. ``gained``: confidence on less off."""
+
+    label: str | None
+    answered: frozenset[str]
+    scores: dict[str, float]
+    confidence: float
+    changed: bool
+    gained: float
+
+    @classmethod
+    def of(cls, alone: Verdict, whole: Verdict) -> Closed:
+        """Beside the answer with retrieval."""
+        confidence = alone.probs.get(alone.label or "", 0.0)
+        return cls(
+            alone.label,
+            alone.answered,
+            alone.probs,
+            confidence,
+            alone.answered != whole.answered,
+            whole.probs.get(whole.label or "", 0.0) - confidence,
+        )
+
+
+class Ablations:
+    """The running count of a server, by label field."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._answers = Counter(
+            "footnote_ablation_answers_total",
+            "Answers that were also given with retrieval off.",
+            ("field",),
+        )
+        self._changed = Counter(
+            "footnote_ablation_changed_total",
+            "Of these, how many retrieval changed.",
+            ("field",),
+        )
+        self._gained = Counter(
+            "footnote_ablation_confidence_sum",
+            "Sum of the confidences with retrieval less those without.",
+            ("field",),
+            "gauge",
+        )
+        self._judged = Counter(
+            "footnote_ablation_judged_total",
+            "Of these, how many feedback judged, by which of the two was right.",
+            ("field", "right"),
+        )
+        metrics.add(self._answers, self._changed, self._gained, self._judged)
+        self._lock = Lock()
+
+    def count(self, field: str, closed: Closed) -> None:
+        """Count an answer that was given both ways."""
+        with self._lock:
+            self._answers.add(field)
+            self._changed.add(field, by=float(closed.changed))
+            self._gained.add(field, by=closed.gained)
+
+    def judge(self, field: str, on: str | None, off: str | None, right: str) -> None:
+        """Count that a person said which label is right."""
+        which = {(1, 1): "both", (1, 0): "on", (0, 1): "off", (0, 0): "neither"}
+        self._judged.add(field, which[on == right, off == right])
+
+    def to_json(self) -> dict[str, Any]:
+        """What retrieval brought, by field, as ``/version`` tells it."""
+        with self._lock:
+            answers = self._answers.values()
+            changed, gained = self._changed.values(), self._gained.values()
+            judged = self._judged.values()
+        return {
+            field: {
+                "answers": int(count),
+                "changed": round(changed[field,] / count, 6),
+                "confidence": round(gained[field,] / count, 6),
+                "judged": {
+                    which: int(judged.get((field, which), 0))
+                    for which in ("on", "off", "both", "neither")
+                },
+            }
+            for (field,), count in answers.items()
+        }

@@ -1,0 +1,356 @@
+"""The model's own thread: everything that runs the network runs here, in batches.
+
+Four queues, the most urgent first: the prediction step of requests whose documents are found; the
+reading of new requests and, in turns with it, of the passages of questions; and the encoding of
+documents. A batch takes what is waiting up to a token
+budget (greedy); it waits a few milliseconds for company only when the last batch had company too.
+Entries whose client has left (their future was cancelled) are dropped before any work.
+
+An engine belongs to one model: whoever captured it keeps it until the answer is whole, so that a
+batch never mixes models, and a retired engine ends when its last user has left.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.inference.batching import BatchStats, Observe, in_sizes, settle, similar_lengths
+from app.inference.question_queue import Question, QuestionQueue
+
+if TYPE_CHECKING:
+    from model.labels.memory import Retrieved
+    from model.labels.prediction import Prediction
+    from model.labels.query_state import QueryState
+    from model.qa.answers import SpanAnswer
+    from model.qa.evidence import PassageText
+    from model.reader import Reader
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+ENCODE_TEXTS = 16  # documents encoded between two looks at the urgent queues,
+ENCODE_CHARS = 2_000  # and their characters: about a tenth of a second on one slow core
+PREDICT_ITEMS = 64
+
+
+class EngineClosed(RuntimeError):
+    """The engine has ended; whoever still waits for it is told so."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextRead:
+    """An input that was read, and how long it had waited (s)."""
+
+    state: QueryState
+    waited: float
+
+
+@dataclass(slots=True)
+class _Read:
+    text: str
+    head: str | None
+    future: Future[TextRead]
+    came: float
+    tokens: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Predict:
+    state: QueryState
+    hits: Sequence[Retrieved]
+    field: str
+    index_labels: tuple[str, ...]
+    future: Future[Prediction]
+
+
+@dataclass(slots=True)
+class _Encode:
+    texts: Sequence[str]
+    future: Future[NDArray[np.float32]]
+    done: list[NDArray[np.float32]] = field(default_factory=list)
+    next: int = 0
+
+
+class Engine:
+    """One model on one thread.
+
+    Args:
+        load: Makes the reader; called on the model's thread, which alone touches it afterwards.
+        max_tokens: Tokens of a window; of a text for a head at most `windows` of them are read.
+        batch_tokens: Padded tokens of one forward pass.
+        batch_wait_s: How long a batch waits for company under load, in seconds.
+        observe: Told of every batch.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Reader],
+        *,
+        max_tokens: int,
+        windows: int = 1,
+        batch_tokens: int,
+        batch_wait_s: float = 0.002,
+        observe: Observe | None = None,
+    ) -> None:
+        self._load = load
+        self._max_tokens = max_tokens
+        self._windows = windows
+        self._batch_tokens = batch_tokens
+        self._batch_wait_s = batch_wait_s
+        self._observe: Observe = observe or (lambda stats: None)
+        self._wake = threading.Condition()
+        self._reads: deque[_Read] = deque()
+        self._predicts: deque[_Predict] = deque()
+        self._questions = QuestionQueue(self._wake, batch_tokens, self._observe)
+        self._questions_turn = False
+        self._encodes: deque[_Encode] = deque()
+        self._calls: deque[tuple[Callable[[Reader], Any], Future[Any]]] = deque()
+        self._users = 0
+        self._retired = False
+        self._last_batch = 1
+        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
+        self._loaded: Future[Reader] = Future()
+
+    def start(self) -> Future[Reader]:
+        """Begin loading. The future tells when it is done, or why it failed.
+
+        Of the reader only what never changes (version, sha256, heads) may be read elsewhere.
+        """
+        self._thread.start()
+        return self._loaded
+
+    def read(self, text: str, head: str | None) -> Future[TextRead]:
+        """Tokenise and encode one input for a field's head (``None``: only the base vector)."""
+        future: Future[TextRead] = Future()
+        self._put(self._reads, _Read(text, head, future, time.perf_counter()))
+        return future
+
+    def predict(
+        self,
+        state: QueryState,
+        hits: Sequence[Retrieved],
+        field: str,
+        *,
+        index_labels: tuple[str, ...],
+    ) -> Future[Prediction]:
+        """The fusion and neighbour step of one input over its hits."""
+        future: Future[Prediction] = Future()
+        self._put(self._predicts, _Predict(state, hits, field, index_labels, future))
+        return future
+
+    def answer(
+        self, question: str, passages: Sequence[PassageText], head: str
+    ) -> Future[SpanAnswer]:
+        """Read passages for a question, in batches with those of others, and answer."""
+        future: Future[SpanAnswer] = Future()
+        self._put(self._questions.waiting, Question(question, passages, head, future))
+        return future
+
+    def encode(self, texts: Sequence[str]) -> Future[NDArray[np.float32]]:
+        """Base vectors [n, dim] of documents, whenever no request is waiting."""
+        future: Future[NDArray[np.float32]] = Future()
+        self._put(self._encodes, _Encode(texts, future))
+        return future
+
+    def call(self, function: Callable[[Reader], T]) -> Future[T]:
+        """Run ``function`` on the model's thread, before anything that waits."""
+        future: Future[T] = Future()
+        self._put(self._calls, (function, future))
+        return future
+
+    @contextmanager
+    def use(self) -> Iterator[Engine]:
+        """Keep the engine from ending, however long the request takes."""
+        with self._wake:
+            self._users += 1
+        try:
+            yield self
+        finally:
+            with self._wake:
+                self._users -= 1
+                self._wake.notify()
+
+    def retire(self) -> None:
+        """Let the engine end once its users have left and its queues are empty."""
+        with self._wake:
+            self._retired = True
+            self._wake.notify()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait for the thread to end; False when it has not in time."""
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def waiting(self) -> int:
+        """Inputs in the queues of requests."""
+        return len(self._reads) + len(self._predicts) + len(self._questions.waiting)
+
+    def _put(self, queue: deque[Any], entry: Any) -> None:
+        with self._wake:
+            if self._retired and not self._users:
+                raise EngineClosed("the model was replaced")
+            queue.append(entry)
+            self._wake.notify()
+
+    def _run(self) -> None:
+        try:
+            reader = self._load()
+        except Exception as error:  # noqa: BLE001  # handed over whole to whoever waits for the model
+            self._fail_all(error)
+            self._loaded.set_exception(error)
+            return
+        self._loaded.set_result(reader)
+        while (step := self._next()) is not None:
+            step(reader)
+
+    def _fail_all(self, error: Exception) -> None:
+        with self._wake:
+            self._retired = True
+            futures: list[Future[Any]] = [
+                *(entry.future for entry in self._reads),
+                *(entry.future for entry in self._predicts),
+                *(entry.future for entry in self._questions.waiting),
+                *(entry.future for entry in self._encodes),
+                *(future for _, future in self._calls),
+            ]
+        for future in futures:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
+
+    def _next(self) -> Callable[[Reader], None] | None:
+        """Wait for work and say what to do next; None when the engine is to end."""
+        with self._wake:
+            while True:
+                if self._calls:
+                    function, future = self._calls.popleft()
+                    return partial(settle, function, future)
+                if self._predicts:
+                    return self._predict_batch
+                if self._questions.waiting and (self._questions_turn or not self._reads):
+                    self._questions_turn = False
+                    return self._questions.read_some
+                if self._reads:
+                    self._questions_turn = True
+                    return self._read_batch
+                if self._encodes:
+                    return self._encode_some
+                if self._retired and not self._users:
+                    return None
+                self._wake.wait()
+
+    def _predict_batch(self, reader: Reader) -> None:
+        entries = _take(self._predicts, PREDICT_ITEMS)
+        groups: dict[tuple[str, tuple[str, ...]], list[_Predict]] = {}
+        for entry in entries:
+            groups.setdefault((entry.field, entry.index_labels), []).append(entry)
+        for (name, labels), whole in groups.items():
+            for group in in_sizes(whole):
+                self._predict_some(reader, name, labels, group)
+
+    def _predict_some(
+        self, reader: Reader, name: str, labels: tuple[str, ...], group: Sequence[_Predict]
+    ) -> None:
+        states, hits = [e.state for e in group], [e.hits for e in group]
+        work = partial(reader.predict, states, hits, name, index_labels=labels)
+        self._run_batch("predict", [e.future for e in group], work)
+
+    def _read_batch(self, reader: Reader) -> None:
+        if self._last_batch > 1 and len(self._reads) < self._last_batch:
+            self._wait_for_company()
+        batch: list[_Read] = []
+        longest = 0
+        while self._reads:
+            entry = self._reads[0]
+            if not entry.tokens:
+                if entry.future.cancelled():
+                    self._reads.popleft()
+                    continue
+                # Without a head only the vector is wanted, which is that of the first window.
+                windows = self._windows if entry.head is not None else 1
+                entry.tokens = reader.tokenize(
+                    entry.text, max_tokens=self._max_tokens, windows=windows
+                )
+            longest = max(longest, len(entry.tokens))
+            if batch and longest * (len(batch) + 1) > self._batch_tokens:
+                break
+            self._reads.popleft()
+            if entry.future.set_running_or_notify_cancel():
+                batch.append(entry)
+        self._last_batch = len(batch)
+        for run in similar_lengths([len(e.tokens) for e in batch]):
+            for group in in_sizes([batch[i] for i in run]):
+                work = partial(self._read_texts, reader, group)
+                self._run_batch("read", [e.future for e in group], work)
+
+    def _read_texts(self, reader: Reader, group: Sequence[_Read]) -> list[TextRead]:
+        began = time.perf_counter()
+        tokens, heads = [e.tokens for e in group], [e.head for e in group]
+        states = reader.read(tokens, heads, window=self._max_tokens)
+        return [TextRead(state, began - e.came) for state, e in zip(states, group, strict=True)]
+
+    def _wait_for_company(self) -> None:
+        deadline = time.monotonic() + self._batch_wait_s
+        with self._wake:
+            while len(self._reads) < self._last_batch and not self._predicts:
+                left = deadline - time.monotonic()
+                if left <= 0 or not self._wake.wait(left):
+                    return
+
+    def _encode_some(self, reader: Reader) -> None:
+        entry = self._encodes[0]
+        if entry.next == 0 and not entry.future.set_running_or_notify_cancel():
+            self._encodes.popleft()
+            return
+        stop, chars = entry.next, 0
+        while stop < len(entry.texts) and stop - entry.next < ENCODE_TEXTS and chars < ENCODE_CHARS:
+            chars += len(entry.texts[stop])
+            stop += 1
+        began = time.perf_counter()
+        try:
+            entry.done.append(reader.encode(list(entry.texts[entry.next : stop])))
+        except Exception as error:  # noqa: BLE001  # told to whoever waits
+            self._encodes.popleft()
+            entry.future.set_exception(error)
+            return
+        self._observe(BatchStats("encode", stop - entry.next, time.perf_counter() - began))
+        entry.next = stop
+        if stop == len(entry.texts):
+            self._encodes.popleft()
+            entry.future.set_result(np.concatenate(entry.done))
+
+    def _run_batch(
+        self, kind: str, futures: list[Future[Any]], work: Callable[[], Sequence[Any]]
+    ) -> None:
+        began = time.perf_counter()
+        try:
+            results = work()
+        except Exception as error:  # told to each of those that wait; the thread lives on
+            logger.exception("a batch of %d failed (%s)", len(futures), kind)
+            for future in futures:
+                future.set_exception(error)
+            return
+        self._observe(BatchStats(kind, len(futures), time.perf_counter() - began))
+        for future, result in zip(futures, results, strict=True):
+            future.set_result(result)
+
+
+def _take(queue: deque[_Predict], limit: int) -> list[_Predict]:
+    taken: list[_Predict] = []
+    while queue and len(taken) < limit:
+        entry = queue.popleft()
+        if entry.future.set_running_or_notify_cancel():
+            taken.append(entry)
+    return taken

@@ -1,0 +1,186 @@
+"""From stored to searchable: the thread that encodes new documents and puts them into the index.
+
+It reads the changes of the store in the order of their sequence, so writes never overtake each
+other, nothing is held in memory however long an import is, and what a restart left undone is done
+by the same code. Many small writes that wait together are encoded and applied together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.inference.engine import EngineClosed
+from app.inference.snapshot import Serving
+from index_data.documents import Document
+from index_data.generations.index import Index
+from index_data.storage.store import DocumentStore, StoredVectors, Tombstone
+
+logger = logging.getLogger(__name__)
+
+BATCH = 128  # changes applied together
+Vectors = dict[str, NDArray[np.float32]]
+Change = Document | Tombstone
+
+
+class Indexer:
+    """Keeps an index up with its store. One thread; :meth:`wait` may be called from any."""
+
+    def __init__(self, store: DocumentStore, index: Index) -> None:
+        self._store = store
+        self._index = index
+        self._wake = threading.Condition()
+        self._serving: Serving | None = None
+        self._closing = False
+        self._reached = index.searcher.sequence
+        self._waiters: list[tuple[int, Future[None]]] = []
+        self._bare = without_vectors(index)
+        self._putting: Future[int] | None = None
+        self._thread = threading.Thread(target=self._run, name="indexer", daemon=True)
+
+    @property
+    def reached(self) -> int:
+        """The sequence up to which every write is in the index."""
+        return self._reached
+
+    def start(self) -> None:
+        """Begin; whatever the index has not seen is taken up first."""
+        self._thread.start()
+
+    def encode_with(self, serving: Serving | None) -> None:
+        """Whose encoder makes the vectors; ``None``: documents go in without."""
+        with self._wake:
+            self._serving = serving
+            self._wake.notify()
+
+    def notify(self) -> None:
+        """Say that something was written."""
+        with self._wake:
+            self._wake.notify()
+
+    def after(self, sequence: int) -> Future[None]:
+        """A future that is done once the index has this write."""
+        future: Future[None] = Future()
+        with self._wake:
+            if self._reached >= sequence:
+                future.set_result(None)
+            else:
+                self._waiters.append((sequence, future))
+                self._wake.notify()
+        return future
+
+    async def wait(self, sequence: int) -> None:
+        """Wait until the index has this write."""
+        await asyncio.wrap_future(self.after(sequence))
+
+    def close(self) -> None:
+        """End the thread. What is not in the index yet is taken up at the next start."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        if self._thread.is_alive():
+            self._thread.join(timeout=10)
+
+    def _run(self) -> None:
+        while self._sleep():
+            try:
+                self._backfill()
+                end = self._store.sequence
+                for batch in batches(self._store.changes(self._reached, until=end)):
+                    self._apply(batch)
+                    if self._closing:
+                        return
+                self._arrived(end)  # the last writes may have been overwritten, or be damaged
+            except (OSError, RuntimeError, ValueError):
+                logger.exception("the index could not take up what was written; trying again")
+                with self._wake:
+                    self._wake.wait(1.0)
+
+    def _sleep(self) -> bool:
+        """Wait until there is something to do; False when it is time to end."""
+        with self._wake:
+            while not self._closing and self._store.sequence <= self._reached:
+                if self._bare and self._serving is not None:
+                    break
+                self._wake.wait(1.0)
+            return not self._closing
+
+    def _apply(self, batch: list[Change]) -> None:
+        documents = [change for change in batch if isinstance(change, Document)]
+        tombstones = [change for change in batch if not isinstance(change, Document)]
+        self._index.apply(documents, tombstones, self._vectors(documents))
+        self._arrived(batch[-1].sequence)
+
+    def _arrived(self, sequence: int) -> None:
+        with self._wake:
+            self._reached = max(self._reached, sequence)
+            done = [f for s, f in self._waiters if s <= self._reached]
+            self._waiters = [(s, f) for s, f in self._waiters if s > self._reached]
+        for future in done:
+            if future.set_running_or_notify_cancel():
+                future.set_result(None)
+
+    def _vectors(self, documents: list[Document]) -> Vectors | None:
+        """Vectors of all passages, kept in the store too; None where there is no encoder."""
+        serving = self._serving
+        if serving is None or not documents:
+            return None
+        texts = [self._index.passage_texts(document) for document in documents]
+        flat = [text for passages in texts for text in passages]
+        try:
+            rows = serving.engine.encode(flat).result()
+        except EngineClosed:  # a swap happened in between; the new model is known by now
+            return None if self._serving is serving else self._vectors(documents)
+        vectors: Vectors = {}
+        first = 0
+        for document, passages in zip(documents, texts, strict=True):
+            vectors[document.id] = rows[first : first + len(passages)]
+            first += len(passages)
+        kept = [
+            StoredVectors(d.id, d.sequence, vectors[d.id].astype(np.float16)) for d in documents
+        ]
+        # A request that waits to be indexed need not wait for this commit: what is lost with the
+        # power is made again. One may be on its way, so that an import does not run ahead.
+        putting, self._putting = self._putting, None  # one that failed is told once
+        if putting is not None:
+            putting.result()
+        self._putting = self._store.put_vectors(kept, serving.model.encoder_sha256)
+        return vectors
+
+    def _backfill(self) -> None:
+        """Give vectors to documents that a stop of the server left without, a batch at a time."""
+        while self._serving is not None and self._bare and not self._closing:
+            batch = [self._bare.pop() for _ in range(min(BATCH, len(self._bare)))]
+            self._index.apply(batch, (), self._vectors(batch))
+
+
+def without_vectors(index: Index) -> list[Document]:
+    """The documents since the generation that have no vectors: they were stored, then power went.
+
+    What a generation lacks, the next one brings.
+    """
+    return [
+        view.segment.documents[row]
+        for view in index.searcher.views[1:]
+        for row in view.live_rows()
+        if view.segment.vectors is None
+        or (len(view.segment.has_vector) and not view.segment.has_vector[view.segment.offsets[row]])
+    ]
+
+
+def batches(changes: Iterator[Change]) -> Iterator[list[Change]]:
+    """Changes in groups of about :data:`BATCH` that never part one write (one sequence)."""
+    group: list[Change] = []
+    for change in changes:
+        if len(group) >= BATCH and change.sequence != group[-1].sequence:
+            yield group
+            group = []
+        group.append(change)
+    if group:
+        yield group

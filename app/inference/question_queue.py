@@ -1,0 +1,108 @@
+"""The questions that wait for the model: passages of several are read in one forward pass."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from app.inference.batching import BatchStats, Observe, similar_lengths
+
+if TYPE_CHECKING:
+    from model.qa.answers import SpanAnswer
+    from model.qa.evidence import Asked, PassageText
+    from model.qa.pairs import Pair
+    from model.reader import Reader
+
+logger = logging.getLogger(__name__)
+
+ANSWER_TOKENS = 2_048  # of passages that are read between two looks at the other queues
+
+
+@dataclass(slots=True, eq=False)
+class Question:
+    """A question over passages for a head; ``asked``: how far its passages are read."""
+
+    text: str
+    passages: Sequence[PassageText]
+    head: str
+    future: Future[SpanAnswer]
+    asked: Asked | None = None
+
+
+class QuestionQueue:
+    """Questions in the order they came. All but :attr:`waiting` is the model's thread's.
+
+    Args:
+        lock: Held by whoever touches :attr:`waiting`.
+        batch_tokens: Padded tokens of one forward pass.
+        observe: Told of every batch.
+    """
+
+    def __init__(self, lock: threading.Condition, batch_tokens: int, observe: Observe) -> None:
+        self.waiting: deque[Question] = deque()
+        self._lock = lock
+        self._most = min(batch_tokens, ANSWER_TOKENS)
+        self._observe = observe
+
+    def read_some(self, reader: Reader) -> None:
+        """One forward pass over passages of the questions that wait, the oldest first."""
+        began = time.perf_counter()
+        try:
+            batch, entries = self._next_pairs(reader)
+            for run in similar_lengths([len(pair.ids) for _, pair in batch]):
+                group = [batch[i] for i in run]
+                spans = reader.spans(group[0][0].head)
+                logits = spans.read([pair for _, pair in group])
+                for (entry, pair), found in zip(group, logits, strict=True):
+                    if entry.asked is not None:
+                        entry.asked.put(pair, found)
+            done = [entry for entry in entries if entry.asked is not None and entry.asked.whole]
+            results = [reader.spans(e.head).answer(e.asked) for e in done if e.asked is not None]
+        except Exception as error:  # told to each of those that wait; the thread lives on
+            logger.exception("reading passages failed")
+            with self._lock:
+                waiting = list(self.waiting)
+                self.waiting.clear()
+            for entry in waiting:
+                if entry.future.set_running_or_notify_cancel():
+                    entry.future.set_exception(error)
+            return
+        if batch:
+            self._observe(BatchStats("answer", len(batch), time.perf_counter() - began))
+        for entry, result in zip(done, results, strict=True):
+            self._drop(entry)
+            if entry.future.set_running_or_notify_cancel():
+                entry.future.set_result(result)
+
+    def _drop(self, entry: Question) -> None:
+        with self._lock:
+            self.waiting.remove(entry)
+
+    def _next_pairs(self, reader: Reader) -> tuple[list[tuple[Question, Pair]], list[Question]]:
+        """Pairs within the budget, all of one head, and the questions that were looked at."""
+        entries: list[Question] = []
+        batch: list[tuple[Question, Pair]] = []
+        longest = 0
+        with self._lock:
+            waiting = list(self.waiting)
+        for entry in waiting:
+            if entry.future.cancelled():
+                self._drop(entry)
+                continue
+            if entries and entry.head != entries[0].head:
+                continue
+            if entry.asked is None:
+                entry.asked = reader.spans(entry.head).ask(entry.text, entry.passages)
+            entries.append(entry)
+            for pair in entry.asked.unread():
+                longest = max(longest, len(pair.ids))
+                if batch and longest * (len(batch) + 1) > self._most:
+                    return batch, entries
+                batch.append((entry, pair))
+        return batch, entries

@@ -1,0 +1,168 @@
+"""Finding the evidence: the one code path of ``/search``, ``/predict`` and ``/classify``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.inference.snapshot import Snapshot, corrected
+from app.problems import Problem, invalid
+from app.schemas.predict import ProvidedDocument
+from index_data.documents import Document, normalise
+from index_data.search.searcher import Hit
+from index_data.segment.filters import Filter, InvalidFilter, parse_filter
+
+if TYPE_CHECKING:
+    from model.labels.query_state import QueryState
+
+Vector = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What to retrieve."""
+
+    k: int
+    method: str | None = None
+    lang: str | None = None
+    filter: Filter | None = None
+    exclude_ids: Sequence[str] = ()
+    passages: bool = False  # the best passages, of whatever documents
+
+
+def filter_of(raw: Mapping[str, Any] | None, pointer: str) -> Filter | None:
+    """A checked filter. Raises ``validation`` with ``pointer`` in front of its place."""
+    if raw is None:
+        return None
+    try:
+        return parse_filter(raw)
+    except InvalidFilter as error:
+        raise invalid(pointer + error.pointer, error.detail) from None
+
+
+def method_for(snapshot: Snapshot, asked: str | None, pointer: str) -> tuple[str, list[str]]:
+    """The method that will run, and in what it falls short of what was to be.
+
+    Raises ``capability-missing`` when a method that was asked for by name cannot run.
+    """
+    searcher = snapshot.index()
+    if asked in (None, "bm25"):
+        wanted = asked or searcher.default_method
+        if wanted == "bm25" or snapshot.vectors_fit:
+            return wanted, []
+        return "bm25", ["The index's vectors do not fit the loaded model: retrieval is bm25 only."]
+    if snapshot.vectors_fit:
+        return str(asked), []
+    why = "has no vectors yet" if not searcher.has_vectors else "has another encoder's vectors"
+    raise Problem("capability-missing", f"{pointer}: the index {why}; it can do: bm25.")
+
+
+UNREADABLE: Final = "The encoder does not know the text's language: retrieval is bm25 only."
+
+
+def method_by(method: str, asked: str | None, state: QueryState) -> str:
+    """The method for one text: by default none by vectors where the encoder cannot read it."""
+    return method if asked is not None or state.readable else "bm25"
+
+
+async def find(
+    pool: ThreadPoolExecutor, snapshot: Snapshot, query: str, vector: Vector | None, wanted: Wanted
+) -> list[Hit]:
+    """The documents for a query, best first, searched for on a thread of ``pool``."""
+    search = partial(
+        snapshot.index().search,
+        query,
+        k=wanted.k,
+        method=wanted.method,
+        lang=wanted.lang,
+        filter=wanted.filter,
+        query_vector=None if wanted.method == "bm25" else vector,
+        exclude_ids=wanted.exclude_ids,
+        passages=wanted.passages,
+    )
+    return await asyncio.get_running_loop().run_in_executor(pool, search)
+
+
+def with_correction(snapshot: Snapshot, text: str, hits: list[Hit], wanted: Wanted) -> list[Hit]:
+    """The hits with, first, the document by which a person corrected this very text.
+
+    It stands under the same filter and exclusions as any other.
+    """
+    found = corrected(snapshot.index(), text)
+    if found is None or found.doc_id in wanted.exclude_ids:
+        return hits
+    if wanted.filter is not None and not wanted.filter.matches(found.document):
+        return hits
+    present = next((hit for hit in hits if hit.doc_id == found.doc_id), None)
+    if present is None:
+        best = hits[0].score if hits else 1.0
+        hits = [replace(found, score=best, scores={}), *hits][: wanted.k]
+    else:
+        hits = [present, *(hit for hit in hits if hit is not present)]
+    return [replace(hit, rank=rank) for rank, hit in enumerate(hits, 1)]
+
+
+def deciding(text: str, hits: Sequence[Hit], field: str) -> set[str]:
+    """The ids of the hits whose label settles the matter: the same text, labelled by a person."""
+    return decided(same_text(text, hits, field), field)
+
+
+def same_text(text: str, hits: Sequence[Hit], field: str) -> list[Hit]:
+    """The hits with the very text that is asked about and a person's label of it."""
+    wanted = normalise(text)
+    return [
+        hit
+        for hit in hits
+        if isinstance(hit.document.labels.get(field), str)
+        and hit.document.metadata.get("label_source") != "model"
+        and normalise(hit.document.text) == wanted
+    ]
+
+
+def decided(same: Sequence[Hit], field: str) -> set[str]:
+    """Which of the hits of `same_text` decide.
+
+    A correction given as feedback goes before other documents; where those differ, none decides.
+    """
+    given = [hit for hit in same if hit.document.metadata.get("source") == "feedback"] or same
+    if len({str(hit.document.labels[field]) for hit in given}) != 1:
+        return set()
+    return {hit.doc_id for hit in given}
+
+
+def provided_hits(
+    documents: Sequence[ProvidedDocument],
+    field: str,
+    vectors: Sequence[Vector],
+    query: Vector,
+    wanted: Wanted,
+) -> list[Hit]:
+    """Documents that came with the request, ranked by the cosine to the query."""
+    scores = [float(vector @ query) for vector in vectors]
+    order = sorted(range(len(documents)), key=lambda i: (-scores[i], i))
+    chosen = [i for i in order if documents[i].id not in wanted.exclude_ids][: wanted.k]
+    return [
+        Hit(
+            doc_id=documents[i].id,
+            rank=rank,
+            score=scores[i],
+            scores={"dense": scores[i]},
+            document=_document(documents[i], field),
+            start=0,
+            end=len(documents[i].text),
+            vector=vectors[i],
+        )
+        for rank, i in enumerate(chosen, 1)
+    ]
+
+
+def _document(given: ProvidedDocument, field: str) -> Document:
+    labels: dict[str, str | list[str]] = {} if given.label is None else {field: given.label}
+    return Document(id=given.id, text=given.text, title=given.title, labels=labels)

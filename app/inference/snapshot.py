@@ -1,0 +1,157 @@
+"""What one request answers from: one index state and one model, captured once and kept."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from app.inference.engine import Engine
+from app.problems import Problem
+from index_data.documents import Document, normalise
+from index_data.search.searcher import Hit, Searcher
+from index_data.segment.vectors import from_half
+
+if TYPE_CHECKING:
+    from app.inference.writer import Writer
+    from model.encoder.encoder import Encoder
+    from model.reader import Reader
+
+MODEL_NAME = "footnote"
+INDEX_NAME = "documents"
+FEEDBACK = "feedback"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What never changes about a loaded model, to be read from any thread."""
+
+    version: str
+    sha256: str
+    heads: Mapping[str, Any]  # by field: model.reader.HeadInfo
+    encoder_sha256: str
+    dim: int
+    neighbours: int  # hits that a field without a head counts
+    span_heads: Mapping[str, int] = field(default_factory=dict)  # of questions: passages read
+
+    @classmethod
+    def of(cls, reader: Reader, version: str) -> ModelInfo:
+        """What a reader is, under the version by which its checkpoint is known."""
+        encoder = reader.encoder
+        heads, neighbours = dict(reader.heads), reader.wanted("")
+        return cls(
+            version,
+            reader.sha256,
+            heads,
+            encoder.sha256,
+            encoder.dim,
+            neighbours,
+            reader.span_heads,
+        )
+
+    def wanted(self, field: str) -> int:
+        """How many documents an answer to ``field`` counts when the request does not say."""
+        head = self.heads.get(field)
+        return self.neighbours if head is None else int(head.k)
+
+    def to_json(self) -> dict[str, Any]:
+        """The ``model`` of an answer."""
+        return {"name": MODEL_NAME, "version": self.version, "sha256": self.sha256}
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A model with the thread that runs it; replaced whole when another is activated."""
+
+    engine: Engine
+    model: ModelInfo
+    encoder: Encoder  # to be forked for the next model; not to be run on another thread
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One searcher, one model, one generator; each may be missing where it did not load."""
+
+    searcher: Searcher | None
+    serving: Serving | None
+    degraded: tuple[str, ...] = ()
+    writer: Writer | None = None
+
+    def index(self) -> Searcher:
+        """The searcher. Raises ``not-ready`` when no index is open."""
+        if self.searcher is None:
+            raise Problem("not-ready", "The index is not open yet.", retry_after=1)
+        return self.searcher
+
+    def model(self) -> Serving:
+        """The model. Raises ``not-ready`` when none is loaded."""
+        if self.serving is None:
+            raise Problem("not-ready", "No model is loaded.", retry_after=1)
+        return self.serving
+
+    def tasks(self) -> list[str]:
+        """The tasks of ``/predict`` that can be done."""
+        asked = ["qa"] if self.serving and "qa" in self.serving.model.span_heads else []
+        written = ["dialogue"] if self.writer is None else ["dialogue", "generation"]
+        return ["classification", "sentiment", "ner", *asked, *written]
+
+    def model_json(self) -> dict[str, Any]:
+        """The ``model`` of an answer that may have been written by a generator."""
+        known = self.model().model.to_json()
+        return known if self.writer is None else {**known, "generator": self.writer.info.to_json()}
+
+    @property
+    def torn(self) -> bool:
+        """Whether it was captured in the middle of a change of encoder."""
+        return (
+            self.searcher is not None
+            and self.serving is not None
+            and self.searcher.encoder_sha not in (None, self.serving.model.encoder_sha256)
+        )
+
+    @property
+    def vectors_fit(self) -> bool:
+        """Whether queries can be compared with the index's vectors: one encoder made both."""
+        return (
+            self.searcher is not None
+            and self.serving is not None
+            and self.searcher.has_vectors
+            and self.searcher.encoder_sha == self.serving.model.encoder_sha256
+        )
+
+    def index_json(self) -> dict[str, Any]:
+        """The ``index`` of an answer."""
+        if self.searcher is None:
+            return {"name": INDEX_NAME, "generation": 0, "sequence": 0}
+        return {
+            "name": INDEX_NAME,
+            "generation": self.searcher.generation,
+            "sequence": self.searcher.sequence,
+        }
+
+
+def feedback_id(text: str) -> str:
+    """The id of the document that corrections of this text make; equal texts share it."""
+    return f"{FEEDBACK}-{hashlib.sha256(normalise(text).encode()).hexdigest()[:32]}"
+
+
+def corrected(searcher: Searcher, text: str) -> Hit | None:
+    """The document by which a person corrected this very text, if there is one.
+
+    Found by its id, so that it counts whatever the retrieval method would have found.
+    """
+    wanted = feedback_id(text)
+    for view in searcher.views:
+        row = view.find(wanted)
+        if row is not None:
+            segment = view.segment
+            document: Document = segment.documents[row]
+            passage = int(segment.offsets[row])
+            start, end = (int(v) for v in segment.spans[passage])
+            known = segment.vectors is not None and (
+                not len(segment.has_vector) or bool(segment.has_vector[passage])
+            )
+            vector = from_half(segment.vectors[passage]) if known else None  # type: ignore[index]
+            return Hit(wanted, 1, 0.0, {}, document, start, end, vector)
+    return None

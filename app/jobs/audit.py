@@ -1,0 +1,179 @@
+"""The job that looks for wrong labels among the index's own documents.
+
+It trains nothing that serves: a small head is fitted on all folds but one and asked about the rest,
+and the neighbours vote without the document itself.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from app.jobs.job import Job, JobKind
+from app.jobs.train import load_encoder, opened, reading
+from app.records.audits import Audits
+from app.settings import Settings
+from app.worker import JobRefused, Reporter
+from index_data.documents import Document, normalise
+from index_data.segment.vectors import from_half
+
+if TYPE_CHECKING:
+    from index_data.search.searcher import Searcher
+    from model.encoder.encoder import Encoder
+    from model.training.audit import Audit, Floats
+
+TYPE: Final = "audit-labels"
+FIRST: Final = 10  # findings that the job's own result shows
+CONTRADICTING: Final = 5
+SUSPICIOUS: Final = 0.5
+ENCODED_AT_ONCE: Final = 64
+
+
+def kind(settings: Settings, audits: Audits) -> JobKind:
+    """The audit job of a server."""
+
+    def prepare(job: Job) -> dict[str, Any]:
+        return {**reading(settings), "_dismissed": audits.dismissed(str(job.params["field"]))}
+
+    def finish(job: Job, result: dict[str, Any]) -> dict[str, Any]:
+        findings = result.pop("findings")
+        audits.put(job.id, findings)
+        return {**result, "found": len(findings), "first": findings[:FIRST]}
+
+    return JobKind("app.jobs.audit:run", prepare, finish)
+
+
+def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+    """Judge every label of a field (the child's part)."""
+    import torch
+
+    from model.training.audit import audit
+
+    torch.set_num_threads(1)
+    field, folds = str(params["field"]), int(params["folds"])
+    encoder = load_encoder(params, reporter)
+    with opened(params, encoder) as searcher:
+        sequence = searcher.sequence
+        documents, known = labelled(searcher, field)
+    counts = Counter(str(d.labels[field]) for d in documents)
+    usable = [i for i, d in enumerate(documents) if counts[str(d.labels[field])] > 1]
+    names = sorted({str(documents[i].labels[field]) for i in usable})
+    if len(names) < 2:
+        raise JobRefused(
+            f"Two labels with two documents each are needed; {len(names)} of the field {field!r} "
+            "has as many."
+        )
+    rows = [documents[i] for i in usable]
+    vectors = encoded(rows, [known[i] for i in usable], encoder, reporter)
+    labels = np.array([names.index(str(d.labels[field])) for d in rows], dtype=np.int64)
+    texts: dict[str, int] = {}
+    groups = [texts.setdefault(normalise(d.text), len(texts)) for d in rows]
+    found = audit(
+        vectors, labels, groups, folds=folds, seed=int(params["seed"]), tick=reporter.progress
+    )
+    dismissed = {d.id for d in rows if params["_dismissed"].get(d.id) == d.labels[field]}
+    listed = findings(found, rows, labels, names, dismissed, int(params["limit"]))
+    wrong = int((found.score >= SUSPICIOUS).sum())
+    return {
+        "field": field,
+        "sequence": sequence,
+        "documents": len(rows),
+        "labels": len(names),
+        "suspicious": wrong,
+        "dismissed": len(dismissed),
+        "left_out": len(documents) - len(rows),
+        "folds": folds,
+        "findings": listed,
+    }
+
+
+def labelled(searcher: Searcher, field: str) -> tuple[list[Document], list[Floats | None]]:
+    """The documents with one label of the field, and the vectors of those in one passage."""
+    documents: list[Document] = []
+    vectors: list[Floats | None] = []
+    for view in searcher.views:
+        segment = view.segment
+        for row in view.live_rows():
+            document = segment.documents[row]
+            if not isinstance(document.labels.get(field), str):
+                continue
+            first, end = int(segment.offsets[row]), int(segment.offsets[row + 1])
+            there = segment.vectors is not None and end == first + 1
+            if there and len(segment.has_vector):
+                there = bool(segment.has_vector[first])
+            documents.append(document)
+            vectors.append(from_half(segment.vectors[first]) if there else None)  # type: ignore[index]
+    return documents, vectors
+
+
+def encoded(
+    rows: Sequence[Document],
+    known: Sequence[Floats | None],
+    encoder: Encoder,
+    reporter: Reporter,
+) -> Floats:
+    """A vector of length 1 for each document; those that the index does not have are made."""
+    vectors = np.zeros((len(rows), encoder.dim), dtype=np.float32)
+    missing = [i for i, vector in enumerate(known) if vector is None]
+    for i, vector in enumerate(known):
+        if vector is not None:
+            vectors[i] = vector
+    for start in range(0, len(missing), ENCODED_AT_ONCE):
+        reporter.progress(start, len(missing), "encode")
+        part = missing[start : start + ENCODED_AT_ONCE]
+        vectors[part] = encoder.encode([rows[i].text for i in part])
+    return vectors
+
+
+def findings(
+    found: Audit,
+    rows: Sequence[Document],
+    labels: np.ndarray[Any, np.dtype[np.int64]],
+    names: Sequence[str],
+    dismissed: set[str],
+    limit: int,
+) -> list[dict[str, Any]]:
+    """The labels that another one beats, worst first; without those that were dismissed."""
+    listed: list[dict[str, Any]] = []
+    for i in np.argsort(-found.score, kind="stable").tolist():
+        if len(listed) == limit or found.score[i] < SUSPICIOUS:
+            break
+        if rows[i].id in dismissed:
+            continue
+        own, other = int(labels[i]), int(found.suggested[i])
+        against = [
+            j
+            for j in np.argsort(-found.weights[i], kind="stable").tolist()
+            if found.weights[i, j] > 0 and labels[found.nearest[i, j]] != own
+        ]
+        listed.append(
+            {
+                "doc_id": rows[i].id,
+                "label": names[own],
+                "suggested": names[other],
+                "score": _round(found.score[i]),
+                "head": _pair(found.head[i], own, other),
+                "neighbours": _pair(found.neighbours[i], own, other),
+                "contradicting": [
+                    {
+                        "doc_id": rows[int(found.nearest[i, j])].id,
+                        "label": names[int(labels[found.nearest[i, j]])],
+                        "similarity": _round(found.similarity[i, j]),
+                        "weight": _round(found.weights[i, j]),
+                    }
+                    for j in against[:CONTRADICTING]
+                ],
+            }
+        )
+    return listed
+
+
+def _pair(probs: Floats, own: int, other: int) -> dict[str, float]:
+    return {"label": _round(probs[own]), "suggested": _round(probs[other])}
+
+
+def _round(value: Any) -> float:
+    return round(float(value), 4)

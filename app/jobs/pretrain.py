@@ -1,0 +1,145 @@
+"""The job that pre-trains a language model: on an uploaded set of texts, or the index's documents.
+
+The child reads the text, retrieves for every chunk and trains, as ``footnote pretrain`` does. What
+it was doing when it stopped lies in the job's folder, the documents as they stood included: a job
+that is resumed goes on with the text and the weights that it had.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from app.inference.language_models import SHIPPED_LANGUAGE, LanguageModels
+from app.jobs.job import Job, JobKind
+from app.jobs.train import dataset_folder, work_folder
+from app.records.datasets import DatasetBroken, rows_file
+from app.settings import Settings
+from app.worker import JobCancelled, JobRefused, Reporter
+from index_data.documents import content_id
+
+TYPE: Final = "pretrain"
+DOCUMENTS: Final = "documents.jsonl"  # in the job's folder: the index's documents as they stood
+OPTIONS: Final = (
+    "memory", "copy", "tokens", "batch_tokens", "window", "dim", "layers", "heads", "vocab", "k",
+    "optimizer", "lr", "held_out", "seed",
+)  # fmt: skip
+
+
+def kind(settings: Settings) -> JobKind:
+    """The pre-training job of a server. What it makes serves nothing by itself."""
+    models = LanguageModels(settings.checkpoint_dir)
+
+    def prepare(job: Job) -> dict[str, Any]:
+        start = job.params.get("start")  # a job of before has none
+        return {
+            "_store": str(settings.store_dir),
+            "_device": settings.device,
+            "_out": str(models.folder_of(str(job.params["version"]))),
+            "_work": str(work_folder(settings, job.id)),
+            "_dataset": dataset_folder(settings, job.params["dataset"]),
+            "_start": None if start is None else str(models.folder_of(start)),
+        }
+
+    def finish(job: Job, result: dict[str, Any]) -> dict[str, Any]:
+        shutil.rmtree(work_folder(settings, job.id), ignore_errors=True)
+        return {"version": job.params["version"], "checkpoint": job.params["_out"], **result}
+
+    return JobKind("app.jobs.pretrain:run", prepare, finish)
+
+
+def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+    """Read, retrieve, train, measure, save (the child's part)."""
+    import torch
+
+    from app.training.pretrain import Source, plan_of, pretrain_from_files
+    from index_data.importing.import_files import ImportRefused
+    from model.folders import CheckpointRefused
+    from model.provenance import digests
+    from model.training.trainer import TrainingCancelled
+    from model.training.workspace import TrainingRefused
+
+    torch.set_num_threads(1)
+    out, work = Path(params["_out"]), Path(params["_work"])
+    if out.exists():  # the server ended after it was saved
+        return {"report": _told(json.loads((out / "report.json").read_bytes()))}
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        name, path = _text(params, work, reporter)
+        source = Source(name, [path], params["setting"])
+        start = None if params["_start"] is None else Path(params["_start"])
+        plan = plan_of(out, [source], start=start, **{n: params[n] for n in OPTIONS})
+        plan.device, plan.work = params["_device"], work / "model"
+        plan.documents = _learned_from(digests(_ids(path)), start)
+        report = pretrain_from_files(
+            plan,
+            stage=reporter.progress,
+            progress=lambda step, total, loss, left: reporter.progress(step, total, "train", loss),
+            cancelled=reporter.cancelled,
+        )
+    except TrainingCancelled:
+        raise JobCancelled from None
+    except (DatasetBroken, ImportRefused, TrainingRefused, CheckpointRefused) as refused:
+        raise JobRefused(str(refused)) from refused
+    return {"report": _told(report)}
+
+
+def _learned_from(mine: bytes, start: Path | None) -> bytes:
+    """The digests of a run's documents and of those before it; none where those are not known.
+
+    What ships has learned from published text alone, and from no document of a user's.
+    """
+    from model.provenance import listed, united
+
+    if start is None or start == SHIPPED_LANGUAGE:
+        return mine
+    known = listed(start)
+    return united(mine, known) if known is not None else b""
+
+
+def _told(report: dict[str, Any]) -> dict[str, Any]:
+    """The report without its curve, which is read beside the model."""
+    return {key: value for key, value in report.items() if key != "curve"}
+
+
+def _text(params: dict[str, Any], work: Path, reporter: Reporter) -> tuple[str, Path]:
+    """The name of the text that is learned from, and the file that it is in."""
+    if params["_dataset"] is not None:
+        about, path = rows_file(Path(params["_dataset"]))
+        return about.name or "dataset", path
+    path = work / DOCUMENTS
+    if not path.exists():
+        _freeze(Path(params["_store"]), path, reporter)
+    return "documents", path
+
+
+def _freeze(store: Path, path: Path, reporter: Reporter) -> None:
+    """Write the documents as they stand, whole or not at all."""
+    from index_data.storage.store import DocumentStore
+
+    aside = path.with_suffix(".writing")
+    opened = DocumentStore.open_read_only(store)
+    try:
+        total, done = opened.count(), 0
+        with aside.open("wb") as file:
+            for batch in opened.scan():
+                for document in batch:
+                    row = {"id": document.id, "title": document.title, "text": document.text}
+                    file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+                done += len(batch)
+                reporter.progress(min(done, total), total, "read the documents")
+    finally:
+        opened.close()
+    aside.rename(path)
+
+
+def _ids(path: Path) -> Iterator[str]:
+    with path.open("rb") as lines:
+        for line in lines:
+            row = orjson.loads(line)
+            yield row.get("id") or content_id(row["text"])

@@ -1,0 +1,121 @@
+"""Label audits: what was found, corrected, dismissed. It knows no HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+from app.jobs import audit as audit_job
+from app.jobs.job import Job
+from app.manage.admin import check_labels
+from app.problems import Problem, invalid
+from app.schemas import admin as bodies
+from app.state import Footnote
+from index_data.documents import Document, InvalidDocument, parse_document
+
+
+def params(footnote: Footnote, body: bodies.AuditRequest) -> dict[str, Any]:
+    """The parameters of an audit. Raises ``validation`` where there are no labels."""
+    check_labels(footnote, body.field)
+    return body.model_dump()
+
+
+def audit_of(footnote: Footnote, audit_id: str) -> Job:
+    """The finished job of an audit.
+
+    Raises ``not-found``, or ``job-conflict`` while it has found nothing yet.
+    """
+    job = footnote.jobs.get(audit_id)
+    if job.type != audit_job.TYPE:
+        raise Problem("not-found", "There is no audit with this id.")
+    if job.result is None:
+        raise Problem("job-conflict", f"The audit has no findings: it is {job.state}.")
+    return job
+
+
+def page(footnote: Footnote, audit_id: str, offset: int, limit: int) -> bodies.AuditPage:
+    """Some findings, with the texts as they stand now."""
+    job = audit_of(footnote, audit_id)
+    result = job.result or {}
+    field = str(result["field"])
+    found = footnote.audits.page(audit_id, offset, limit)
+    dismissed = footnote.audits.dismissed(field)
+    findings = []
+    for one in found:
+        document = footnote.store.get(one.doc_id)
+        against = [
+            bodies.Contradiction(**c, text=_text(footnote.store.get(c["doc_id"])))
+            for c in one.contradicting
+        ]
+        findings.append(
+            bodies.AuditFinding(
+                rank=one.rank,
+                doc_id=one.doc_id,
+                text=_text(document),
+                label=one.label,
+                suggested=one.suggested,
+                score=one.score,
+                head=bodies.AuditPair(**one.head),
+                neighbours=bodies.AuditPair(**one.neighbours),
+                contradicting=against,
+                state=_state(document, field, one.label, dismissed.get(one.doc_id)),
+            )
+        )
+    end = offset + len(found)
+    return bodies.AuditPage(
+        audit_id=audit_id,
+        field=field,
+        documents=result["documents"],
+        total=result["found"],
+        findings=findings,
+        next_offset=end if found and end < result["found"] else None,
+    )
+
+
+async def decide(
+    footnote: Footnote, audit_id: str, body: bodies.AuditDecision
+) -> bodies.AuditDecided:
+    """Correct and dismiss. Nothing is written if any of it is not a finding of this audit."""
+    job = audit_of(footnote, audit_id)
+    field = str((job.result or {})["field"])
+    indexer = footnote.open_indexer()
+    ids = [one.doc_id for one in body.correct]
+    known = await asyncio.to_thread(footnote.audits.of, audit_id, [*ids, *body.dismiss])
+    for pointer, names in (("#/correct/{}/doc_id", ids), ("#/dismiss/{}", body.dismiss)):
+        for i, name in enumerate(names):
+            if name not in known:
+                raise invalid(pointer.format(i), "not a finding of this audit")
+    changed = []
+    for i, one in enumerate(body.correct):
+        document = await asyncio.to_thread(footnote.store.get, one.doc_id)
+        if document is None:
+            raise invalid(f"#/correct/{i}/doc_id", "the document was deleted")
+        label = one.label or known[one.doc_id].suggested
+        relabelled = replace(document, labels={**document.labels, field: label})
+        try:
+            parse_document({k: v for k, v in relabelled.to_json().items() if k != "label"})
+        except InvalidDocument as error:
+            raise invalid(f"#/correct/{i}/label", error.detail) from None
+        changed.append(relabelled)
+    sequence = footnote.store.sequence
+    if changed:
+        written = await asyncio.wrap_future(footnote.store.upsert(changed))
+        sequence = written.sequence
+        await indexer.wait(sequence)
+    labels = {name: known[name].label for name in body.dismiss}
+    if labels:
+        await asyncio.wrap_future(footnote.audits.dismiss(field, labels))
+    return bodies.AuditDecided(corrected=len(changed), dismissed=len(labels), sequence=sequence)
+
+
+def _text(document: Document | None) -> str | None:
+    return None if document is None else document.text[:2_000]
+
+
+def _state(document: Document | None, field: str, label: str, dismissed: str | None) -> Any:
+    if document is None:
+        return "gone"
+    if document.labels.get(field) != label:
+        return "corrected"
+    return "dismissed" if dismissed == label else "open"

@@ -1,0 +1,97 @@
+"""What the dataset routes do. It knows no HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from app.manage.documents import lines
+from app.problems import FieldError, Problem
+from app.records.datasets import DatasetBroken, Upload
+from app.schemas import datasets as bodies
+from app.state import Footnote
+
+AT_ONCE = 500  # lines checked between two looks at the network,
+AT_ONCE_BYTES = 1 << 20  # and their bytes
+
+Line = tuple[int, bytes | None]
+
+
+async def upload_lines(
+    footnote: Footnote, chunks: AsyncIterator[bytes], *, kind: str | None, name: str
+) -> bodies.DatasetMade:
+    """Take NDJSON as it arrives, a batch at a time: memory does not grow with its length.
+
+    Raises ``validation`` when no row could be taken; a broken upload leaves nothing behind.
+    """
+    upload = footnote.datasets.upload(kind=kind, name=name)
+    try:
+        batch: list[Line] = []
+        size = number = 0
+        async for line in lines(chunks):
+            number += 1
+            batch.append((number, line))
+            size += len(line or b"")
+            if len(batch) >= AT_ONCE or size >= AT_ONCE_BYTES:
+                await asyncio.to_thread(add_all, upload, batch)
+                batch, size = [], 0
+        await asyncio.to_thread(add_all, upload, batch)
+        return await asyncio.to_thread(made, upload)
+    except BaseException:
+        upload.drop()
+        raise
+
+
+def upload_rows(footnote: Footnote, body: bodies.DatasetRequest) -> bodies.DatasetMade:
+    """Take the rows of one JSON body. Raises ``validation`` when none could be taken."""
+    upload = footnote.datasets.upload(kind=body.kind, name=body.name)
+    try:
+        for number, row in enumerate(body.rows, 1):
+            upload.add_value(number, row)
+        return made(upload)
+    except BaseException:
+        upload.drop()
+        raise
+
+
+def add_all(upload: Upload, batch: Sequence[Line]) -> None:
+    """Check and write some lines. Blocks."""
+    for number, line in batch:
+        upload.add(number, line)
+
+
+def made(upload: Upload) -> bodies.DatasetMade:
+    """Finish an upload and say what came of it. Raises ``validation`` where there is no row."""
+    if not upload.rows:
+        errors = [
+            FieldError(f"#/rows/{r['line'] - 1}{r['pointer'][1:]}", r["detail"])
+            for r in upload.rejected
+        ]
+        detail = "No row could be taken." if upload.rejections else "There is no row in it."
+        raise Problem("validation", detail, errors=errors)
+    return bodies.DatasetMade(
+        **upload.finish().to_json(),
+        rejected=[bodies.Rejected(**r) for r in upload.rejected],
+        rejected_count=upload.rejections,
+    )
+
+
+def listed(footnote: Footnote) -> bodies.DatasetList:
+    """Every set, the newest first."""
+    found: list[dict[str, Any]] = [d.to_json() for d in footnote.datasets.all()]
+    return bodies.DatasetList(datasets=[bodies.DatasetBody(**d) for d in found])
+
+
+def read(footnote: Footnote, name: str) -> bodies.DatasetBody:
+    """One set. Raises ``not-found``, and ``validation`` where it does not read any more."""
+    try:
+        return bodies.DatasetBody(**footnote.datasets.find(name).to_json())
+    except DatasetBroken as broken:
+        raise Problem("validation", str(broken)) from broken
+
+
+def delete(footnote: Footnote, name: str) -> bodies.DatasetDeleted:
+    """Take a set away. Raises ``not-found``."""
+    footnote.datasets.delete(name)
+    return bodies.DatasetDeleted(id=name, deleted=True)

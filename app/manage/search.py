@@ -1,0 +1,110 @@
+"""Searching and analysing, as services. They know no HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from app.inference.retrieval import UNREADABLE, Wanted, filter_of, find, method_by, method_for
+from app.predict.classify import reach
+from app.problems import invalid
+from app.schemas.documents import AnalyzeRequest, SearchRequest
+from app.state import Footnote
+from index_data.documents import canonical_language
+from index_data.search import highlight
+from index_data.search.searcher import Hit
+from index_data.text import analysis
+
+
+async def search(footnote: Footnote, request: SearchRequest) -> dict[str, Any]:
+    """The answer of ``POST /search``. Raises :class:`Problem`."""
+    began = time.perf_counter()
+    problem = footnote.pipeline.problem_of(request.query, "#/query")
+    if problem is not None:
+        raise problem
+    lang = language(request.lang)
+    wanted_filter = filter_of(request.filter, "#/filter")
+    if request.min_sequence is not None:
+        await reach(footnote, request.min_sequence, "#/min_sequence")
+    with footnote.permits.take():
+        snapshot = footnote.snapshot()
+        method, degraded = method_for(snapshot, request.method, "method")
+        vector = None
+        if method != "bm25":
+            engine = snapshot.model().engine
+            with engine.use():
+                read = await asyncio.wrap_future(engine.read(request.query, None))
+            vector = read.state.vector
+            if method_by(method, request.method, read.state) != method:
+                method, degraded = "bm25", [*degraded, UNREADABLE]
+        wanted = Wanted(
+            k=request.k,
+            method=method,
+            lang=lang,
+            filter=wanted_filter,
+            exclude_ids=request.exclude_ids,
+        )
+        hits = await find(footnote.pipeline.pool, snapshot, request.query, vector, wanted)
+    shown = request.query if request.highlight else None
+    return {
+        "hits": [hit_json(hit, shown, snapshot.index().analyzer) for hit in hits],
+        "method": method,
+        "generation": snapshot.index().generation,
+        "sequence": snapshot.index().sequence,
+        "timing_ms": round(1000 * (time.perf_counter() - began), 3),
+        "degraded": [*snapshot.degraded, *degraded],
+    }
+
+
+def hit_json(hit: Hit, query: str | None, analyzer: analysis.Analyzer) -> dict[str, Any]:
+    """One hit; with ``query``, the places of its text that match."""
+    lang = hit.document.lang
+    places = [] if query is None else highlight.matches(hit.text, query, lang, analyzer)
+    return {
+        "doc_id": hit.doc_id,
+        "rank": hit.rank,
+        "score": hit.score,
+        "scores": hit.scores,
+        "text": hit.text,
+        "start": hit.start,
+        "end": hit.end,
+        "title": hit.document.title,
+        "labels": hit.document.labels,
+        "metadata": hit.document.metadata,
+        "highlights": [{"start": start, "end": end} for start, end, _ in places],
+    }
+
+
+async def analyze(footnote: Footnote, request: AnalyzeRequest) -> dict[str, Any]:
+    """The answer of ``POST /analyze``. Raises ``validation``."""
+    if len(request.text) > footnote.settings.max_input_chars:
+        raise invalid("#/text", f"at most {footnote.settings.max_input_chars} characters")
+    lang = language(request.lang)
+    searcher = footnote.snapshot().searcher
+    analyzer = analysis.STANDARD if searcher is None else searcher.analyzer
+    loop = asyncio.get_running_loop()
+    with footnote.permits.take():
+        found, tokens = await loop.run_in_executor(
+            footnote.pipeline.pool, analysis.analyze, request.text, lang, analyzer
+        )
+    warnings = [] if analysis.supported(lang) else ["no analyzer for this language: no stemming"]
+    return {
+        "lang": found,
+        "analyzer": analyzer.name,
+        "tokens": [
+            {"text": t.text, "start": t.start, "end": t.end, "stop": t.stop, "stem": t.stem}
+            for t in tokens
+        ],
+        "warnings": warnings,
+    }
+
+
+def language(tag: str | None) -> str | None:
+    """A language tag in its usual case. Raises ``validation`` for a malformed one."""
+    if tag is None:
+        return None
+    known = canonical_language(tag)
+    if known is None:
+        raise invalid("#/lang", "must be a BCP 47 language tag, such as 'en' or 'zh-Hant'")
+    return known

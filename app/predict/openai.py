@@ -1,0 +1,244 @@
+"""The routes that OpenAI's clients speak: their requests as predictions, and predictions as theirs.
+
+Chats are the task ``dialogue``, completions the task ``generation``; citations, sentences and
+support travel in extra fields. It knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import orjson
+
+from app.inference.snapshot import MODEL_NAME, Snapshot
+from app.predict import dialogue as dialogue_service
+from app.predict import text_generation as generation_service
+from app.problems import FieldError, Problem
+from app.schemas.openai import ChatRequest, CompletionRequest, Shared
+from app.schemas.predict import Params, PredictRequest
+from app.state import Footnote
+from app.web.streaming import Emit, Event, silent
+
+CHAT_TOKENS = 256  # written where a chat does not say, at most a quarter of the context
+COMPLETION_TOKENS = 16  # OpenAI's own default
+EXTRA = ("citations", "sentences", "support", "abstained")
+POINTERS = (("#/input/messages", "#/messages"), ("#/input", "#/prompt"), ("#/params", "#"))
+Kind = Literal["chat.completion", "text_completion"]
+
+
+def models(footnote: Footnote, snapshot: Snapshot) -> dict[str, Any]:
+    """The answer of ``GET /v1/models``."""
+    return {"object": "list", "data": [model(footnote, n) for n in names(snapshot)]}
+
+
+def model(footnote: Footnote, name: str) -> dict[str, Any]:
+    """One model of the list."""
+    return {"id": name, "object": "model", "created": footnote.started, "owned_by": MODEL_NAME}
+
+
+def names(snapshot: Snapshot) -> list[str]:
+    """The names that a request may ask for."""
+    return [MODEL_NAME] if snapshot.writer is None else [MODEL_NAME, snapshot.writer.info.name]
+
+
+def check_model(snapshot: Snapshot, name: str) -> None:
+    """Raise ``model_not_found`` for a model that does not serve."""
+    serving = snapshot.serving
+    if name not in names(snapshot) and (serving is None or name != serving.model.version):
+        raise missing("unknown model", f"No such model serves; there are: {known(snapshot)}.")
+
+
+def missing(why: str, detail: str) -> Problem:
+    """OpenAI's ``model_not_found``."""
+    errors = [FieldError("#/model", why)]
+    return Problem("not-found", detail, errors=errors, more={"code": "model_not_found"})
+
+
+def known(snapshot: Snapshot) -> str:
+    """The names in a line."""
+    return ", ".join(names(snapshot))
+
+
+async def chat(footnote: Footnote, request: ChatRequest, emit: Emit = silent) -> dict[str, Any]:
+    """The prediction behind ``POST /v1/chat/completions``. Raises :class:`Problem`."""
+    check_model(footnote.snapshot(), request.model)
+    given = {"messages": [plain(m) for m in request.messages]}
+    most = request.max_completion_tokens or request.max_tokens
+    if most is None:
+        writer = dialogue_service.chatter(footnote.snapshot())
+        most = CHAT_TOKENS if writer is None else min(CHAT_TOKENS, writer.info.context // 4)
+    asked = predict_request("dialogue", given, request, most)
+    with renamed():
+        return whole(await dialogue_service.predict(footnote, asked, emit))
+
+
+async def completion(
+    footnote: Footnote, request: CompletionRequest, emit: Emit = silent
+) -> dict[str, Any]:
+    """The prediction behind ``POST /v1/completions``. Raises :class:`Problem`."""
+    snapshot = footnote.snapshot()
+    check_model(snapshot, request.model)
+    if snapshot.writer is None:
+        raise missing(
+            "writes no completions",
+            "This server has no generator (FOOTNOTE_GENERATOR); it can do: chat completions.",
+        )
+    most = request.max_tokens or COMPLETION_TOKENS
+    asked = predict_request("generation", request.prompt, request, most)
+    with renamed():
+        prediction = whole(await generation_service.predict(footnote, asked, emit))
+        for item in prediction["data"]:
+            if "error" in item:
+                raise refused(item["error"])
+        return prediction
+
+
+def predict_request(
+    task: Literal["dialogue", "generation"], given: Any, request: Shared, most: int
+) -> PredictRequest:
+    """A client's request as the native one."""
+    stop = [request.stop] if isinstance(request.stop, str) else request.stop or []
+    params: dict[str, Any] = {"max_new_tokens": most}
+    chosen = {"temperature": request.temperature, "top_p": request.top_p, "seed": request.seed}
+    params |= {name: value for name, value in chosen.items() if value is not None}
+    if stop:
+        params["stop"] = stop
+    return PredictRequest(
+        task=task,
+        input=given,
+        retrieval=request.retrieval,
+        params=Params(**params),
+        explain=request.explain,
+        abstain=request.abstain,
+        stream=bool(request.stream),
+    )
+
+
+def plain(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message as role and text; other fields of one that was answered are left out."""
+    if "role" not in message or "content" not in message:
+        return dict(message)
+    role, content = message["role"], message["content"]
+    if isinstance(content, list):
+        parts: list[Any] = [p.get("text") if isinstance(p, dict) else None for p in content]
+        content = "".join(parts) if all(isinstance(p, str) for p in parts) else None
+    return {"role": "system" if role == "developer" else role, "content": content}
+
+
+def whole(body: bytes) -> dict[str, Any]:
+    """A prediction out of its JSON."""
+    prediction: dict[str, Any] = orjson.loads(body)
+    return prediction
+
+
+def refused(error: Mapping[str, Any]) -> Problem:
+    """The problem of one of several prompts, as that of the request."""
+    errors = [FieldError(e["pointer"], e["detail"]) for e in error.get("errors", ())]
+    more = {"code": error["code"]} if "code" in error else {}
+    return Problem("validation", error["detail"], errors=errors, more=more)
+
+
+@contextmanager
+def renamed() -> Iterator[None]:
+    """Tell problems with the names of the client's own request."""
+    try:
+        yield
+    except Problem as problem:
+        problem.errors = tuple(FieldError(place(e.pointer), e.detail) for e in problem.errors)
+        raise
+
+
+def place(pointer: str) -> str:
+    """A place of the native request in the client's."""
+    for own, theirs in POINTERS:
+        if pointer.startswith(own):
+            return theirs + pointer.removeprefix(own)
+    return pointer
+
+
+def answer(kind: Kind, request: Shared, prediction: Mapping[str, Any]) -> dict[str, Any]:
+    """A prediction in the shape of a chat or of completions."""
+    choices = []
+    for item in prediction["data"]:
+        output = item["output"]
+        choice: dict[str, Any] = {"index": item["index"], "logprobs": None}
+        if kind == "chat.completion":
+            choice["message"] = {**output["message"], "refusal": None}
+        else:
+            choice["text"] = output["text"]
+        choices.append({**choice, "finish_reason": output["finish_reason"]})
+    body = head(kind, request) | {"choices": choices, "usage": usage(prediction)}
+    return body | extra(prediction)
+
+
+def head(kind: str, request: Shared) -> dict[str, Any]:
+    """What every answer and every chunk begins with."""
+    prefix = "chatcmpl" if kind.startswith("chat") else "cmpl"
+    return {
+        "id": f"{prefix}-{secrets.token_hex(12)}",
+        "object": kind,
+        "created": int(time.time()),
+        "model": request.model,
+    }
+
+
+def extra(prediction: Mapping[str, Any]) -> dict[str, Any]:
+    """Footnote's own fields: of the first input, and the id of the prediction."""
+    first = prediction["data"][0]
+    own = {"citations": first.get("citations"), "sentences": first["output"]["sentences"]}
+    own |= {"support": first["support"], "abstained": first["abstained"]}
+    return own | {"prediction_id": prediction["id"], "warnings": prediction["warnings"]}
+
+
+def usage(prediction: Mapping[str, Any]) -> dict[str, int]:
+    """Tokens, as OpenAI counts them."""
+    counted = prediction["usage"]
+    return {n: counted[n] for n in ("prompt_tokens", "completion_tokens", "total_tokens")}
+
+
+async def chunks(
+    kind: Kind, request: Shared, events: AsyncIterator[Event], problem: Callable[[Problem], Any]
+) -> AsyncIterator[Any]:
+    """The events of a prediction as a client's chunks; the end mark is not one of them.
+
+    ``problem`` makes the body of an error that comes on the way.
+    """
+    chatting = kind == "chat.completion"
+    begin = head("chat.completion.chunk" if chatting else kind, request)
+    options = request.stream_options
+    counted = options is not None and options.include_usage
+    said = False
+
+    def chunk(text: str | None, finish: str | None = None, **more: Any) -> dict[str, Any]:
+        choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": finish}
+        if chatting:
+            choice["delta"] = {} if text is None else {"content": text}
+        else:
+            choice["text"] = text or ""
+        body = {**begin, "choices": [choice], **more}
+        return {**body, "usage": None} if counted else body
+
+    async for event in events:
+        if event.name == "retrieval":
+            first = chunk("", **event.data)
+            if chatting:
+                first["choices"][0]["delta"]["role"] = "assistant"
+            yield first
+        elif event.name == "token":
+            said = True
+            yield chunk(event.data["text"])
+        elif event.name == "error":
+            yield problem(event.data)
+            return
+        else:
+            output = event.data["data"][0]["output"]
+            text = output["message"]["content"] if chatting else output["text"]
+            if text and not said:
+                yield chunk(text)
+            yield chunk(None, output["finish_reason"], **extra(event.data))
+            if counted:
+                yield {**begin, "choices": [], "usage": usage(event.data)}

@@ -1,0 +1,98 @@
+"""What each hit did to an answer or to entities: the same again without it, nothing in its place.
+
+An answer is weighed again from the logits of its passages, which are kept, so that nothing is read
+twice. Of named entities the text is read again, since what hits say of its words is an input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from app.inference.influence import EntityChange, Influence
+
+if TYPE_CHECKING:
+    from app.inference.engine import Engine
+    from model.ner.evidence import TagHit
+    from model.ner.tagger import Entity, TagAnswer
+    from model.qa.answers import SpanAnswer
+    from model.reader import Reader
+
+ANSWERS_AT_ONCE = 8  # answers weighed between two looks at what other requests wait for
+TEXTS_AT_ONCE = 4  # texts read between two looks
+MOVED = 0.01  # a change of an entity's score that is told where it stays
+
+
+async def of_passages(
+    engine: Engine, head: str, said: SpanAnswer, passages: Sequence[int]
+) -> dict[int, Influence]:
+    """The influence of some of the passages that an answer was found in.
+
+    ``delta`` is of the likeliest answer's probability, withheld or not; ``flips``: another answer
+    is the likeliest one, or there is one only with the passage, or only without it.
+    """
+    found: dict[int, Influence] = {}
+    for start in range(0, len(passages), ANSWERS_AT_ONCE):
+        part = passages[start : start + ANSWERS_AT_ONCE]
+        others = await asyncio.wrap_future(engine.call(_answering(head, said, part)))
+        for passage, other in zip(part, others, strict=True):
+            best = said.spans[0] if said.spans else None
+            delta = best.prob - other.prob_of(best.text) if best else 0.0
+            found[passage] = Influence(delta, other.answered != said.answered)
+    return found
+
+
+def _answering(
+    head: str, said: SpanAnswer, passages: Sequence[int]
+) -> Callable[[Reader], list[SpanAnswer]]:
+    def answer(reader: Reader) -> list[SpanAnswer]:
+        spans = reader.spans(head)
+        return [spans.answer(said.read.without(passage)) for passage in passages]
+
+    return answer
+
+
+async def of_sentences(
+    engine: Engine,
+    head: str,
+    text: str,
+    hits: Sequence[TagHit],
+    whole: Sequence[Entity],
+    removed: Sequence[int],
+    chosen: Callable[[TagAnswer], list[Entity]],
+) -> dict[int, Influence]:
+    """The influence of some of the labelled sentences on the entities ``whole`` of a text.
+
+    ``chosen``: those that a request asks for. See :class:`EntityChange` for what is told of them.
+    """
+    found: dict[int, Influence] = {}
+    for start in range(0, len(removed), TEXTS_AT_ONCE):
+        part = removed[start : start + TEXTS_AT_ONCE]
+        left = [[*hits[:i], *hits[i + 1 :]] for i in part]
+        others = await asyncio.wrap_future(engine.call(_tagging(head, text, left)))
+        for number, other in zip(part, others, strict=True):
+            found[number] = compared(whole, chosen(other))
+    return found
+
+
+def _tagging(
+    head: str, text: str, rows: Sequence[Sequence[TagHit]]
+) -> Callable[[Reader], list[TagAnswer]]:
+    return lambda reader: reader.tagger(head).answer([text] * len(rows), rows)
+
+
+def compared(whole: Sequence[Entity], other: Sequence[Entity]) -> Influence:
+    """What became of the entities: ``delta`` is the largest change of a score, in size."""
+    before, after = ({(e.start, e.end, e.type): e for e in found} for found in (whole, other))
+    changes = []
+    for key in sorted({*before, *after}):
+        entity = before.get(key) or after[key]
+        score = before[key].score if key in before else 0.0
+        without = after[key].score if key in after else 0.0
+        changes.append(
+            EntityChange(entity.text, entity.type, entity.start, entity.end, score, without)
+        )
+    delta = max((c.score - c.without for c in changes), key=abs, default=0.0)
+    told = [c for c in changes if abs(c.score - c.without) >= MOVED or not (c.score and c.without)]
+    return Influence(delta, before.keys() != after.keys(), told)

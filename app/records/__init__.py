@@ -1,0 +1,1 @@
+"""What is kept beside the documents: keys, feedback, data sets, checkpoints."""

@@ -1,0 +1,233 @@
+"""``/docs`` and ``/openapi.json``: complete, with examples that work, and with no network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import iter_route_contexts
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from starlette.responses import HTMLResponse, Response
+
+from app.inference.snapshot import MODEL_NAME
+from app.jobs import audit as audit_job
+from app.problems import Problem
+from app.records.feedback import Opinion
+from app.records.keys import RequireScope, Scope, scope
+from app.routes import datasets
+from app.routes.feedback import CORRECTION
+from app.schemas import base
+from app.state import Footnote
+from app.web.http import State, json_answer
+
+ASSETS = Path(__file__).parents[1] / "static" / "docs"
+SERVED = {
+    "swagger-ui-bundle.js": "text/javascript",
+    "swagger-ui.css": "text/css",
+    "favicon-32x32.png": "image/png",
+    "LICENSE": "text/plain",
+}
+SAMPLE_DOCUMENT = "ticket-en-0001"
+FASTAPIS_OWN = ("HTTPValidationError", "ValidationError")
+LABEL = {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+DOCUMENT = {
+    "type": "object",
+    "required": ["text"],
+    "properties": {
+        "id": {"type": "string", "minLength": 1, "maxLength": 256},
+        "text": {"type": "string", "minLength": 1, "maxLength": 1_000_000},
+        "title": {"type": ["string", "null"], "maxLength": 1_000},
+        "lang": {"type": ["string", "null"], "description": "BCP 47, such as 'en'."},
+        "label": LABEL,
+        "labels": {"type": "object", "additionalProperties": LABEL},
+        "metadata": {"type": "object", "additionalProperties": True},
+        "documents": {"type": "array", "items": {"type": "object"}},
+    },
+    "additionalProperties": False,
+}
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Footnote</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="/docs/favicon-32x32.png"><link rel="stylesheet" href="/docs/swagger-ui.css">
+</head><body><div id="page"></div><script src="/docs/swagger-ui-bundle.js"></script>
+<script src="/docs/start.js"></script></body></html>
+"""
+START = """SwaggerUIBundle({url: "/openapi.json", dom_id: "#page", deepLinking: true,
+  tryItOutEnabled: true, persistAuthorization: true, displayRequestDuration: true,
+  defaultModelsExpandDepth: 0, validatorUrl: null});
+"""
+# Nothing from elsewhere is loaded, and nothing that was typed is sent elsewhere.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'"
+)
+
+router = APIRouter(include_in_schema=False, dependencies=[Depends(scope("open"))])
+
+
+@router.get("/docs")
+async def page() -> Response:
+    """Swagger UI from the files that come with Footnote."""
+    return HTMLResponse(PAGE, headers={"Content-Security-Policy": POLICY})
+
+
+@router.get("/docs/{name}")
+async def asset(name: str) -> Response:
+    """A file of the page."""
+    if name == "start.js":
+        return Response(START, media_type="text/javascript")
+    if name not in SERVED:
+        raise Problem("not-found", "There is no such file.")
+    body = (ASSETS / name).read_bytes()
+    return Response(body, media_type=SERVED[name], headers={"Cache-Control": "max-age=86400"})
+
+
+@router.get("/openapi.json")
+async def openapi(request: Request, footnote: State) -> Response:
+    """The description, with examples that fit what this server holds now."""
+    return json_answer(with_examples(request.app.openapi(), footnote))
+
+
+def description(app: FastAPI, version: str) -> Callable[[], dict[str, Any]]:
+    """What ``app.openapi`` is to be: made once, complete with schemas and key."""
+    made: dict[str, Any] = {}
+
+    def openapi() -> dict[str, Any]:
+        if not made:
+            made.update(describe(app, version))
+        return made
+
+    return openapi
+
+
+def describe(app: FastAPI, version: str) -> dict[str, Any]:
+    """The OpenAPI document of an application."""
+    document = get_openapi(
+        title="Footnote",
+        version=version,
+        summary="Retrieval-augmented predictions: every answer names what it rests on.",
+        routes=app.routes,
+    )
+    models: list[type[BaseModel]] = [*requests(base.Request), base.ProblemBody]
+    _, schemas = models_json_schema(
+        [(model, "validation") for model in models],
+        ref_template="#/components/schemas/{model}",
+    )
+    components = document.setdefault("components", {})
+    known = components.setdefault("schemas", {})
+    known |= schemas["$defs"] | {"Document": DOCUMENT}
+    # The name under which handlers refer to it, whatever its title.
+    known.setdefault("ProblemBody", known.get("Problem", {}))
+    components["securitySchemes"] = {
+        "key": {"type": "http", "scheme": "bearer", "description": "A key of this server."}
+    }
+    secure(document, app)
+    for name in FASTAPIS_OWN:
+        known.pop(name, None)
+    return document
+
+
+def requests(kind: type[BaseModel]) -> list[type[BaseModel]]:
+    """Every kind of request body, however it is derived."""
+    return [made for direct in kind.__subclasses__() for made in (direct, *requests(direct))]
+
+
+def secure(document: dict[str, Any], app: FastAPI) -> None:
+    """Say of each operation which scope it needs."""
+    for path, method, required in scopes(app):
+        operation = document["paths"].get(path, {}).get(method.lower())
+        if operation is None:
+            continue
+        responses = operation["responses"]
+        responses.pop("422", None) if is_fastapis_own(responses.get("422")) else None
+        if required is not Scope.OPEN:
+            operation["security"] = [{"key": []}]
+            operation["x-scope"] = required.label
+
+
+def is_fastapis_own(response: dict[str, Any] | None) -> bool:
+    """Whether a response is FastAPI's default error, a shape that this server never sends."""
+    return response is not None and FASTAPIS_OWN[0] in str(response)
+
+
+def scopes(app: FastAPI) -> list[tuple[str, str, Scope]]:
+    """Every route's path and method with the scope that its dependencies ask for.
+
+    Raises ``LookupError`` for a route that asks for none: such a route must not be served.
+    """
+    found = []
+    for route in iter_route_contexts(app.routes):
+        dependant = getattr(route, "dependant", None)
+        asked = dependant.dependencies if dependant else []
+        required = [d.call.required for d in asked if isinstance(d.call, RequireScope)]
+        if not required:
+            raise LookupError(f"the route {route.path} has no scope")
+        found += [(str(route.path), m, max(required)) for m in sorted(route.methods or ())]
+    return found
+
+
+def with_examples(document: dict[str, Any], footnote: Footnote) -> dict[str, Any]:
+    """The description with ids in it that exist on this server."""
+    known = known_ids(footnote)
+    paths = {
+        path: {
+            method: {**operation, "parameters": filled(operation.get("parameters", []), known)}
+            for method, operation in operations.items()
+        }
+        for path, operations in document["paths"].items()
+    }
+    return {**document, "paths": paths}
+
+
+def known_ids(footnote: Footnote) -> dict[str, str | int]:
+    """A value for each parameter of a path.
+
+    The description is read without a key, so where one is needed it names nothing of one's own.
+    """
+    correction = Opinion(
+        text=CORRECTION["input"],
+        field="label",
+        label=CORRECTION["label"],
+        correct=False,
+        apply="index",
+        predicted=None,
+        prediction_id=None,
+        index=0,
+    )
+    known: dict[str, str | int] = {
+        "document_id": SAMPLE_DOCUMENT,
+        "prediction_id": "pred_none_yet",
+        "feedback_id": correction.id,
+        "audit_id": "job_none_yet",
+        "version": "shipped",
+        "generation": 1,
+        "job_id": "job_none_yet",
+        "key_id": "none_yet",
+        "dataset_id": datasets.EXAMPLE,
+        "model_id": MODEL_NAME,
+        "slug": "validation",
+    }
+    if not footnote.keys.open:
+        return known
+    found, _ = footnote.store.list(limit=1)
+    searcher = footnote.snapshot().searcher
+    here: dict[str, str | int | None] = {
+        "document_id": found[0].id if found else None,
+        "prediction_id": footnote.predictions.last(),
+        "version": footnote.registry.active,
+        "generation": searcher.generation if searcher else None,
+        "job_id": next((job.id for job in footnote.jobs.all()), None),
+        "audit_id": next((j.id for j in footnote.jobs.all() if j.type == audit_job.TYPE), None),
+    }
+    return known | {name: value for name, value in here.items() if value}
+
+
+def filled(
+    parameters: list[dict[str, Any]], known: Mapping[str, str | int]
+) -> list[dict[str, Any]]:
+    """Parameters with examples for the ids that are known."""
+    return [{**p, "example": known[p["name"]]} if p["name"] in known else p for p in parameters]

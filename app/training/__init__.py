@@ -1,0 +1,1 @@
+"""From documents and data sets to training rows and a trained head."""

@@ -1,0 +1,1 @@
+"""HTTP without meaning: bodies, headers, connections, streams."""

@@ -1,0 +1,165 @@
+"""What the handlers share: answers as JSON, admission, clients that leave, descriptions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import aclosing
+from typing import Annotated, Any, TypeVar
+
+import orjson
+from fastapi import Depends, Request
+from pydantic import BaseModel
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.responses import Response
+
+from app.problems import KINDS, Problem, Slug, invalid
+from app.schemas.base import ProblemBody
+from app.state import Footnote
+from app.web.streaming import Event, Streaming
+
+PING_S = 15
+T = TypeVar("T")
+PROBLEM_TYPE = "application/problem+json"
+RETRIED: frozenset[Slug] = frozenset({"queue-full", "not-ready"})
+
+
+class ClientGone(Exception):
+    """The client closed the connection before the answer was there."""
+
+
+def state_of(request: Request) -> Footnote:
+    """The application's state."""
+    footnote: Footnote = request.app.state.footnote
+    return footnote
+
+
+State = Annotated[Footnote, Depends(state_of)]
+
+
+async def room(request: Request) -> None:
+    """A dependency: refuse with ``queue-full`` before the body is read, when no permit is left."""
+    state_of(request).permits.check()
+
+
+def json_answer(
+    body: bytes | Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """A JSON answer."""
+    raw = body if isinstance(body, bytes) else orjson.dumps(body)
+    return Response(raw, status, headers, media_type="application/json")
+
+
+def problem_answer(problem: Problem, request_id: str | None, *, openai: bool) -> Response:
+    """A problem as an answer, in the shape that the address calls for."""
+    if openai:
+        body, kind = problem.to_openai(request_id), "application/json"
+    else:
+        body, kind = problem.to_json(request_id), PROBLEM_TYPE
+    return Response(orjson.dumps(body), problem.status, problem.headers, media_type=kind)
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of ``work``, which is cancelled when the client leaves (:class:`ClientGone`).
+
+    The body must have been read: what comes after it is the disconnection.
+    """
+    task = asyncio.ensure_future(work)
+    left = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone
+        return task.result()
+    finally:
+        task.cancel()
+        left.cancel()
+
+
+async def event_stream(request: Request, streaming: Streaming) -> Response:
+    """The events of some work. What goes wrong before the first is answered as any problem."""
+    streaming = await unless_gone(request, streaming.started())
+    request_id = getattr(request.state, "request_id", None)
+
+    async def told() -> AsyncIterator[ServerSentEvent]:
+        async with aclosing(streaming.events()) as events:
+            async for event in events:
+                yield ServerSentEvent(event_text(event, request_id), event=event.name)
+        yield ServerSentEvent("{}", event="done")
+
+    return event_source(request, streaming, told())
+
+
+def event_source(
+    request: Request, streaming: Streaming, events: AsyncIterator[ServerSentEvent]
+) -> Response:
+    """What is told of some work, as Server-Sent Events; it may end before the server does."""
+    return EventSourceResponse(
+        events,
+        ping=PING_S,
+        client_close_handler_callable=streaming.stop,
+        shutdown_grace_period=state_of(request).settings.shutdown_grace_s,
+    )
+
+
+def event_text(event: Event, request_id: str | None) -> str:
+    """The data of an event as JSON."""
+    if isinstance(event.data, Problem):
+        return orjson.dumps(event.data.to_json(request_id)).decode()
+    raw: bytes = event.data if isinstance(event.data, bytes) else orjson.dumps(event.data)
+    return raw.decode()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def body_of(
+    model: type[BaseModel] | str, examples: Mapping[str, Any], *, ndjson: str | None = None
+) -> dict[str, Any]:
+    """The description of a request body with filled-in examples (``openapi_extra``).
+
+    ``model``: the schema, or the name of one in the document's components.
+    """
+    name = model if isinstance(model, str) else model.__name__
+    content: dict[str, Any] = {
+        "application/json": {
+            "schema": {"$ref": f"#/components/schemas/{name}"},
+            "examples": {k: {"value": v} for k, v in examples.items()},
+        }
+    }
+    if ndjson is not None:
+        content["application/x-ndjson"] = {"schema": {"type": "string"}, "example": ndjson}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def answers(
+    model: type[BaseModel] | None, *slugs: Slug, status: int = 200, text: str = "The answer."
+) -> dict[int | str, dict[str, Any]]:
+    """The description of a route's answers: what it gives, and the problems it may give."""
+    good: dict[str, Any] = {"description": text}
+    if model is not None:
+        good["model"] = model
+    described: dict[int | str, dict[str, Any]] = {status: good}
+    for slug in (*slugs, "unauthenticated", "forbidden"):
+        kind = KINDS[slug]
+        known = described.setdefault(
+            kind.status,
+            {"description": "", "content": {PROBLEM_TYPE: {"schema": _PROBLEM, "examples": {}}}},
+        )
+        known["description"] = f"{known['description']} {kind.title} (`{slug}`).".strip()
+        known["content"][PROBLEM_TYPE]["examples"][slug] = {"value": _example(slug)}
+    return described
+
+
+def _example(slug: Slug) -> dict[str, Any]:
+    """What a problem of this kind looks like."""
+    if slug == "validation":
+        return invalid("#/retrieval/k", "at most 100").to_json("req_1")
+    retry_after = 1 if slug in RETRIED else None
+    detail = KINDS[slug].explanation.split(". ")[0].rstrip(".") + "."
+    return Problem(slug, detail, retry_after=retry_after).to_json("req_1")
+
+
+_PROBLEM = {"$ref": f"#/components/schemas/{ProblemBody.__name__}"}

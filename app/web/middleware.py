@@ -1,0 +1,118 @@
+"""Around every request: an id, one line in the log, counters, and a last net for faults."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import secrets
+import sys
+import time
+from contextvars import ContextVar
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.problems import Problem
+from app.web.http import problem_answer
+
+logger = logging.getLogger("footnote.access")
+
+REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
+_GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class RequestContext:
+    """ASGI middleware. A plain one: Starlette's base class would buffer streams."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = given_id(scope) or f"req_{secrets.token_hex(8)}"
+        token = REQUEST_ID.set(request_id)
+        scope.setdefault("state", {})["request_id"] = request_id
+        began, status = time.perf_counter(), 0
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = message.setdefault("headers", [])
+                headers.append((b"x-request-id", request_id.encode()))
+                headers.append((b"x-content-type-options", b"nosniff"))
+            await send(message)
+
+        try:
+            await self.app(scope, receive, sending)
+        except Exception:  # the last net: whatever it was, the client gets a whole answer
+            logger.exception("a request failed", extra={"path": scope["path"][:200]})
+            if status == 0:
+                fault = Problem("internal", "The server's log has the details.")
+                openai = scope["path"].startswith("/v1/")
+                await problem_answer(fault, request_id, openai=openai)(scope, receive, sending)
+        finally:
+            account(scope, status, time.perf_counter() - began)
+            REQUEST_ID.reset(token)
+
+
+def given_id(scope: Scope) -> str | None:
+    """The client's own request id, where it is a plain one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            text = value.decode("latin-1")
+            return text if _GIVEN_ID.fullmatch(text) else None
+    return None
+
+
+def account(scope: Scope, status: int, seconds: float) -> None:
+    """Count a request and log it."""
+    route = getattr(scope.get("route"), "path", "unmatched")
+    metrics = scope["app"].state.footnote.metrics
+    metrics.requests.add(route, scope["method"], str(status))
+    metrics.seconds.observe(seconds, route)
+    quiet = route.startswith("/health") or route == "/metrics"
+    logger.log(
+        logging.DEBUG if quiet else logging.INFO,
+        "%s %s %d",
+        scope["method"],
+        route,
+        status,
+        extra={"route": route, "status": status, "ms": round(1000 * seconds, 2)},
+    )
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line, with the id of the request it was logged in."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        line: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if (request_id := REQUEST_ID.get()) is not None:
+            line["request_id"] = request_id
+        for key in ("route", "status", "ms", "path"):
+            if hasattr(record, key):
+                line[key] = getattr(record, key)
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def configure_logging(form: str, level: str) -> None:
+    """Log to standard error in the chosen form. Called once by the command that serves."""
+    handler = logging.StreamHandler(sys.stderr)
+    plain = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    handler.setFormatter(JsonFormatter() if form == "json" else plain)
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # Footnote logs each request itself, with its id.
+    logging.getLogger("uvicorn.access").disabled = True

@@ -1,0 +1,1 @@
+"""The published index: generation folders, the delta, and what serves."""

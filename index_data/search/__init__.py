@@ -1,0 +1,1 @@
+"""Searching: one immutable state, its fusion, its highlights."""

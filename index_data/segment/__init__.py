@@ -1,0 +1,1 @@
+"""A compiled part of the index: postings, vectors, columns, filters."""

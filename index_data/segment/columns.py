@@ -1,0 +1,107 @@
+"""Filter columns: for every field and value, the documents that hold it (an inverted index)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index_data.documents import Document
+from index_data.segment.filters import Filter, Scalar, column_values
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Value v of column c stands at row `starts[c] + v` of `indptr`, whose documents ascend."""
+
+    values: dict[str, list[Scalar]]
+    starts: dict[str, int]
+    indptr: NDArray[np.int64]
+    documents: NDArray[np.uint32]
+    size: int
+
+    def mask(self, wanted: Filter) -> NDArray[np.bool_]:
+        """The documents that satisfy every clause. [documents]"""
+        result = np.ones(self.size, dtype=np.bool_)
+        for clause in wanted.clauses:
+            passing = np.zeros(self.size, dtype=np.bool_)
+            first = self.starts.get(clause.name, 0)
+            for number, value in enumerate(self.values.get(clause.name, ())):
+                if clause.accepts(value):
+                    row = first + number
+                    passing[self.documents[self.indptr[row] : self.indptr[row + 1]]] = True
+            result &= passing
+        return result
+
+    def holders(self, name: str) -> Iterator[tuple[Scalar, NDArray[np.uint32]]]:
+        """Each value of a column with the documents that hold it."""
+        first = self.starts.get(name, 0)
+        for number, value in enumerate(self.values.get(name, ())):
+            row = first + number
+            yield value, self.documents[self.indptr[row] : self.indptr[row + 1]]
+
+
+class ColumnsBuilder:
+    """Collects the columns of documents that are added in the order of their numbers."""
+
+    def __init__(self) -> None:
+        # JSON tells true from 1, Python's equality does not: the type is part of the key.
+        self._columns: dict[str, dict[tuple[bool, Scalar], list[int]]] = {}
+        self._size = 0
+
+    def add(self, document: Document) -> None:
+        """Take the next document."""
+        for name in _names(document):
+            column = self._columns.setdefault(name, {})
+            for value in set(_keyed(column_values(document, name))):
+                column.setdefault(value, []).append(self._size)
+        self._size += 1
+
+    def build(self) -> Columns:
+        """The columns of all that were added."""
+        holders = [rows for column in self._columns.values() for rows in column.values()]
+        starts: dict[str, int] = {}
+        row = 0
+        for name, column in self._columns.items():
+            starts[name] = row
+            row += len(column)
+        indptr = np.zeros(len(holders) + 1, dtype=np.int64)
+        np.cumsum([len(rows) for rows in holders], out=indptr[1:])
+        return Columns(
+            values={name: [v for _, v in column] for name, column in self._columns.items()},
+            starts=starts,
+            indptr=indptr,
+            documents=np.fromiter((d for rows in holders for d in rows), np.uint32, indptr[-1]),
+            size=self._size,
+        )
+
+
+def columns_of(documents: Iterable[Document]) -> Columns:
+    """The columns of documents, numbered in the order they come."""
+    builder = ColumnsBuilder()
+    for document in documents:
+        builder.add(document)
+    return builder.build()
+
+
+def _keyed(values: Iterable[Scalar]) -> Iterator[tuple[bool, Scalar]]:
+    return ((isinstance(value, bool), value) for value in values)
+
+
+def _names(document: Document) -> Iterator[str]:
+    if document.lang is not None:
+        yield "lang"
+    for field in document.labels:
+        yield f"labels.{field}"
+    yield from _paths(document.metadata, "metadata.")
+
+
+def _paths(metadata: dict[str, Any], prefix: str) -> Iterator[str]:
+    for key, value in metadata.items():
+        if isinstance(value, dict):
+            yield from _paths(value, f"{prefix}{key}.")
+        elif value is not None:
+            yield prefix + key

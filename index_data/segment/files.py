@@ -1,0 +1,176 @@
+"""A segment as files: flat arrays that are memory-mapped, JSON for what is looked up by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from index_data.documents import Document, from_canonical
+from index_data.segment.coarse import Coarse
+from index_data.segment.columns import Columns
+from index_data.segment.manifest import Manifest
+from index_data.segment.postings import Postings
+from index_data.segment.segment import Ids, Segment
+from index_data.segment.topk import NO_MASK
+
+DOCUMENTS = "documents.bin"
+VECTORS = "vectors.npy"
+CODES = "codes.npy"
+SCALES = "scales.npy"
+DIGESTS = "passage_digests.npy"
+
+
+class DocumentFile(Sequence[Document]):
+    """Documents that stand one after the other in a memory-mapped file, read when asked for."""
+
+    def __init__(
+        self, content: NDArray[np.uint8], ends: NDArray[np.int64], sequences: NDArray[np.int64]
+    ) -> None:
+        self._content = content
+        self._ends = ends
+        self._sequences = sequences
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> Document: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Document, ...]: ...
+    def __getitem__(self, index: int | slice) -> Document | tuple[Document, ...]:
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(*index.indices(len(self))))
+        row = range(len(self))[index]
+        start = int(self._ends[row - 1]) if row else 0
+        raw = self._content[start : int(self._ends[row])].tobytes()
+        return from_canonical(raw, int(self._sequences[row]))
+
+
+def save_array(folder: Path, name: str, array: NDArray[Any]) -> None:
+    """Write an array so that it is on the disk when this returns."""
+    with (folder / name).open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def save_json(folder: Path, name: str, content: Any) -> None:
+    """Write JSON so that it is on the disk when this returns."""
+    with (folder / name).open("wb") as file:
+        file.write(orjson.dumps(content))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def load_array(folder: Path, name: str) -> NDArray[Any]:
+    """Map an array into memory, read-only. An empty one cannot be mapped and is read."""
+    path = folder / name
+    mapped = np.load(path, mmap_mode="r", allow_pickle=False) if path.stat().st_size > 128 else None
+    if mapped is None:
+        mapped = np.load(path, allow_pickle=False)
+        mapped.flags.writeable = False
+    return np.asarray(mapped)
+
+
+def save_postings(folder: Path, postings: Postings, parts: NDArray[np.float32]) -> None:
+    """The postings with the parts of their scores."""
+    save_json(folder, "terms.json", list(postings.terms))
+    save_array(folder, "indptr.npy", postings.indptr)
+    save_array(folder, "passages.npy", postings.passages)
+    save_array(folder, "frequencies.npy", postings.frequencies)
+    save_array(folder, "lengths.npy", postings.lengths)
+    save_array(folder, "parts.npy", parts)
+
+
+def save_tables(
+    folder: Path,
+    *,
+    ends: NDArray[np.int64],
+    sequences: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    spans: NDArray[np.uint32],
+    ids: Ids,
+    columns: Columns,
+) -> None:
+    """What a search needs of documents and passages beside the postings."""
+    offsets = np.zeros(len(counts) + 1, dtype=np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    save_array(folder, "document_ends.npy", ends)
+    save_array(folder, "sequences.npy", sequences)
+    save_array(folder, "offsets.npy", offsets)
+    save_array(folder, "owners.npy", np.repeat(np.arange(len(counts), dtype=np.uint32), counts))
+    save_array(folder, "spans.npy", spans)
+    save_array(folder, "id_digests.npy", ids.digests)
+    save_array(folder, "id_rows.npy", ids.rows)
+    save_json(folder, "columns.json", [columns.values, columns.starts])
+    save_array(folder, "column_indptr.npy", columns.indptr)
+    save_array(folder, "column_documents.npy", columns.documents)
+
+
+def load_segment(folder: Path, manifest: Manifest, *, with_vectors: bool = True) -> Segment:
+    """Open a verified generation's segment."""
+    values, starts = orjson.loads((folder / "columns.json").read_bytes())
+    sequences = load_array(folder, "sequences.npy")
+    half = has_vector = coarse = None
+    if with_vectors and manifest.dim is not None:
+        half = load_array(folder, VECTORS)
+        has_vector = load_array(folder, "has_vector.npy")
+        if CODES in manifest.files:
+            coarse = Coarse(load_array(folder, CODES), load_array(folder, SCALES))
+    return Segment(
+        postings=load_postings(folder),
+        parts=load_array(folder, "parts.npy"),
+        documents=load_documents(folder),
+        offsets=load_array(folder, "offsets.npy"),
+        owners=load_array(folder, "owners.npy"),
+        spans=load_array(folder, "spans.npy"),
+        ids=Ids(load_array(folder, "id_digests.npy"), load_array(folder, "id_rows.npy")),
+        columns=Columns(
+            values=values,
+            starts=starts,
+            indptr=load_array(folder, "column_indptr.npy"),
+            documents=load_array(folder, "column_documents.npy"),
+            size=len(sequences),
+        ),
+        vectors=half,
+        has_vector=NO_MASK if has_vector is None else has_vector,
+        coarse=coarse,
+    )
+
+
+def load_postings(folder: Path) -> Postings:
+    """The postings of a verified generation."""
+    terms = orjson.loads((folder / "terms.json").read_bytes())
+    return Postings(
+        terms=dict(zip(terms, range(len(terms)), strict=True)),
+        indptr=load_array(folder, "indptr.npy"),
+        passages=load_array(folder, "passages.npy"),
+        frequencies=load_array(folder, "frequencies.npy"),
+        lengths=load_array(folder, "lengths.npy"),
+    )
+
+
+def load_documents(folder: Path) -> DocumentFile:
+    """The documents of a generation."""
+    path = folder / DOCUMENTS
+    empty = np.zeros(0, np.uint8)
+    content = np.asarray(np.memmap(path, np.uint8, "r")) if path.stat().st_size else empty
+    return DocumentFile(
+        content, load_array(folder, "document_ends.npy"), load_array(folder, "sequences.npy")
+    )
+
+
+def stored_passages(folder: Path) -> Iterator[tuple[Document, int, int, int, int]]:
+    """Every passage of a generation in order: document, start, end, which of how many it is."""
+    spans = load_array(folder, "spans.npy")
+    offsets = load_array(folder, "offsets.npy")
+    for row, document in enumerate(load_documents(folder)):
+        own = spans[offsets[row] : offsets[row + 1]].tolist()
+        for position, (start, end) in enumerate(own):
+            yield document, start, end, position, len(own)

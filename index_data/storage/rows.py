@@ -1,0 +1,133 @@
+"""Rows of the store: how a document is written, deleted, read back and found to be whole.
+
+``upsert_documents`` and ``delete_documents`` run inside a transaction of the writing thread, so
+that another module can write documents together with rows of its own (``DocumentStore.write``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from index_data.documents import Document, from_canonical
+from index_data.storage.database import PreconditionFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """That a document was deleted, by the write ``sequence``."""
+
+    id: str
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """What an upsert did. ``documents`` are as stored, each with its sequence."""
+
+    sequence: int
+    created: int
+    updated: int
+    ids: list[str]
+    documents: list[Document]
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteResult:
+    """What a deletion did; ``ids`` and ``tombstones`` are of the documents that were there."""
+
+    sequence: int
+    deleted: int
+    ids: list[str]
+    tombstones: list[Tombstone]
+
+
+def checksum(sequence: int, body: bytes) -> bytes:
+    """64 bits of BLAKE2b over what the row says."""
+    return hashlib.blake2b(body, digest_size=8, salt=sequence.to_bytes(16, "little")).digest()
+
+
+def decode(sequence: int, body: bytes, expected: bytes) -> Document | None:
+    """The document of a row, or None where the row is damaged."""
+    if not isinstance(body, bytes) or checksum(sequence, body) != expected:
+        return None
+    try:
+        return from_canonical(body, sequence)
+    except ValueError:
+        return None
+
+
+def upsert_documents(
+    connection: sqlite3.Connection, documents: Sequence[Document], *, if_match: str | None = None
+) -> WriteResult:
+    """Writes documents in their order; the last of one id stays.
+
+    Raises:
+        PreconditionFailed: ``if_match`` (an ETag, or ``*`` for "exists") does not hold.
+    """
+    _check(connection, [document.id for document in documents], if_match)
+    sequence = _next(connection, len(documents)) - len(documents)
+    created = 0
+    stored: list[Document] = []
+    for document in documents:
+        sequence += 1
+        old = connection.execute("DELETE FROM documents WHERE id = ?", (document.id,))
+        if old.rowcount:
+            connection.execute("DELETE FROM vectors WHERE doc_id = ?", (document.id,))
+        else:
+            created += 1
+            connection.execute("DELETE FROM tombstones WHERE id = ?", (document.id,))
+        body = document.canonical()
+        connection.execute(
+            "INSERT INTO documents (sequence, id, body, checksum) VALUES (?, ?, ?, ?)",
+            (sequence, document.id, body, checksum(sequence, body)),
+        )
+        stored.append(replace(document, sequence=sequence))
+    return WriteResult(sequence, created, len(stored) - created, [d.id for d in stored], stored)
+
+
+def delete_documents(
+    connection: sqlite3.Connection, ids: Sequence[str], *, if_match: str | None = None
+) -> DeleteResult:
+    """Deletes what is there of ``ids`` and leaves a tombstone for each; raises as an upsert."""
+    _check(connection, ids, if_match)
+    tombstones: list[Tombstone] = []
+    for doc_id in ids:
+        if not connection.execute("DELETE FROM documents WHERE id = ?", (doc_id,)).rowcount:
+            continue
+        connection.execute("DELETE FROM vectors WHERE doc_id = ?", (doc_id,))
+        sequence = _next(connection, 1)
+        connection.execute("INSERT INTO tombstones VALUES (?, ?)", (sequence, doc_id))
+        tombstones.append(Tombstone(doc_id, sequence))
+    return DeleteResult(
+        current_sequence(connection), len(tombstones), [t.id for t in tombstones], tombstones
+    )
+
+
+def current_sequence(connection: sqlite3.Connection) -> int:
+    """The number of the last write that this connection sees."""
+    return int(connection.execute("SELECT value FROM sequence").fetchone()[0])
+
+
+def _next(connection: sqlite3.Connection, count: int) -> int:
+    # In the database, so that a savepoint that is rolled back takes its numbers along.
+    row = connection.execute(
+        "UPDATE sequence SET value = value + ? RETURNING value", (count,)
+    ).fetchone()
+    return int(row[0])
+
+
+def _check(connection: sqlite3.Connection, ids: Sequence[str], if_match: str | None) -> None:
+    if if_match is None:
+        return
+    wanted = {tag.strip() for tag in if_match.split(",")}
+    for doc_id in ids:
+        row = connection.execute(
+            "SELECT sequence, body, checksum FROM documents WHERE id = ?", (doc_id,)
+        ).fetchone()
+        document = decode(*row) if row else None
+        current = document.etag if document else None
+        if current is None or ("*" not in wanted and current not in wanted):
+            raise PreconditionFailed(doc_id, current)

@@ -1,0 +1,1 @@
+"""What preprocessing makes of a text."""

@@ -1,0 +1,194 @@
+"""Analysis: from a text to the terms that are indexed and asked for.
+
+Unicode is normalised (NFKC), text is cut into words, English is lower-cased and stemmed, runs of
+Han characters are segmented, and stop words are dropped; an :class:`Analyzer` may leave out the
+last two. Each run is handled by its script, so
+mixed text needs no decision; ``lang`` decides whether words in Latin and other letters are
+English. Total over any ``str``, and every place counts code points of the text as it was given.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from index_data.text import chinese as analysis_zh
+from index_data.text import english as analysis_en
+from index_data.text.english import MAX_TERM_CHARS
+from index_data.text.passages import passages
+from index_data.text.text_map import nfkc
+
+__all__ = [
+    "ANALYZERS",
+    "STANDARD",
+    "Analyzer",
+    "Token",
+    "analyze",
+    "analyzer_of",
+    "detect_language",
+    "passages",
+    "query_terms",
+    "supported",
+    "terms",
+]
+
+MAX_QUERY_CHARS = 20_000
+MAX_QUERY_TERMS = 512
+
+# Combining marks are not \w for Python's re, but they stand within words (é typed as two code
+# points, the vowels of Arabic, Hindi and Thai, the joiners of Persian).
+_MARKS = (
+    "\u0300-\u036f\u0483-\u0489\u0591-\u05bd\u05bf\u05c1-\u05c2\u05c4-\u05c5\u05c7\u0610-\u061a"
+    "\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e4\u06e7-\u06e8\u06ea-\u06ed\u0900-\u0903"
+    "\u093a-\u094f\u0951-\u0957\u0962-\u0963\u0981-\u0983\u09bc-\u09d7\u0a01-\u0a4d\u0a81-\u0acd"
+    "\u0b01-\u0b57\u0b82-\u0bd7\u0c00-\u0c56\u0c81-\u0cd6\u0d00-\u0d57\u0d81-\u0ddf\u0e31"
+    "\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ecd\u0f71-\u0f84\u102b-\u103e\u17b4-\u17d3"
+    "\u1ab0-\u1aff\u1dc0-\u1dff\u200c-\u200d\u20d0-\u20ff\u302a-\u302f\u3099-\u309a\ufe20-\ufe2f"
+)
+_WORD = re.compile(rf"[\w{_MARKS}]+(?:['’][\w{_MARKS}]+)*")
+_ASCII_WORD = re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)*")
+_HAN_RANGES = "\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
+_HAN = re.compile(rf"[{_HAN_RANGES}]")
+_HAN_OR_NOT = re.compile(rf"([{_HAN_RANGES}]+)|[^{_HAN_RANGES}]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Analyzer:
+    """What is made of words. An index keeps to the one that it was built with, queries included."""
+
+    name: str
+    stemmed: bool
+    stop_words: bool  # they are dropped
+
+    @property
+    def version(self) -> str:
+        """Goes into every manifest: raise it whenever :func:`terms` changes for any text."""
+        stop = "lucene-33" if self.stop_words else "no-stop-words"
+        stem = "snowball-english" if self.stemmed else "unstemmed"
+        return f"1:nfkc,{stop},{stem},rjieba-no-hmm"
+
+    def stems(self) -> analysis_en.Stems:
+        """This thread's terms of English words."""
+        return analysis_en.stems(stemmed=self.stemmed, stop_words=self.stop_words)
+
+    def drops(self, word: str) -> bool:
+        """Whether a word of Han characters is a stop word that is dropped."""
+        return self.stop_words and word in analysis_zh.STOP_WORDS
+
+
+STANDARD = Analyzer("standard", stemmed=True, stop_words=True)
+ANALYZERS = {
+    one.name: one
+    for one in (
+        STANDARD,
+        Analyzer("unstemmed", stemmed=False, stop_words=True),
+        Analyzer("all-words", stemmed=False, stop_words=False),
+    )
+}
+
+
+def analyzer_of(version: str) -> Analyzer | None:
+    """The analyzer that a manifest names; None: this version has none such."""
+    return next((one for one in ANALYZERS.values() if one.version == version), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """``text`` is ``original[start:end]``; ``stem`` is the term, also shown for a stop word."""
+
+    text: str
+    start: int
+    end: int
+    stop: bool
+    stem: str
+
+
+def supported(lang: str | None) -> bool:
+    """Whether there is an analyzer; other languages get words in lower case, without stemming."""
+    return lang is None or _primary(lang) in ("en", "zh")
+
+
+def detect_language(text: str) -> str:
+    """``zh`` where at least a fifth of the letters and digits are Han characters, else ``en``."""
+    if text.isascii():
+        return "en"
+    sample = text[:4_000]
+    letters = sum(map(str.isalnum, sample))
+    return "zh" if letters and len(_HAN.findall(sample)) * 5 >= letters else "en"
+
+
+def analyze(
+    text: str, lang: str | None = None, analyzer: Analyzer = STANDARD
+) -> tuple[str, list[Token]]:
+    """The language used and every token, stop words included, in the order of the text."""
+    language = lang or detect_language(text)
+    stems = analyzer.stems() if supported(language) else None
+    mapped = nfkc(text)
+    tokens: list[Token] = []
+    for word, start, han in _words(mapped.text):
+        key = word.lower()[:MAX_TERM_CHARS].replace("’", "'")
+        if han:
+            stop, stem = analyzer.drops(word), word[:MAX_TERM_CHARS]
+        elif stems is None:
+            stop, stem = False, key
+        else:
+            stop = not stems[key]
+            stem = key if stop else stems[key]
+        first, last = mapped.original(start, start + len(word))
+        tokens.append(Token(text[first:last], first, last, stop, stem))
+    return language, tokens
+
+
+def terms(text: str, lang: str | None = None, analyzer: Analyzer = STANDARD) -> list[str]:
+    """The stems of :func:`analyze` that are not stop words, without the places: the fast path."""
+    if supported(lang):
+        stems = analyzer.stems()
+        if text.isascii():
+            found = map(stems.__getitem__, _ASCII_WORD.findall(text.lower()))
+            return [stem for stem in found if stem]
+        return list(_supported_terms(unicodedata.normalize("NFKC", text), stems, analyzer))
+    return [token.stem for token in analyze(text, lang, analyzer)[1] if not token.stop]
+
+
+def query_terms(text: str, lang: str | None = None, analyzer: Analyzer = STANDARD) -> list[str]:
+    """:func:`terms` of a query, of which only the beginning counts (512 terms at most)."""
+    return terms(text[:MAX_QUERY_CHARS], lang, analyzer)[:MAX_QUERY_TERMS]
+
+
+def _supported_terms(
+    normalised: str, stems: analysis_en.Stems, analyzer: Analyzer
+) -> Iterator[str]:
+    for word, _, han in _words(normalised):
+        if han:
+            if not analyzer.drops(word):
+                yield word[:MAX_TERM_CHARS]
+        else:
+            stem = stems[word.lower()[:MAX_TERM_CHARS].replace("’", "'")]
+            if stem:
+                yield stem
+
+
+def _words(normalised: str) -> Iterator[tuple[str, int, bool]]:
+    """(word, start, whether of Han characters) for each word of a text in NFKC."""
+    # An underscore joins names in code; the words in them are what is asked for.
+    for match in _WORD.finditer(normalised.replace("_", " ")):
+        word = match[0]
+        if word.isascii():
+            yield word, match.start(), False
+            continue
+        for run in _HAN_OR_NOT.finditer(word):
+            start = match.start() + run.start()
+            if not run[1]:
+                part = run[0].strip("'’")
+                if part:
+                    yield part, start + run[0].index(part), False
+                continue
+            for segment in analysis_zh.words(run[0]):
+                yield segment, start, True
+                start += len(segment)
+
+
+def _primary(lang: str) -> str:
+    return lang.partition("-")[0].lower()

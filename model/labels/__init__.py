@@ -1,0 +1,1 @@
+"""Label heads: network, neighbours, gate."""

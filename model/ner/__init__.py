@@ -1,0 +1,1 @@
+"""Entities: network, CRF, neighbours."""

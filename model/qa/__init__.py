@@ -1,0 +1,1 @@
+"""Questions: network, pairs, answers."""

@@ -1,0 +1,1 @@
+"""Generators: loading, prompts, decoding."""

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from starlette.testclient import TestClient
+
+from app.problems import KINDS, MAX_BODY, FieldError, Problem
+from app.routes.docs import scopes
+from app.settings import InvalidSetting, Settings, documentation, unknown_variables
+from app.state import Footnote
+from app.web.middleware import REQUEST_ID, JsonFormatter
+from index_data.storage.store import StoreLocked
+from tests.app.conftest import corpus, serving, wait_ready
+
+
+def test_health_version_metrics(filled: TestClient) -> None:
+    assert filled.get("/health/live").json() == {"status": "live"}
+    assert filled.get("/health/ready").json() == {"status": "ready", "degraded": []}
+    body = filled.get("/version").json()
+    assert body["index"]["sequence"] >= 8
+    assert "admin_key" not in body["settings"]
+    filled.post("/classify", json={"input": "a parcel"})
+    text = filled.get("/metrics").text
+    assert 'footnote_requests_total{route="/classify",method="POST",status="200"}' in text
+    assert "footnote_batch_size_bucket" in text
+
+
+def test_not_ready_says_the_stage(tmp_path: Path, settings_for: Any) -> None:
+    with serving(settings_for(tmp_path), ready=False) as client:
+        answer = client.get("/health/ready")
+        assert client.get("/health/live").status_code == 200
+        if answer.status_code == 503:
+            assert answer.headers["Retry-After"] == "1"
+            assert answer.json()["stage"]
+        wait_ready(client)
+        assert client.post("/search", json={"query": "nothing is here"}).json()["hits"] == []
+
+
+def test_an_encoder_that_does_not_load_leaves_searching(tmp_path: Path, settings_for: Any) -> None:
+    settings = settings_for(tmp_path, encoder=str(tmp_path / "nothing"))
+    with serving(settings) as client:
+        assert client.get("/health/ready").json()["status"] == "degraded"
+        assert "encoder" in client.get("/health/ready").json()["degraded"][0]
+        assert client.post("/documents", json={"documents": corpus()}).status_code == 200
+        assert client.post("/search", json={"query": "charged twice"}).json()["hits"]
+        answer = client.post("/classify", json={"input": "charged"})
+        assert answer.status_code == 503
+        assert answer.json()["type"] == "/problems/not-ready"
+
+
+def test_a_checkpoint_that_does_not_load_is_named(tmp_path: Path, settings_for: Any) -> None:
+    settings = settings_for(tmp_path)
+    broken = settings.checkpoint_dir / "20200101-000000-label"
+    broken.mkdir(parents=True)
+    (broken / "manifest.json").write_text("{}")
+    footnote = Footnote(settings)
+    footnote.start()
+    footnote._thread.join()
+    try:
+        assert footnote.status.ready
+        assert "20200101" in footnote.status.degraded["checkpoint"]
+        assert footnote.serving is not None
+    finally:
+        footnote.close()
+
+
+def test_what_was_stored_is_there_after_a_restart(tmp_path: Path, settings_for: Any) -> None:
+    settings = settings_for(tmp_path)
+    with serving(settings) as client:
+        client.post("/documents", json={"documents": corpus()})
+        before = client.post("/search", json={"query": "charged twice"}).json()
+    with serving(settings) as client:
+        after = client.post("/search", json={"query": "charged twice"}).json()
+    assert [h["doc_id"] for h in after["hits"]] == [h["doc_id"] for h in before["hits"]]
+    assert after["method"] == before["method"] == "hybrid"
+
+
+def test_a_second_server_is_refused(client: TestClient, settings_for: Any, tmp_path: Path) -> None:
+    with pytest.raises(StoreLocked):
+        Footnote(settings_for(tmp_path))
+
+
+def test_a_model_is_swapped_while_it_serves(client: TestClient) -> None:
+    footnote = client.app.state.footnote  # type: ignore[attr-defined]
+    old = footnote.serving
+    footnote.activate_model("none", None)
+    assert footnote.serving is not old
+    assert old.engine.join(timeout=10)
+    answer = client.post("/classify", json={"input": "I was charged twice for one order"})
+    assert answer.json()["data"][0]["label"] == "billing"
+    assert client.post("/documents", json={"text": "after the swap"}).status_code == 200
+
+
+def test_keys_close_what_they_should(tmp_path: Path, settings_for: Any) -> None:
+    settings = settings_for(tmp_path, predict_key="p" * 20, admin_key="a" * 20)
+    with serving(settings) as client:
+        for path, method, required in scopes(client.app):  # type: ignore[arg-type]
+            answer = client.request(method, path.replace("{", "x").replace("}", ""))
+            assert (answer.status_code == 401) == (required.label != "open"), path
+        bearer = {"Authorization": "Bearer " + "p" * 20}
+        assert client.post("/search", json={"query": "a"}, headers=bearer).status_code == 200
+        assert client.post("/documents", json={"text": "a"}, headers=bearer).status_code == 403
+        assert client.get("/metrics", headers=bearer).status_code == 403
+
+
+def test_problems_are_explained(filled: TestClient) -> None:
+    assert len(filled.get("/problems").json()["problems"]) == len(KINDS)
+    for slug, kind in KINDS.items():
+        assert filled.get(f"/problems/{slug}").json()["status"] == kind.status
+
+
+def test_a_problem_never_outgrows_its_limit() -> None:
+    errors = [FieldError("#/" + "é" * 300, "\u0000" * 300) for _ in range(100)]
+    problem = Problem("validation", "é" * 5000, errors=errors)
+    assert len(orjson.dumps(problem.to_json("r" * 64))) <= MAX_BODY
+    assert len(orjson.dumps(problem.to_openai("r" * 64))) <= MAX_BODY
+
+
+def test_log_lines_are_json_with_the_request() -> None:
+    token = REQUEST_ID.set("req_1")
+    record = logging.LogRecord("a", logging.INFO, "", 0, "x %s", ('"y"',), None)
+    line = orjson.loads(JsonFormatter().format(record))
+    REQUEST_ID.reset(token)
+    assert (line["message"], line["request_id"], line["level"]) == ('x "y"', "req_1", "info")
+
+
+def test_settings_are_documented(root: Path) -> None:
+    assert documentation() in (root / "docs" / "settings.md").read_text()
+
+
+def test_settings_are_read_and_refused() -> None:
+    env = {"FOOTNOTE_PORT": "0", "FOOTNOTE_SAMPLE": "0", "FOOTNOTE_STORE_DIR": "/x", **os.environ}
+    settings = Settings.from_env(env)
+    assert (settings.port, settings.sample, settings.store_dir) == (0, False, Path("/x"))
+    assert unknown_variables({"FOOTNOTE_PROT": "1", "FOOTNOTE_PORT": "1"}) == ["FOOTNOTE_PROT"]
+    for name, value in {
+        "PORT": "70000",
+        "SAMPLE": "maybe",
+        "QUEUE_SIZE": "0",
+        "SCORER": "magic",
+        "IDLE_TIMEOUT_S": "nan",
+        "THREADS": "two",
+        "GENERATOR": "Shiped",
+    }.items():
+        with pytest.raises(InvalidSetting, match=f"FOOTNOTE_{name}"):
+            Settings.from_env({f"FOOTNOTE_{name}": value})
