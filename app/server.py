@@ -31,7 +31,7 @@ from app.routes import (
 from app.routes import docs as docs_page
 from app.settings import Settings
 from app.state import Footnote
-from app.web.http import ClientGone, problem_answer
+from app.web.http import ClientDisconnect, problem_answer
 from app.web.middleware import RequestContext
 from index_data.search.searcher import MethodUnavailable
 from index_data.storage.store import PreconditionFailed, StorageError, StoreClosed
@@ -78,7 +78,7 @@ def create_app(footnote: Footnote | Settings) -> FastAPI:
     app.add_middleware(RequestContext)
     for kind, told in HANDLERS.items():
         app.add_exception_handler(kind, answering(told))
-    app.add_exception_handler(ClientGone, gone)
+    app.add_exception_handler(ClientDisconnect, gone)
     return app
 
 

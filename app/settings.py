@@ -166,10 +166,10 @@ class Settings:
         "1 keeps the last 10,000 predictions, with the texts that were asked about, in the "
         "document store too, so that they outlive a restart.",
     )
-    blast_checked: int = setting(
+    impact_checked: int = setting(
         64,
         "Recent predictions, the nearest to a correction, that are asked again to tell which of "
-        "them it changes (`blast` of `POST /feedback`); each costs about a prediction.",
+        "them it changes (`impact` of `POST /feedback`); each costs about a prediction.",
     )
     retrieval_threads: int = setting(2, "Threads that search the index.", at_least=1)
     idle_timeout_s: float = setting(

@@ -50,7 +50,7 @@ def main() -> None:
                     field: measured(client, documents, field, k, args.texts)
                     for field, k in FIELDS.items()
                 }
-                found["blast"] = blasts(client, documents)
+                found["impact"] = impacts(client, documents)
         finally:
             server.stop()
     print(json.dumps(found))
@@ -106,7 +106,7 @@ def measured(
     }
 
 
-def blasts(client: httpx.Client, documents: list[Any]) -> dict[str, Any]:
+def impacts(client: httpx.Client, documents: list[Any]) -> dict[str, Any]:
     """Previews of corrections, in ms: plain, and with the look at recent predictions.
 
     These are the questions of :func:`measured`, which the server still holds. Nothing is written.
@@ -123,13 +123,13 @@ def blasts(client: httpx.Client, documents: list[Any]) -> dict[str, Any]:
             "apply": "index",
             "preview": True,
         }
-        for blast in (False, True):
-            answer, ms = timed(client, "/feedback", {**body, "blast": blast})
-            took[blast].append(ms)
-            if blast:
-                checked.append(answer["blast"]["checked"])
-                of = answer["blast"]["of"]
-                changed += len(answer["blast"]["changed"])
+        for impact in (False, True):
+            answer, ms = timed(client, "/feedback", {**body, "impact": impact})
+            took[impact].append(ms)
+            if impact:
+                checked.append(answer["impact"]["checked"])
+                of = answer["impact"]["of"]
+                changed += len(answer["impact"]["changed"])
     plain, whole = np.array(took[False]), np.array(took[True])
     return {
         "corrections": len(plain),

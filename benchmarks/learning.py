@@ -50,8 +50,8 @@ def stream(client: httpx.Client, rows: Sequence[Example], teach: Teach) -> Figur
         label = None if good[-1] else teach(len(good) - sum(good), row)
         if label is None:
             continue
-        opinion = {"prediction_id": answer["id"], "correct": False, "label": label}
-        post(client, "/feedback", {**opinion, "apply": "index"})
+        feedback_item = {"prediction_id": answer["id"], "correct": False, "label": label}
+        post(client, "/feedback", {**feedback_item, "apply": "index"})
         given.append((row, label))
         again = post(client, "/classify", {"input": row.text})["data"][0]["label"]
         at_once += again == label

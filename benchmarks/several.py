@@ -35,7 +35,7 @@ from model.labels.memory import Retrieved
 from model.labels.multilabel import best_threshold, marks_of
 from model.metrics import paired_interval
 from model.reader import Reader
-from model.training.multilabel import train_several
+from model.training.multilabel import train_multilabel
 from model.training.multilabel_metrics import row_f1, set_scores
 from model.training.split import Row, bucket
 
@@ -141,7 +141,7 @@ def measure(
         for view, retrieval in (("on", True), ("none", False)):
             config = TrainConfig(k=K, retrieval=retrieval, **settings)
             given = rows if retrieval else [Row(r.id, r.text, r.label) for r in rows]
-            report = train_several(
+            report = train_multilabel(
                 given, config, encoder, work / view, baseline=False, progress=Line(f"{name} {view}")
             )
             print(view, "n-grams weigh", round(report.calibration["ngrams"], 3), flush=True)

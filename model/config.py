@@ -51,7 +51,7 @@ class HeadConfig:
     fusion_k: int = 8  # hits that the fusion layers attend to
     k: int = 48  # hits that the neighbour mixture counts
     dropout: float = 0.1
-    several: bool = False  # the labels are independent: a text has any number of them
+    multilabel: bool = False  # the labels are independent: a text has any number of them
     novel: int = 5  # features of the gate for new labels; heads trained from 0.1 on have 6
     ngrams: int = 0  # how many n-grams have weights of their own (`model.labels.ngrams`)
 
@@ -62,8 +62,8 @@ class HeadConfig:
     def to_json(self) -> dict[str, Any]:
         """Plain data; the inverse of `from_json`."""
         raw = dataclasses.asdict(self) | {"labels": list(self.labels)}
-        if not self.several:
-            del raw["several"]  # a head with one label is the file that it always was
+        if not self.multilabel:
+            del raw["multilabel"]  # a head with one label is the file that it always was
         if not self.ngrams:
             del raw["ngrams"]
         return raw

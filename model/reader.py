@@ -25,10 +25,10 @@ from model.encoder.windows import join_windows, split_windows
 from model.labels import list_fields
 from model.labels.gate import Mixture, credit
 from model.labels.memory import Retrieved, make_memory
-from model.labels.multilabel import SeveralModel
+from model.labels.multilabel import MultilabelModel
 from model.labels.neighbours import NEIGHBOURS, plain_vote
 from model.labels.network import RetrievalAugmentedModel
-from model.labels.novelty import COUNTED, counted, is_new, unlearned
+from model.labels.novelty import COUNTED, counted, is_new, novel
 from model.labels.prediction import Prediction, nothing, prediction_of
 from model.labels.query_state import QueryState, read_hits
 from model.ner.network import TagNetwork
@@ -118,7 +118,7 @@ class Reader:
                 continue
             network.gate.float().cpu()
             networks[field] = network
-            known = TrainedOn(b"" if network.config.several else head.documents)
+            known = TrainedOn(b"" if network.config.multilabel else head.documents)
             infos[field] = HeadInfo(
                 labels=network.config.labels,
                 task=network.config.task,
@@ -214,12 +214,12 @@ class Reader:
         own = list(network.config.labels) if network else []
         seen = {label for row in hits for hit in row for label in hit.names}
         labels = own + sorted(({*index_labels} | seen) - {*own})
-        if isinstance(network, SeveralModel):
+        if isinstance(network, MultilabelModel):
             return list_fields.by_head(network, states, hits, labels)
-        several = [any(isinstance(hit.label, list) for hit in row) for row in hits]
-        if any(several):
+        multilabel = [any(isinstance(hit.label, list) for hit in row) for row in hits]
+        if any(multilabel):
             # Row by row, so that no answer depends on what it shares a batch with.
-            rest = [i for i, lists in enumerate(several) if not lists]
+            rest = [i for i, lists in enumerate(multilabel) if not lists]
             single = iter(
                 self.predict(
                     [states[i] for i in rest], [hits[i] for i in rest], field, index_labels=labels
@@ -229,7 +229,7 @@ class Reader:
             )
             return [
                 list_fields.by_neighbours(state, row, labels) if lists else next(single)
-                for state, row, lists in zip(states, hits, several, strict=True)
+                for state, row, lists in zip(states, hits, multilabel, strict=True)
             ]
         if not labels:
             return [nothing(len(row)) for row in hits]
@@ -246,7 +246,7 @@ class Reader:
             memory = counted(memory, new, network.config.k)
             reading = read_hits(network, states, base, memory, len(labels))
             neighbours = reading.neighbours
-            plain = unlearned(base, memory, new, len(own))
+            plain = novel(base, memory, new, len(own))
             mixture = network.gate(reading.logits, neighbours, plain)
             weights = credit(mixture, neighbours, memory, len(own), plain)
             weights = weights + (1 - mixture.gate[:, None]) * reading.attention

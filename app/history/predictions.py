@@ -21,7 +21,7 @@ import orjson
 from numpy.typing import NDArray
 
 from app.history.recent_vectors import Place, RecentVectors
-from app.inference.ablation import Closed
+from app.inference.ablation import ClosedBook
 from app.problems import Problem
 from index_data.documents import normalise
 from index_data.storage.store import DocumentStore
@@ -45,7 +45,7 @@ class Said:
     text: str
     label: str | None
     confidence: float | None
-    closed: Closed | None = None  # the answer with retrieval off, where it was given too
+    closed: ClosedBook | None = None  # the answer with retrieval off, where it was given too
 
 
 @dataclass(frozen=True, slots=True)

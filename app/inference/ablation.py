@@ -11,7 +11,7 @@ from app.metrics import Counter, Metrics
 
 
 @dataclass(frozen=True, slots=True)
-class Closed:
+class ClosedBook:
     """An answer with retrieval off, under no threshold. ``gained``: confidence on less off."""
 
     label: str | None
@@ -22,7 +22,7 @@ class Closed:
     gained: float
 
     @classmethod
-    def of(cls, alone: Verdict, whole: Verdict) -> Closed:
+    def of(cls, alone: Verdict, whole: Verdict) -> ClosedBook:
         """Beside the answer with retrieval."""
         confidence = alone.probs.get(alone.label or "", 0.0)
         return cls(
@@ -63,7 +63,7 @@ class Ablations:
         metrics.add(self._answers, self._changed, self._gained, self._judged)
         self._lock = Lock()
 
-    def count(self, field: str, closed: Closed) -> None:
+    def count(self, field: str, closed: ClosedBook) -> None:
         """Count an answer that was given both ways."""
         with self._lock:
             self._answers.add(field)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from app.inference.ablation import Closed
+from app.inference.ablation import ClosedBook
 from app.inference.calibration import Calibration, tempered
 from app.inference.influence import (
     Counterfactuals,
@@ -29,7 +29,7 @@ from app.inference.influence import (
     influences,
 )
 from app.inference.retrieval import (
-    Wanted,
+    SearchOptions,
     find,
     method_by,
     method_for,
@@ -38,7 +38,7 @@ from app.inference.retrieval import (
 )
 from app.inference.snapshot import Serving, Snapshot
 from app.problems import FieldError, Problem
-from app.schemas.predict import Because, ProvidedDocument
+from app.schemas.predict import AbstainReason, ProvidedDocument
 from index_data.search.searcher import Hit
 from index_data.segment.filters import Filter
 
@@ -96,11 +96,11 @@ class Answer:
 
     label: str | None
     scores: list[tuple[str, float]]
-    several: list[str] | None  # a list-valued field: the labels over the threshold
+    multilabel: list[str] | None  # a list-valued field: the labels over the threshold
     confidence: float
     calibrated: bool
     support: float
-    because: Because | None  # why it abstained
+    abstain_reason: AbstainReason | None  # why it abstained
     cited: list[Cited]
     evidence: Evidence
     retrieved: int
@@ -110,13 +110,13 @@ class Answer:
     retrieve_ms: float
     predict_ms: float
     flip_set: FlipSet | None = None
-    closed: Closed | None = None
+    closed: ClosedBook | None = None
     vector: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)  # [dim]
 
     @property
     def abstained(self) -> bool:
         """Whether no label is given."""
-        return self.because is not None
+        return self.abstain_reason is not None
 
 
 class Pipeline:
@@ -246,7 +246,7 @@ class Pipeline:
         )
         if closing is not None:
             alone = verdict(await asyncio.wrap_future(closing), ask)
-            answer = replace(answer, closed=Closed.of(alone, verdict(prediction, ask)))
+            answer = replace(answer, closed=ClosedBook.of(alone, verdict(prediction, ask)))
         if ask.influence and prediction.label is not None:
             answer = await explained(answer, asked, verdict(prediction, ask))
         return answer
@@ -263,7 +263,9 @@ class Pipeline:
         k = ask.k or serving.model.wanted(ask.field)
         if ask.mode == "off":
             return []
-        wanted = Wanted(k=k, method=ask.method, filter=ask.filter, exclude_ids=ask.exclude_ids)
+        wanted = SearchOptions(
+            k=k, method=ask.method, filter=ask.filter, exclude_ids=ask.exclude_ids
+        )
         if ask.mode == "provided":
             return await self.provided(serving, read, ask, wanted)
         method, _ = method_for(snapshot, ask.method, "retrieval.method")
@@ -273,7 +275,7 @@ class Pipeline:
         return with_correction(snapshot, text, hits, wanted)
 
     async def provided(
-        self, serving: Serving, read: TextRead, ask: Ask, wanted: Wanted
+        self, serving: Serving, read: TextRead, ask: Ask, wanted: SearchOptions
     ) -> list[Hit]:
         """The documents that came with the request, encoded and ranked."""
         reads = [
@@ -310,30 +312,30 @@ def make_answer(prediction: Prediction, evidence: Evidence, ask: Ask, **timing: 
     scores = scores_of(prediction, ask)
     best = max(scores, key=lambda pair: pair[1], default=None)
     confidence = best[1] if best and not prediction.abstained else 0.0
-    because: Because | None = None
+    abstain_reason: AbstainReason | None = None
     if prediction.abstained or best is None:
-        because = "no_evidence"
+        abstain_reason = "no_evidence"
     elif ask.min_support is not None and prediction.support < ask.min_support:
-        because = "low_support"
+        abstain_reason = "low_support"
     elif ask.min_confidence is not None and confidence < ask.min_confidence:
-        because = "low_confidence"
-    several = None
+        abstain_reason = "low_confidence"
+    multilabel = None
     if prediction.multi:
-        several = [] if because else [n for n, p in scores if p >= prediction.threshold]
-        if not several and not because:
-            because = "low_confidence"  # no label is over the threshold
+        multilabel = [] if abstain_reason else [n for n, p in scores if p >= prediction.threshold]
+        if not multilabel and not abstain_reason:
+            abstain_reason = "low_confidence"  # no label is over the threshold
     cited = [Cited(hit, float(w)) for hit, w in zip(hits, prediction.weights, strict=True)]
     if ask.k is None and len(cited) > CITED:
         kept = {id(c) for c in sorted(cited, key=lambda c: -c.weight)[:CITED]}
         cited = [c for c in cited if id(c) in kept]
     return Answer(
-        label=None if because or best is None else best[0],
+        label=None if abstain_reason or best is None else best[0],
         scores=[] if prediction.abstained else scores,
-        several=several,
+        multilabel=multilabel,
         confidence=confidence,
         calibrated=prediction.calibrated and ask.labels is None,
         support=float(prediction.support),
-        because=because,
+        abstain_reason=abstain_reason,
         cited=cited,
         evidence=evidence,
         retrieved=len(hits),

@@ -26,7 +26,7 @@ Vector = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class SearchOptions:
     """What to retrieve."""
 
     k: int
@@ -73,7 +73,11 @@ def method_by(method: str, asked: str | None, state: QueryState) -> str:
 
 
 async def find(
-    pool: ThreadPoolExecutor, snapshot: Snapshot, query: str, vector: Vector | None, wanted: Wanted
+    pool: ThreadPoolExecutor,
+    snapshot: Snapshot,
+    query: str,
+    vector: Vector | None,
+    wanted: SearchOptions,
 ) -> list[Hit]:
     """The documents for a query, best first, searched for on a thread of ``pool``."""
     search = partial(
@@ -90,7 +94,9 @@ async def find(
     return await asyncio.get_running_loop().run_in_executor(pool, search)
 
 
-def with_correction(snapshot: Snapshot, text: str, hits: list[Hit], wanted: Wanted) -> list[Hit]:
+def with_correction(
+    snapshot: Snapshot, text: str, hits: list[Hit], wanted: SearchOptions
+) -> list[Hit]:
     """The hits with, first, the document by which a person corrected this very text.
 
     It stands under the same filter and exclusions as any other.
@@ -142,7 +148,7 @@ def provided_hits(
     field: str,
     vectors: Sequence[Vector],
     query: Vector,
-    wanted: Wanted,
+    wanted: SearchOptions,
 ) -> list[Hit]:
     """Documents that came with the request, ranked by the cosine to the query."""
     scores = [float(vector @ query) for vector in vectors]

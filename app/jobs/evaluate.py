@@ -81,7 +81,7 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     for view, change, reader in views:
         changed = [change(row) for row in measured]
         metrics[view], abstention[view] = _measure(
-            reader, changed, name, labels, reporter, view, several=info.several
+            reader, changed, name, labels, reporter, view, multilabel=info.multilabel
         )
     return {
         "version": params["_version"],
@@ -122,12 +122,12 @@ def _measure(
     reporter: Reporter,
     view: str,
     *,
-    several: bool,
+    multilabel: bool,
 ) -> tuple[dict[str, float], dict[str, list[dict[str, float]]]]:
     """Accuracy, macro F1 and calibration error of one view, by the code that serves.
 
     Beside them, by confidence and by support, what a threshold would answer and how well.
-    ``several``: answers are sets of labels, and a row is right when its whole set is; a confidence
+    ``multilabel``: answers are sets of labels; a row is right when its whole set is; a confidence
     is of the best label alone.
     """
     from model.metrics import accuracy, calibration_error, macro_f1
@@ -145,7 +145,7 @@ def _measure(
         sets += [answer.answered for answer in answers]
         sure += [answer.confidence for answer in answers]
         support += [answer.support for answer in answers]
-    if several:
+    if multilabel:
         right = [set(row.names) == set(given) for row, given in zip(rows, sets, strict=True)]
         best = [label in row.names for row, label in zip(rows, said, strict=True)]
         metrics = set_scores([row.names for row in rows], sets)

@@ -1,4 +1,4 @@
-"""The blast radius of a correction: which of the recent predictions it changes.
+"""The impact of a correction: which of the recent predictions it changes.
 
 The index with the correction is made beside the one that serves, from the same state, and thrown
 away. Of the predictions that are kept those nearest to the corrected text are asked again, as they
@@ -61,7 +61,7 @@ async def suppose(footnote: Footnote, document: Document) -> Supposed:
     return Supposed(now, replace(snapshot, searcher=after), vectors)
 
 
-async def blast(footnote: Footnote, supposed: Supposed, field: str) -> dict[str, Any]:
+async def impact(footnote: Footnote, supposed: Supposed, field: str) -> dict[str, Any]:
     """Of the recent predictions of a field: how many were asked again, and those that change.
 
     Those whose label changes come first, then by how far the confidence moves. Raises
@@ -71,7 +71,7 @@ async def blast(footnote: Footnote, supposed: Supposed, field: str) -> dict[str,
     near = await asyncio.to_thread(
         footnote.predictions.nearest, supposed.vectors, field=field, encoder=encoder
     )
-    limit = footnote.settings.blast_checked
+    limit = footnote.settings.impact_checked
     questions = await asyncio.to_thread(_questions, footnote, near[: SCANNED * limit], limit)
     checked, changed = 0, []
     for first in range(0, len(questions), AT_ONCE):

@@ -62,16 +62,16 @@ async def import_json(footnote: Footnote, body: object, wait: Wait) -> dict[str,
     """Upsert one document, or those of ``{"documents": [...]}``. Raises :class:`Problem`."""
     if not isinstance(body, dict):
         raise invalid("#", "a document, or an object with 'documents', is wanted")
-    several = "documents" in body
-    raws = body["documents"] if several else [body]
-    if several and (len(body) > 1 or not isinstance(raws, list) or not raws):
+    multilabel = "documents" in body
+    raws = body["documents"] if multilabel else [body]
+    if multilabel and (len(body) > 1 or not isinstance(raws, list) or not raws):
         raise invalid("#/documents", "a list of documents, and nothing beside it, is wanted")
     report = Report()
     documents: list[Document] = []
     for line, raw in enumerate(raws, 1):
         take(report, documents, line, raw)
     if not documents:
-        raise all_rejected(report, several)
+        raise all_rejected(report, multilabel)
     check_indexing(footnote, wait)
     await store(footnote, documents, report)
     return await finished(footnote, report, wait, documents[0])
@@ -146,11 +146,11 @@ def take(report: Report, batch: list[Document], number: int, raw: object) -> Non
         report.reject(number, error.pointer, error.detail)
 
 
-def all_rejected(report: Report, several: bool) -> Problem:
+def all_rejected(report: Report, multilabel: bool) -> Problem:
     """The problem of an import of which nothing is left."""
     errors = [
         FieldError(
-            r["pointer"] if not several else f"#/documents/{r['line'] - 1}{r['pointer'][1:]}",
+            r["pointer"] if not multilabel else f"#/documents/{r['line'] - 1}{r['pointer'][1:]}",
             r["detail"],
         )
         for r in report.rejected

@@ -49,21 +49,21 @@ def _erase(footnote: Footnote, name: str, if_match: str | None) -> dict[str, Any
     if document is None and not _was_deleted(footnote, name):
         raise Problem("not-found", "There is no document with this id.")
     text = None if document is None else normalise(document.text)
-    opinions = [
+    feedback_items = [
         one["id"]
         for one in footnote.feedback.export()
         if name in (one["doc_id"], (one["answer"] or {}).get("doc_id"))
         or (text is not None and normalise(one["text"]) == text)
     ]
     result, vectors = footnote.store.write(
-        lambda connection: _delete(connection, name, opinions, if_match)
+        lambda connection: _delete(connection, name, feedback_items, if_match)
     ).result()
     if footnote.indexer is not None:
         footnote.indexer.notify()
         footnote.indexer.after(result.sequence).result()
     snapshots = footnote.pins.forget(result.sequence)
     in_memory, stored = footnote.predictions.erase(name, text, result.sequence)
-    sets = _drop_training_sets(footnote, {name, *opinions})
+    sets = _drop_training_sets(footnote, {name, *feedback_items})
     footnote.store.scrub()
     trained, unknown = _checkpoints(footnote, name)
     generations, job = _rebuild(footnote)
@@ -74,7 +74,7 @@ def _erase(footnote: Footnote, name: str, if_match: str | None) -> dict[str, Any
         "erased": time.time(),
         "document": document is not None,
         "vectors": vectors,
-        "feedback": len(opinions),
+        "feedback": len(feedback_items),
         "predictions": {"memory": in_memory, "stored": stored},
         "snapshots": snapshots,
         "training_sets": sets,
@@ -110,7 +110,7 @@ def _was_deleted(footnote: Footnote, name: str) -> bool:
 
 
 def _delete(
-    connection: sqlite3.Connection, name: str, opinions: list[str], if_match: str | None
+    connection: sqlite3.Connection, name: str, feedback_items: list[str], if_match: str | None
 ) -> tuple[DeleteResult, int]:
     connection.execute("PRAGMA secure_delete = ON")  # zeros over what was there
     try:
@@ -118,7 +118,9 @@ def _delete(
             "SELECT count(*) FROM vectors WHERE doc_id = ?", (name,)
         ).fetchone()
         result = delete_documents(connection, [name], if_match=if_match)
-        connection.executemany("DELETE FROM feedback WHERE id = ?", [(one,) for one in opinions])
+        connection.executemany(
+            "DELETE FROM feedback WHERE id = ?", [(one,) for one in feedback_items]
+        )
         connection.execute(
             "INSERT OR REPLACE INTO meta VALUES (?, ?)", (ERASED, str(result.sequence))
         )

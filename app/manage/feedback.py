@@ -10,9 +10,9 @@ from app.history.records import TASKS
 from app.inference.pipeline import Ask
 from app.inference.snapshot import Snapshot
 from app.manage.annotations import answer_of, confirmed_answer, confirmed_entities, entities_of
-from app.manage.correction_impact import blast, suppose
+from app.manage.correction_impact import impact, suppose
 from app.problems import invalid
-from app.records.feedback import Opinion
+from app.records.feedback import FeedbackItem
 from app.schemas.documents import FeedbackRequest
 from app.state import Footnote
 from index_data.documents import InvalidDocument, parse_document
@@ -26,51 +26,55 @@ async def give(footnote: Footnote, request: FeedbackRequest) -> dict[str, Any]:
     if request.apply == "index":
         footnote.open_indexer()  # nothing is written that could not be found at once
     text, field, before = await about(footnote, request)
-    opinion = opinion_of(footnote, request, text, field, before)
-    check_example(opinion)
-    relabels = opinion.doc_id is not None and opinion.label is not None
-    if request.blast and not relabels:
-        raise invalid("#/blast", "only a label with apply 'index' changes predictions")
-    conflicts = await asyncio.to_thread(footnote.feedback.conflicts, opinion)
+    feedback_item = feedback_item_of(footnote, request, text, field, before)
+    check_example(feedback_item)
+    relabels = feedback_item.doc_id is not None and feedback_item.label is not None
+    if request.impact and not relabels:
+        raise invalid("#/impact", "only a label with apply 'index' changes predictions")
+    conflicts = await asyncio.to_thread(footnote.feedback.conflicts, feedback_item)
     supposed = radius = None
-    wanted = request.preview if request.blast is None else request.blast
+    wanted = request.preview if request.impact is None else request.impact
     if relabels and (request.preview or wanted) and footnote.snapshot().serving is not None:
-        document = await asyncio.to_thread(footnote.feedback.document_with, opinion)
+        document = await asyncio.to_thread(footnote.feedback.document_with, feedback_item)
         supposed = await suppose(footnote, document)
     if wanted and supposed is not None:
-        radius = await blast(footnote, supposed, field)
-    more = {"conflicts": conflicts, "blast": radius, "warnings": novelties(footnote, opinion)}
+        radius = await impact(footnote, supposed, field)
+    more = {
+        "conflicts": conflicts,
+        "impact": radius,
+        "warnings": novelties(footnote, feedback_item),
+    }
     if request.preview:
         after = before
         if supposed is not None:
             after = await answered(footnote, supposed.then, text, field)
         return {**shape(None, None, footnote.store.sequence, before, after), **more}
-    recorded = await asyncio.wrap_future(footnote.feedback.record(opinion))
-    if opinion.doc_id is not None:
+    recorded = await asyncio.wrap_future(footnote.feedback.record(feedback_item))
+    if feedback_item.doc_id is not None:
         await footnote.open_indexer().wait(recorded.sequence)
-    judge_ablation(footnote, opinion, before)
+    judge_ablation(footnote, feedback_item, before)
     after = await now(footnote, text, field) if relabels else before
     return {**shape(recorded.id, recorded.doc_id, recorded.sequence, before, after), **more}
 
 
-def novelties(footnote: Footnote, opinion: Opinion) -> list[str]:
+def novelties(footnote: Footnote, feedback_item: FeedbackItem) -> list[str]:
     """A warning where nothing has the label yet: a new one, or one of another field."""
     snapshot = footnote.snapshot()
-    if opinion.label is None or snapshot.serving is None:
+    if feedback_item.label is None or snapshot.serving is None:
         return []
     heads, index = snapshot.model().model.heads, snapshot.index()
 
     def has(field: str) -> bool:
         head = heads.get(field)
-        return (head is not None and opinion.label in head.labels) or (
-            opinion.label in index.field_labels(field)
+        return (head is not None and feedback_item.label in head.labels) or (
+            feedback_item.label in index.field_labels(field)
         )
 
-    if has(opinion.field):
+    if has(feedback_item.field):
         return []
-    others = sorted(field for field in heads if field != opinion.field and has(field))
+    others = sorted(field for field in heads if field != feedback_item.field and has(field))
     of = f"; '{others[0]}' has it" if others else ""
-    return [f"this label is new to the field '{opinion.field}'{of}"]
+    return [f"this label is new to the field '{feedback_item.field}'{of}"]
 
 
 async def undo(footnote: Footnote, name: str) -> dict[str, Any]:
@@ -108,9 +112,9 @@ async def about(footnote: Footnote, request: FeedbackRequest) -> tuple[str, str,
     return text, field, await now(footnote, text, field)
 
 
-def opinion_of(
+def feedback_item_of(
     footnote: Footnote, request: FeedbackRequest, text: str, field: str, before: Said | None
-) -> Opinion:
+) -> FeedbackItem:
     """What the person says, with what follows from it filled in. Raises ``validation``."""
     predicted = None if before is None else before.label
     correct = request.correct
@@ -132,7 +136,7 @@ def opinion_of(
             raise invalid("#/label", "what goes into the index needs the right label or entities")
         if request.input is not None and answer is None:
             raise invalid("#/label", "the right label is needed, or entities, or an answer")
-    return Opinion(
+    return FeedbackItem(
         text=text,
         field=field,
         label=label,
@@ -146,11 +150,19 @@ def opinion_of(
     )
 
 
-def check_example(opinion: Opinion) -> None:
+def check_example(feedback_item: FeedbackItem) -> None:
     """Raise ``validation`` for what could not be a document."""
-    places = {"/text": "#/input", f"/labels/{opinion.field}": "#/label", "/metadata": "#/entities"}
-    labels = {opinion.field: opinion.label or "none"}
-    body = {"text": opinion.text, "labels": labels, "metadata": {"entities": opinion.entities}}
+    places = {
+        "/text": "#/input",
+        f"/labels/{feedback_item.field}": "#/label",
+        "/metadata": "#/entities",
+    }
+    labels = {feedback_item.field: feedback_item.label or "none"}
+    body = {
+        "text": feedback_item.text,
+        "labels": labels,
+        "metadata": {"entities": feedback_item.entities},
+    }
     try:
         parse_document(body)
     except InvalidDocument as error:
@@ -158,11 +170,13 @@ def check_example(opinion: Opinion) -> None:
         raise invalid(places.get(place, "#/field"), error.detail) from None
 
 
-def judge_ablation(footnote: Footnote, opinion: Opinion, before: Said | None) -> None:
+def judge_ablation(footnote: Footnote, feedback_item: FeedbackItem, before: Said | None) -> None:
     """Count whether retrieval was right where the answer was given with it and without."""
-    if before is None or before.closed is None or opinion.label is None:
+    if before is None or before.closed is None or feedback_item.label is None:
         return
-    footnote.ablations.judge(opinion.field, before.label, before.closed.label, opinion.label)
+    footnote.ablations.judge(
+        feedback_item.field, before.label, before.closed.label, feedback_item.label
+    )
 
 
 async def now(footnote: Footnote, text: str, field: str) -> Said | None:

@@ -6,7 +6,14 @@ import asyncio
 import time
 from typing import Any
 
-from app.inference.retrieval import UNREADABLE, Wanted, filter_of, find, method_by, method_for
+from app.inference.retrieval import (
+    UNREADABLE,
+    SearchOptions,
+    filter_of,
+    find,
+    method_by,
+    method_for,
+)
 from app.predict.classify import reach
 from app.problems import invalid
 from app.schemas.documents import AnalyzeRequest, SearchRequest
@@ -38,7 +45,7 @@ async def search(footnote: Footnote, request: SearchRequest) -> dict[str, Any]:
             vector = read.state.vector
             if method_by(method, request.method, read.state) != method:
                 method, degraded = "bm25", [*degraded, UNREADABLE]
-        wanted = Wanted(
+        wanted = SearchOptions(
             k=request.k,
             method=method,
             lang=lang,

@@ -12,7 +12,7 @@ import orjson
 
 from app.history.predictions import Said
 from app.history.records import record_of
-from app.inference.ablation import Closed
+from app.inference.ablation import ClosedBook
 from app.inference.pipeline import Answer, Ask, Cited
 from app.inference.retrieval import filter_of, method_for
 from app.inference.snapshot import MODEL_NAME, Snapshot
@@ -207,8 +207,8 @@ def predict_item(index: int, answer: Answer | Problem, ask: Ask, top_n: int) -> 
     if isinstance(answer, Problem):
         return {"index": index, "error": answer.to_json()}
     output: dict[str, Any] = {"label": answer.label, "scores": ranked(answer.scores)[:top_n]}
-    if answer.several is not None:
-        output["labels"] = answer.several
+    if answer.multilabel is not None:
+        output["labels"] = answer.multilabel
     return {"index": index, "output": output, **common(answer, ask)}
 
 
@@ -223,8 +223,8 @@ def classify_item(index: int, answer: Answer | Problem, ask: Ask) -> dict[str, A
         "num_classes": len(answer.scores),
         "scores": ranked(answer.scores),
     }
-    if answer.several is not None:
-        item["labels"] = answer.several
+    if answer.multilabel is not None:
+        item["labels"] = answer.multilabel
     return item | common(answer, ask)
 
 
@@ -241,7 +241,7 @@ def common(answer: Answer, ask: Ask) -> dict[str, Any]:
         "calibrated": answer.calibrated,
         "support": answer.support,
         "abstained": answer.abstained,
-        "abstained_because": answer.because,
+        "abstain_reason": answer.abstain_reason,
     }
     if ask.cite:
         said["citations"] = [citation(c, ask.field) for c in answer.cited]
@@ -249,17 +249,17 @@ def common(answer: Answer, ask: Ask) -> dict[str, Any]:
         flip_set = answer.flip_set
         said["flip_set"] = None if flip_set is None else asdict(flip_set)
     if ask.ablation and answer.closed is not None:
-        said["ablation"] = ablation(answer.closed, answer.several is not None)
+        said["ablation"] = ablation(answer.closed, answer.multilabel is not None)
     return said
 
 
-def ablation(closed: Closed, several: bool) -> dict[str, Any]:
+def ablation(closed: ClosedBook, multilabel: bool) -> dict[str, Any]:
     """The answer with retrieval off."""
     output: dict[str, Any] = {
         "label": closed.label,
         "scores": ranked(list(closed.scores.items())),
     }
-    if several:
+    if multilabel:
         output["labels"] = sorted(closed.answered)
     return {"output": output, "confidence": closed.confidence, "changed": closed.changed}
 

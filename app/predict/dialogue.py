@@ -113,7 +113,7 @@ async def answer(
             footnote, writer, chatting(dialogue, request), emitted, request, emit,
             dialogue.pointer,
         )  # fmt: skip
-        return withheld(written, dialogue) if written.because else written
+        return withheld(written, dialogue) if written.abstain_reason else written
     notes = [*found.notes, *writing.no_confidence(request)]
     if writer is None:
         notes += unused(request.params, QUOTED)
@@ -128,7 +128,7 @@ async def answer(
         sentences=places,
         hits=found.hits,
         used=tuple(sorted({q.place for q in quoted})),
-        because=None if quoted else "no_evidence" if not found.hits else "low_support",
+        abstain_reason=None if quoted else "no_evidence" if not found.hits else "low_support",
         notes=notes,
         retrieve_ms=retrieve_ms,
         predict_ms=1000 * (time.perf_counter() - began),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from app.inference.retrieval import Wanted, filter_of, find, method_for
+from app.inference.retrieval import SearchOptions, filter_of, find, method_for
 from app.inference.snapshot import Snapshot
 from app.predict.qa import nearest
 from app.schemas.predict import Retrieval
@@ -116,7 +116,7 @@ async def evidence(
     method, _ = method_for(snapshot, wanted.method, "retrieval.method")
     if not readable and wanted.method is None:
         method = "bm25"
-    search = Wanted(
+    search = SearchOptions(
         k=k,
         method=method,
         filter=filter_of(wanted.filter, "#/retrieval/filter"),

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Final
 from app.history.predictions import Said
 from app.inference.influence import Influence
 from app.inference.pipeline import CITED, Cited, Evidence, together
-from app.inference.retrieval import Wanted, filter_of, find, method_for, provided_hits
+from app.inference.retrieval import SearchOptions, filter_of, find, method_for, provided_hits
 from app.inference.snapshot import Snapshot
 from app.predict import accounts
 from app.predict import classify as service
 from app.predict.records import remembered
 from app.predict.task_influence import of_sentences
 from app.problems import FieldError, Problem
-from app.schemas.predict import Because, PredictRequest, ProvidedDocument
+from app.schemas.predict import AbstainReason, PredictRequest, ProvidedDocument
 from app.settings import Settings
 from app.state import Footnote
 from index_data.entities import COLUMN, Entities, entities_of, fault_in, spans, within
@@ -44,7 +44,7 @@ class Answered:
 
     answer: TagAnswer
     entities: list[Entity]
-    because: Because | None
+    abstain_reason: AbstainReason | None
     hits: list[Hit]
     retrieve_ms: float
     predict_ms: float
@@ -192,7 +192,7 @@ async def answer(
         return reader.tagger(head).answer([text], [given])[0]
 
     said = await asyncio.wrap_future(snapshot.model().engine.call(tag))
-    entities, because = judged(said, request, footnote.settings)
+    entities, abstain_reason = judged(said, request, footnote.settings)
     influence: dict[int, Influence] = {}
     if "influence" in request.explain:
         asked, engine = partial(wanted_of, request), snapshot.model().engine
@@ -200,7 +200,7 @@ async def answer(
         influence = await of_sentences(engine, head, text, given, asked(said), cited, asked)
     now = time.perf_counter()
     took = 1000 * (found - began), 1000 * (now - found)
-    return Answered(said, entities, because, hits, *took, influence)
+    return Answered(said, entities, abstain_reason, hits, *took, influence)
 
 
 def cited_of(hits: Sequence[Hit], said: TagAnswer, request: PredictRequest) -> list[int]:
@@ -228,7 +228,7 @@ def thresholds(request: PredictRequest, settings: Settings) -> tuple[float, floa
 
 def judged(
     said: TagAnswer, request: PredictRequest, settings: Settings
-) -> tuple[list[Entity], Because | None]:
+) -> tuple[list[Entity], AbstainReason | None]:
     """What is left of the entities, and why none is given where none may be."""
     least, support = thresholds(request, settings)
     if said.abstained:
@@ -248,7 +248,7 @@ async def evidence(
     if wanted.mode == "off":
         return [], []
     engine = snapshot.model().engine
-    search = Wanted(k=wanted.k or SENTENCES, exclude_ids=tuple(wanted.exclude_ids))
+    search = SearchOptions(k=wanted.k or SENTENCES, exclude_ids=tuple(wanted.exclude_ids))
     if wanted.mode == "provided":
         documents = tuple(d for d in wanted.documents or () if d.entities)
         reads = [
@@ -295,8 +295,8 @@ def item(index: int, one: Answered | Problem, request: PredictRequest) -> dict[s
         "confidence": said.confidence,
         "calibrated": said.calibrated,
         "support": said.support,
-        "abstained": one.because is not None,
-        "abstained_because": one.because,
+        "abstained": one.abstain_reason is not None,
+        "abstain_reason": one.abstain_reason,
     }
     if service.cites(request):
         places = cited_of(one.hits, said, request)

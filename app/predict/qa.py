@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from app.history.predictions import Said
 from app.inference.influence import Influence
 from app.inference.pipeline import Cited, Evidence, together
-from app.inference.retrieval import Wanted, filter_of, find, method_by, method_for
+from app.inference.retrieval import SearchOptions, filter_of, find, method_by, method_for
 from app.inference.snapshot import Snapshot
 from app.predict import accounts
 from app.predict import classify as service
@@ -227,7 +227,7 @@ async def evidence(
         read = await asyncio.wrap_future(serving.engine.read(asked.text, None))
         vector = read.state.vector
         method = method_by(method, wanted.method, read.state)
-    search = Wanted(
+    search = SearchOptions(
         k=min(k, MOST_PASSAGES),
         method=method,
         filter=filter_of(wanted.filter, "#/retrieval/filter"),
@@ -287,7 +287,7 @@ def item(index: int, done: Answered | Problem, request: PredictRequest) -> dict[
         "calibrated": said.calibrated,
         "support": said.support,
         "abstained": done.reason is not None,
-        "abstained_because": because(done.reason),
+        "abstain_reason": abstain_reason(done.reason),
     }
     if service.cites(request):
         weights = enumerate(zip(done.hits, said.mass, strict=True))
@@ -308,7 +308,7 @@ def possible(span: Span, hits: Sequence[Hit]) -> dict[str, Any]:
     }
 
 
-def because(reason: str | None) -> str | None:
+def abstain_reason(reason: str | None) -> str | None:
     """The reason in the words that all tasks share."""
     if reason in (None, "low_support", "low_confidence"):
         return reason

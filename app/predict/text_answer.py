@@ -30,7 +30,7 @@ class Written:
     sentences: list[Sentence]
     hits: list[Hit]
     used: tuple[int, ...] = ()
-    because: str | None = None  # why nothing is said
+    abstain_reason: str | None = None  # why nothing is said
     notes: list[str] = field(default_factory=list)
     influence: dict[int, Influence] = field(default_factory=dict)  # by place in ``hits``
     prompt_tokens: int = 0
@@ -102,8 +102,8 @@ def item(index: int, done: Written | Problem, request: PredictRequest) -> dict[s
         "confidence": None,
         "calibrated": False,
         "support": round(done.support, 6),
-        "abstained": done.because is not None,
-        "abstained_because": done.because,
+        "abstained": done.abstain_reason is not None,
+        "abstain_reason": done.abstain_reason,
     }
     if service.cites(request):
         said["citations"] = cited(done)

@@ -247,17 +247,17 @@ async def write(
             if piece.text and not threshold:  # else it is not known yet whether it may be said
                 emit("token", {"text": piece.text})
     sentences = await grounded(footnote, text, [hits[i] for i in prompt.used])
-    because = "low_support" if share(sentences) < threshold else None
+    abstain_reason = "low_support" if share(sentences) < threshold else None
     influence: dict[int, Influence] = {}
-    if "influence" in request.explain and not because:
+    if "influence" in request.explain and not abstain_reason:
         influence = await influences(writer, make, hits, prompt, last.ids)
     return Written(
-        text="" if because else text,
+        text="" if abstain_reason else text,
         finish=last.finish or "stop",
-        sentences=[] if because else sentences,
+        sentences=[] if abstain_reason else sentences,
         hits=hits,
         used=prompt.used,
-        because=because,
+        abstain_reason=abstain_reason,
         notes=[*evidence.notes, *left_out(hits, prompt), *no_confidence(request)],
         influence=influence,
         prompt_tokens=len(prompt.ids),

@@ -39,7 +39,7 @@ PAGE = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Opinion:
+class FeedbackItem:
     """What a person said about a text."""
 
     text: str
@@ -68,7 +68,7 @@ class Opinion:
             return None
         return feedback_id(self.text)
 
-    def contradicts(self, other: Opinion) -> bool:
+    def contradicts(self, other: FeedbackItem) -> bool:
         """Whether both cannot be right: another label in one field, or other entities."""
         labels = self.label, other.label
         if self.field == other.field and None not in labels and self.label != other.label:
@@ -97,16 +97,18 @@ class Feedback:
         self._store = store
         store.write(_create_table).result()
 
-    def record(self, opinion: Opinion) -> Future[Recorded]:
+    def record(self, feedback_item: FeedbackItem) -> Future[Recorded]:
         """Keep it, and with ``apply`` = ``index`` write its document, in one commit."""
 
         def write(connection: sqlite3.Connection) -> Recorded:
             connection.execute(
                 "INSERT OR REPLACE INTO feedback VALUES "
                 "(?, (SELECT 1 + ifnull(max(number), 0) FROM feedback), ?, ?)",
-                (opinion.id, opinion.doc_id, _encode(opinion)),
+                (feedback_item.id, feedback_item.doc_id, _encode(feedback_item)),
             )
-            return Recorded(opinion.id, opinion.doc_id, _fold(connection, opinion.doc_id))
+            return Recorded(
+                feedback_item.id, feedback_item.doc_id, _fold(connection, feedback_item.doc_id)
+            )
 
         return self._store.write(write)
 
@@ -124,27 +126,27 @@ class Feedback:
 
         return self._store.write(write)
 
-    def conflicts(self, opinion: Opinion) -> list[dict[str, Any]]:
+    def conflicts(self, feedback_item: FeedbackItem) -> list[dict[str, Any]]:
         """Earlier corrections of this text into the index that contradict this one.
 
         The newest first; the newest of all counts.
         """
         return [
             {"id": one.id, "label": one.label, "created": created}
-            for created, one in reversed(self._others(opinion))
-            if opinion.contradicts(one)
+            for created, one in reversed(self._others(feedback_item))
+            if feedback_item.contradicts(one)
         ]
 
-    def document_with(self, opinion: Opinion) -> Document:
+    def document_with(self, feedback_item: FeedbackItem) -> Document:
         """The document that the corrections of this text would make with this one."""
-        return document_of([*(one for _, one in self._others(opinion)), opinion])
+        return document_of([*(one for _, one in self._others(feedback_item)), feedback_item])
 
-    def _others(self, opinion: Opinion) -> list[tuple[float, Opinion]]:
+    def _others(self, feedback_item: FeedbackItem) -> list[tuple[float, FeedbackItem]]:
         """What else stands of its document, the oldest first, with when it was given."""
         with self._store.read() as connection:
             rows = connection.execute(
                 "SELECT body FROM feedback WHERE doc_id = ? AND id != ? ORDER BY number",
-                (opinion.doc_id, opinion.id),
+                (feedback_item.doc_id, feedback_item.id),
             ).fetchall()
         raws = [orjson.loads(body) for (body,) in rows]
         return [(raw["created"], _decode(raw)) for raw in raws]
@@ -166,7 +168,7 @@ class Feedback:
             number = rows[-1][0]
 
 
-def opinions(store: ReadOnlyStore, field: str) -> list[Opinion]:
+def feedback_items(store: ReadOnlyStore, field: str) -> list[FeedbackItem]:
     """What people said is right, with a label of ``field``: of each text the newest.
 
     It reads only, also from a store in which nobody has ever given feedback.
@@ -174,18 +176,20 @@ def opinions(store: ReadOnlyStore, field: str) -> list[Opinion]:
     return _newest(store, field, lambda one: one.label is not None)
 
 
-def marked(store: ReadOnlyStore, field: str) -> list[Opinion]:
+def marked(store: ReadOnlyStore, field: str) -> list[FeedbackItem]:
     """The texts of which people said all named entities: of each the newest opinion."""
     return _newest(store, field, lambda one: one.entities is not None)
 
 
-def answered(store: ReadOnlyStore, field: str) -> list[Opinion]:
+def answered(store: ReadOnlyStore, field: str) -> list[FeedbackItem]:
     """The questions to which people said the right answer: of each the newest opinion."""
     return _newest(store, field, lambda one: one.answer is not None)
 
 
-def _newest(store: ReadOnlyStore, field: str, wanted: Callable[[Opinion], bool]) -> list[Opinion]:
-    newest: dict[str, Opinion] = {}
+def _newest(
+    store: ReadOnlyStore, field: str, wanted: Callable[[FeedbackItem], bool]
+) -> list[FeedbackItem]:
+    newest: dict[str, FeedbackItem] = {}
     with store.read() as connection:
         known = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'feedback'"
         if connection.execute(known).fetchone() is None:
@@ -199,13 +203,15 @@ def _newest(store: ReadOnlyStore, field: str, wanted: Callable[[Opinion], bool])
     return list(newest.values())
 
 
-def document_of(opinions: Sequence[Opinion]) -> Document:
+def document_of(feedback_items: Sequence[FeedbackItem]) -> Document:
     """The document that corrections of one text make; of those that differ the last counts."""
-    labels: dict[str, str | list[str]] = {o.field: o.label for o in opinions if o.label is not None}
+    labels: dict[str, str | list[str]] = {
+        o.field: o.label for o in feedback_items if o.label is not None
+    }
     metadata: dict[str, Any] = {"source": FEEDBACK}
-    marked = [o for o in opinions if o.entities is not None]
+    marked = [o for o in feedback_items if o.entities is not None]
     # Offsets belong to the text as it was sent, which others may have sent with other spaces.
-    text = (marked or opinions)[-1].text
+    text = (marked or feedback_items)[-1].text
     if marked:
         metadata["entities"] = marked[-1].entities
     return Document(id=feedback_id(text), text=text, labels=labels, metadata=metadata)
@@ -218,10 +224,10 @@ def _fold(connection: sqlite3.Connection, doc_id: str | None) -> int:
     rows = connection.execute(
         "SELECT body FROM feedback WHERE doc_id = ? ORDER BY number", (doc_id,)
     ).fetchall()
-    opinions = [_decode(orjson.loads(body)) for (body,) in rows]
-    if not opinions:
+    feedback_items = [_decode(orjson.loads(body)) for (body,) in rows]
+    if not feedback_items:
         return delete_documents(connection, [doc_id]).sequence
-    return upsert_documents(connection, [document_of(opinions)]).sequence
+    return upsert_documents(connection, [document_of(feedback_items)]).sequence
 
 
 def _create_table(connection: sqlite3.Connection) -> None:
@@ -229,9 +235,9 @@ def _create_table(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE INDEX IF NOT EXISTS feedback_by_document ON feedback (doc_id)")
 
 
-def _encode(opinion: Opinion) -> bytes:
-    return orjson.dumps({"created": time.time(), **asdict(opinion)})
+def _encode(feedback_item: FeedbackItem) -> bytes:
+    return orjson.dumps({"created": time.time(), **asdict(feedback_item)})
 
 
-def _decode(raw: dict[str, Any]) -> Opinion:
-    return Opinion(**{k: v for k, v in raw.items() if k != "created"})
+def _decode(raw: dict[str, Any]) -> FeedbackItem:
+    return FeedbackItem(**{k: v for k, v in raw.items() if k != "created"})

@@ -16,7 +16,7 @@ from starlette.responses import HTMLResponse, Response
 from app.inference.snapshot import MODEL_NAME
 from app.jobs import audit as audit_job
 from app.problems import Problem
-from app.records.feedback import Opinion
+from app.records.feedback import FeedbackItem
 from app.records.keys import RequireScope, Scope, scope
 from app.routes import datasets
 from app.routes.feedback import CORRECTION
@@ -188,7 +188,7 @@ def known_ids(footnote: Footnote) -> dict[str, str | int]:
 
     The description is read without a key, so where one is needed it names nothing of one's own.
     """
-    correction = Opinion(
+    correction = FeedbackItem(
         text=CORRECTION["input"],
         field="label",
         label=CORRECTION["label"],

@@ -46,7 +46,7 @@ ANSWER = {
         {
             "a correction": CORRECTION,
             "what it would change": {**CORRECTION, "preview": True},
-            "with its blast radius": {**CORRECTION, "blast": True},
+            "with its impact": {**CORRECTION, "impact": True},
             "named entities": ENTITIES,
             "an answer": ANSWER,
         },
@@ -67,7 +67,7 @@ ANSWER = {
 async def give_feedback(request: Request, footnote: State) -> Response:
     """With `apply: index` the next prediction knows the corrected example.
 
-    `blast` names the recent predictions that it changes.
+    `impact` names the recent predictions that it changes.
     """
     wanted = checked(FeedbackRequest, await read_json(request))
     given = await feedback_service.give(footnote, wanted)

@@ -215,7 +215,7 @@ class FeedbackRequest(Request):
         "record", description="`index`: the corrected example is a document from now on."
     )
     preview: bool = Field(False, description="Only show what would change; write nothing.")
-    blast: bool | None = Field(
+    impact: bool | None = Field(
         None,
         description="Also tell which recent predictions change. Default: only with `preview`.",
     )
@@ -245,7 +245,7 @@ class ChangedPrediction(Response):
     after: Verdict
 
 
-class Blast(Response):
+class Impact(Response):
     """Which recent predictions a correction changes.
 
     ``checked`` inputs were asked again, the nearest of the ``of`` that are kept of the field.
@@ -268,7 +268,7 @@ class FeedbackResponse(Response):
     conflicts: list[Conflict] = Field(
         [], description="Earlier corrections that say otherwise; the newest counts."
     )
-    blast: Blast | None = None
+    impact: Impact | None = None
     warnings: list[str] = []
 
 

@@ -102,7 +102,7 @@ NoAnswer = Literal[
     "low_confidence",
     "low_support",
 ]
-Because = Literal["no_evidence", "low_support", "low_confidence"]
+AbstainReason = Literal["no_evidence", "low_support", "low_confidence"]
 
 
 class Pin(Request):

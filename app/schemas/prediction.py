@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from app.schemas.base import Response
-from app.schemas.predict import Because, NoAnswer, Task
+from app.schemas.predict import AbstainReason, NoAnswer, Task
 
 
 class LabelScore(Response):
@@ -220,7 +220,7 @@ class Item(Response):
     calibrated: bool | None = None
     support: float | None = None
     abstained: bool | None = None
-    abstained_because: Because | None = None
+    abstain_reason: AbstainReason | None = None
     citations: list[Citation] | None = None
     flip_set: FlipSet | None = None
     ablation: Ablation | None = None

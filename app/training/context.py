@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from app.problems import invalid
 from app.records.datasets import Dataset, DatasetBroken, load_rows
-from app.records.feedback import Opinion
+from app.records.feedback import FeedbackItem
 from app.worker import JobRefused, Reporter
 from index_data.storage.store import DocumentStore, ReadOnlyStore
 
@@ -67,7 +67,7 @@ class Training:
         finally:
             store.close()
 
-    def said(self, read: Callable[[ReadOnlyStore, str], list[Opinion]]) -> list[Opinion]:
+    def said(self, read: Callable[[ReadOnlyStore, str], list[FeedbackItem]]) -> list[FeedbackItem]:
         """What people said is right, of the head's own field: the newest so many."""
         with self.store() as store:
             return read(store, self.field)[-MAX_FEEDBACK:]

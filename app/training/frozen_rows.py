@@ -53,7 +53,7 @@ class SetInfo:
     lists: int  # documents left out since their value of the field is a list
     dropped: int
     left_out: int = 0
-    several: bool = False  # the field's values are lists, and the labels are independent
+    multilabel: bool = False  # the field's values are lists, and the labels are independent
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ def freeze_rows(
     labels: Mapping[str, int],
     about: About = lambda hit: {},
     left_out: int = 0,
-    opinions: Sequence[Query] = (),
+    feedback_items: Sequence[Query] = (),
 ) -> SetInfo:
     """Retrieve once for each row and write the set, without vectors.
 
@@ -182,7 +182,7 @@ def freeze_rows(
             dropped += len(near)
             rows.write(writer.row(query, hits))
         known = Known(query.text for query in queries)
-        fresh = [one for one in opinions if not known.near(one.text)]
+        fresh = [one for one in feedback_items if not known.near(one.text)]
         for query, hits, _ in retrieval.each(fresh):
             said.write(writer.row(query, hits))
     info = SetInfo(

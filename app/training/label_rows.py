@@ -39,7 +39,7 @@ from index_data.text.similarity import Known
 from model.labels.memory import Retrieved
 from model.training.labels import Row
 
-SEVERAL_FROM: Final = 0.1  # share of lists that makes a field one of several labels
+MULTILABEL_FROM: Final = 0.1  # share of lists that makes a field one of several labels
 
 __all__ = ["FEEDBACK", "SET", "SetInfo", "documents", "freeze", "load", "load_feedback"]
 
@@ -50,7 +50,7 @@ class Labelled:
 
     documents: list[Document]
     lists: int
-    several: bool
+    multilabel: bool
 
 
 def labelled(documents: Iterator[Document], field: str) -> Labelled:
@@ -62,9 +62,9 @@ def labelled(documents: Iterator[Document], field: str) -> Labelled:
     rows = [document for document in documents if document.labels.get(field) is not None]
     single = [document for document in rows if isinstance(document.labels[field], str)]
     lists = len(rows) - len(single)
-    if lists and lists >= SEVERAL_FROM * len(rows):
-        return Labelled(rows, 0, several=True)
-    return Labelled(single, lists, several=False)
+    if lists and lists >= MULTILABEL_FROM * len(rows):
+        return Labelled(rows, 0, multilabel=True)
+    return Labelled(single, lists, multilabel=False)
 
 
 def names_of(document: Document, field: str) -> list[str]:
@@ -94,7 +94,7 @@ def freeze(
     fits: bool,
     reporter: Reporter,
     learned: Iterator[Document] | None = None,
-    opinions: Sequence[Document] = (),
+    feedback_items: Sequence[Document] = (),
 ) -> SetInfo:
     """Retrieve once for each labelled document and write the set.
 
@@ -104,14 +104,14 @@ def freeze(
     encoder. Raises :class:`JobRefused` on fewer than two labels.
     """
     found = labelled(learned or searcher.documents(), field)
-    learned_from, several = found.documents, found.several
+    learned_from, multilabel = found.documents, found.multilabel
     counts = Counter(name for document in learned_from for name in names_of(document, field))
     check_labels(field, counts)
     method = searcher.default_method if fits else "bm25"
     retrieval = Retrieval(searcher, k, method, encode if fits else None)
-    queries = [_query(document, field, several) for document in learned_from]
+    queries = [_query(document, field, multilabel) for document in learned_from]
     known = Known(document.text for document in learned_from)
-    asked = [_query(one, field, several) for one in opinions if not known.near(one.text)]
+    asked = [_query(one, field, multilabel) for one in feedback_items if not known.near(one.text)]
     folder.mkdir(parents=True, exist_ok=True)
     with (
         (folder / PASSAGES).open("w", encoding="utf-8") as passages,
@@ -136,14 +136,14 @@ def freeze(
         labels=dict(counts.most_common()),
         lists=found.lists,
         dropped=dropped,
-        several=several,
+        multilabel=multilabel,
     )
     write_info(folder, info)
     return info
 
 
-def _query(document: Document, field: str, several: bool) -> Query:
-    label = names_of(document, field) if several else document.labels[field]
+def _query(document: Document, field: str, multilabel: bool) -> Query:
+    label = names_of(document, field) if multilabel else document.labels[field]
     row = {"text": document.text, "label": label}
     same = partial(_near, document.text)
     return Query(document.id, document.text, row, same, document.lang)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from app.problems import invalid
 from app.records.datasets import Dataset
-from app.records.feedback import opinions
+from app.records.feedback import feedback_items
 from app.training.context import Training
 from index_data.documents import Document, content_id
 
@@ -49,7 +49,7 @@ def freeze(training: Training, searcher: Searcher) -> None:
         fits=searcher.has_vectors,
         reporter=training.reporter,
         learned=None if rows is None else documents(rows, training.field),
-        opinions=recorded_feedback(training),
+        feedback_items=recorded_feedback(training),
     )
 
 
@@ -59,20 +59,20 @@ def train(training: Training) -> dict[str, Any]:
     from model.config import TrainConfig
     from model.provenance import digests
     from model.training.labels import train_head
-    from model.training.multilabel import train_several
+    from model.training.multilabel import train_multilabel
 
     info, rows = training_set.load(training.work)
     task, given = training.params["task"], training.options()
     if task == "sentiment":
         given["layers"] = SENTIMENT_LAYERS
-    learn = train_several if info.several else train_head
+    learn = train_multilabel if info.multilabel else train_head
     report = learn(
         rows,
         TrainConfig(field=training.field, task=task, **given),
         training.encoder,
         training.out,
         base=training.base,
-        opinions=training_set.load_feedback(training.work),
+        feedback_items=training_set.load_feedback(training.work),
         documents=digests(training_set.documents(training.work)),
         progress=training.progress,
         cancelled=training.reporter.cancelled,
@@ -94,5 +94,5 @@ def documents(rows: list[dict[str, Any]], field: str) -> Iterator[Document]:
 
 def recorded_feedback(training: Training) -> list[Document]:
     """What people said is right in this field, as labelled texts."""
-    labelled = [(one, str(one.label)) for one in training.said(opinions)]
+    labelled = [(one, str(one.label)) for one in training.said(feedback_items)]
     return [Document(one.id, one.text, labels={one.field: label}) for one, label in labelled]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.problems import invalid
 from app.records.datasets import Dataset
-from app.records.feedback import Opinion, marked
+from app.records.feedback import FeedbackItem, marked
 from app.training.context import Training, check_rows, enough
 from app.training.frozen_rows import (
     PASSAGES,
@@ -66,7 +66,7 @@ def freeze(training: Training, searcher: Searcher) -> None:
         field=training.field,
         labels=dict(types.most_common()),
         about=_entities_in,
-        opinions=[_said(one) for one in training.said(marked)],
+        feedback_items=[_said(one) for one in training.said(marked)],
     )
 
 
@@ -87,7 +87,7 @@ def _marked(searcher: Searcher) -> Iterator[Query]:
             yield Query(document.id, document.text, kept, same, document.lang)
 
 
-def _said(one: Opinion) -> Query:
+def _said(one: FeedbackItem) -> Query:
     """What a person said of a text, to measure on."""
     kept = {"text": one.text, "entities": spans(one.entities or [])}
     return Query(one.id, one.text, kept, partial(_near, one.text))
@@ -107,14 +107,14 @@ def train(training: Training) -> dict[str, Any]:
     from model.provenance import digests
     from model.training.ner import train_tagger
 
-    rows, opinions = load(training)
+    rows, feedback_items = load(training)
     report = train_tagger(
         rows,
         TagTrainConfig(field=training.field, **training.options()),
         training.encoder,
         training.out,
         base=training.base,
-        opinions=opinions,
+        feedback_items=feedback_items,
         documents=digests(documents(training.work)),
         progress=training.progress,
         cancelled=training.reporter.cancelled,

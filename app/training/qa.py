@@ -77,7 +77,7 @@ def freeze(training: Training, searcher: Searcher) -> None:
         field=training.field,
         labels={},
         left_out=len(given) - len(rows),
-        opinions=list(_said(training)),
+        feedback_items=list(_said(training)),
     )
 
 
@@ -130,7 +130,7 @@ def train(training: Training) -> dict[str, Any]:
     from model.qa.rows import SpanTrainConfig
     from model.training.qa import train_span
 
-    info, (rows, opinions) = read_info(training.work), load(training)
+    info, (rows, feedback_items) = read_info(training.work), load(training)
     report = train_span(
         rows,
         SpanTrainConfig(
@@ -139,7 +139,7 @@ def train(training: Training) -> dict[str, Any]:
         training.encoder,
         training.out,
         base=training.base,
-        opinions=opinions,
+        feedback_items=feedback_items,
         documents=digests(documents(training.work)),
         progress=training.progress,
         cancelled=training.reporter.cancelled,

@@ -24,7 +24,7 @@ PROBLEM_TYPE = "application/problem+json"
 RETRIED: frozenset[Slug] = frozenset({"queue-full", "not-ready"})
 
 
-class ClientGone(Exception):
+class ClientDisconnect(Exception):
     """The client closed the connection before the answer was there."""
 
 
@@ -60,7 +60,7 @@ def problem_answer(problem: Problem, request_id: str | None, *, openai: bool) ->
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of ``work``, which is cancelled when the client leaves (:class:`ClientGone`).
+    """The result of ``work``; a client that disconnects cancels it (:class:`ClientDisconnect`).
 
     The body must have been read: what comes after it is the disconnection.
     """
@@ -69,7 +69,7 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     try:
         await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise ClientGone
+            raise ClientDisconnect
         return task.result()
     finally:
         task.cancel()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from model.labels.memory import UNLABELLED, Memory
 from model.labels.neighbours import ABSENT, SMALL, Neighbours
-from model.labels.novelty import Unlearned
+from model.labels.novelty import Novel
 
 GATE_FEATURES = 8
 NOVEL_FEATURES = 6
@@ -127,14 +127,14 @@ class Gate(nn.Module):
         return features, (NOVEL_SHARPNESS * match).softmax(-1) * (match > ABSENT)
 
     def forward(
-        self, logits: Tensor, neighbours: Neighbours, unlearned: Unlearned | None = None
+        self, logits: Tensor, neighbours: Neighbours, novel: Novel | None = None
     ) -> Mixture:
         """Head logits [b, L], neighbours over [b, U] -> probabilities [b, U], gate [b]."""
         probs, gate, head = self.known(logits, neighbours)
         plain = torch.zeros_like(gate)
-        if unlearned is not None:
-            plain = gate * unlearned.mass
-            probs = (1 - plain)[:, None] * probs + plain[:, None] * unlearned.probs
+        if novel is not None:
+            plain = gate * novel.mass
+            probs = (1 - plain)[:, None] * probs + plain[:, None] * novel.probs
             gate = plain + (1 - plain) * gate
         n = head.shape[1]
         if neighbours.probs.shape[1] == n:
@@ -153,7 +153,7 @@ def credit(
     neighbours: Neighbours,
     memory: Memory,
     n: int,
-    unlearned: Unlearned | None = None,
+    novel: Novel | None = None,
 ) -> Tensor:
     """Each hit's share [b, k] of the neighbours' part of the answer, which sums to the gate."""
     there = memory.mask & (memory.labels != UNLABELLED)
@@ -166,9 +166,9 @@ def credit(
     new = there & (memory.labels >= n)
     old = part(there & ~new, mixture.gate - mixture.novelty - mixture.plain)
     shares = old + part(new, mixture.novelty)
-    if unlearned is None:
+    if novel is None:
         return shares
-    return shares + mixture.plain[:, None] * unlearned.weights
+    return shares + mixture.plain[:, None] * novel.weights
 
 
 def sharpen(probs: Tensor, temperature: Tensor) -> Tensor:

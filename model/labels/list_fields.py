@@ -9,14 +9,14 @@ import numpy as np
 import torch
 
 from model.labels.memory import Retrieved, make_memory
-from model.labels.multilabel import SeveralModel
+from model.labels.multilabel import MultilabelModel
 from model.labels.neighbours import NEIGHBOURS, plain_vote
 from model.labels.prediction import EXACT_SHARE, Prediction, nothing
 from model.labels.query_state import QueryState, read_hits
 
 
 def by_head(
-    network: SeveralModel,
+    network: MultilabelModel,
     states: Sequence[QueryState],
     hits: Sequence[Sequence[Retrieved]],
     labels: list[str],
@@ -24,7 +24,7 @@ def by_head(
     """A field whose values are lists, by its head."""
     k = network.config.k
     base = torch.from_numpy(np.stack([state.vector for state in states]))
-    memory = make_memory(hits, labels, base.shape[1], k, several=True)
+    memory = make_memory(hits, labels, base.shape[1], k, multilabel=True)
     reading = read_hits(network, states, base, memory, len(labels))
     mixture = network.gate(reading.logits, reading.neighbours)
     weights = mixture.gate[:, None] * reading.neighbours.weights

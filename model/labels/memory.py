@@ -71,18 +71,18 @@ def make_memory(
     dim: int,
     k: int,
     *,
-    several: bool = False,
+    multilabel: bool = False,
 ) -> Memory:
     """Pad lists of hits; a hit whose label is a list counts as unlabelled.
 
-    `several`: for independent labels. `labels` of the memory are then marks [b, k, U], true where a
+    `multilabel`: independent labels. `labels` of the memory are then marks [b, k, U], true where a
     hit has the label, and a single label is a list of one.
     """
     width = min(k, max((len(row) for row in hits), default=0))
     shape = (len(hits), width)
     vectors = np.zeros((*shape, dim), dtype=np.float32)
     label = np.full(shape, UNLABELLED, dtype=np.int64)
-    marks = np.zeros((*shape, len(labels) if several else 0), dtype=bool)
+    marks = np.zeros((*shape, len(labels) if multilabel else 0), dtype=bool)
     scores = np.zeros(shape, dtype=np.float32)
     mask = np.zeros(shape, dtype=bool)
     known = np.zeros(shape, dtype=bool)
@@ -94,10 +94,10 @@ def make_memory(
             scores[i, j] = hit.score / best
             if isinstance(hit.label, str):
                 label[i, j] = position.get(hit.label, UNLABELLED)
-            if several:
+            if multilabel:
                 marks[i, j, [position[name] for name in hit.names if name in position]] = True
             if hit.vector is not None:
                 vectors[i, j] = hit.vector
                 known[i, j] = True
-    held = marks if several else label
+    held = marks if multilabel else label
     return Memory(*(torch.from_numpy(part) for part in (vectors, held, scores, mask, known)))

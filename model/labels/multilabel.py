@@ -25,7 +25,7 @@ from model.encoder.encoder import Encoder, mean_pool
 from model.labels.gate import Gate, Mixture
 from model.labels.neighbours import SMALL, Neighbours
 from model.labels.network import RetrievalAugmentedModel
-from model.labels.novelty import Unlearned
+from model.labels.novelty import Novel
 from model.training.batches import Batch, adapted
 from model.training.calibration import K_CHOICES, K_TOLERANCE, RIDGE, Evidence, minimise
 
@@ -86,7 +86,7 @@ class IndependentGate(Gate):
         return torch.where(share > 0, told, torch.zeros_like(told))
 
     def forward(
-        self, logits: Tensor, neighbours: Neighbours, unlearned: Unlearned | None = None
+        self, logits: Tensor, neighbours: Neighbours, novel: Novel | None = None
     ) -> Mixture:
         """Head logits [b, L], neighbours over [b, U] -> independent probabilities [b, U].
 
@@ -104,7 +104,7 @@ class IndependentGate(Gate):
         return Mixture(probs, of_best, novelty, torch.zeros_like(novelty))
 
 
-class SeveralModel(RetrievalAugmentedModel):
+class MultilabelModel(RetrievalAugmentedModel):
     """The network of a label field whose values are lists."""
 
     gate: IndependentGate
@@ -116,10 +116,10 @@ class SeveralModel(RetrievalAugmentedModel):
 
 def label_network(config: HeadConfig, encoder: Encoder) -> RetrievalAugmentedModel:
     """The network that a label field's configuration describes."""
-    return (SeveralModel if config.several else RetrievalAugmentedModel)(config, encoder)
+    return (MultilabelModel if config.multilabel else RetrievalAugmentedModel)(config, encoder)
 
 
-def loss_of_several(
+def multilabel_loss(
     model: RetrievalAugmentedModel, batch: Batch, config: TrainConfig, generator: torch.Generator
 ) -> Tensor:
     """As `trainer.loss_of`, with a binary loss for each label, summed over the labels of a row."""
@@ -151,7 +151,7 @@ def loss_of_several(
     return loss
 
 
-def fit_several(gate: IndependentGate, evidence: Evidence) -> None:
+def fit_multilabel(gate: IndependentGate, evidence: Evidence) -> None:
     """Fit temperatures, gate, new labels and threshold, in place, on rows not trained on."""
     truth, n = evidence.truth, evidence.logits.shape[1]
     with torch.no_grad():
@@ -214,13 +214,13 @@ def best_threshold(probs: Tensor, truth: Tensor) -> tuple[float, float]:
     return float((ranked[best] + following[best]) / 2), float(f1[best])
 
 
-def choose_k_several(gate: IndependentGate, evidence: Evidence, *, limit: int) -> int:
+def choose_k_multilabel(gate: IndependentGate, evidence: Evidence, *, limit: int) -> int:
     """As `calibration.choose_k`: the most hits that are about as likely as the best; fits."""
     trials: list[tuple[float, int, IndependentGate]] = []
     labels = evidence.logits.shape[1]
     for k in sorted({*(c for c in K_CHOICES if c < limit), limit}):
         rows, trial = evidence.first(k), IndependentGate()
-        fit_several(trial, rows)
+        fit_multilabel(trial, rows)
         with torch.no_grad():
             probs = trial(rows.logits, rows.neighbours(labels)).probs
             trials.append((float(binary_loss(probs, rows.truth).sum(-1).mean()), k, trial))
@@ -230,7 +230,7 @@ def choose_k_several(gate: IndependentGate, evidence: Evidence, *, limit: int) -
     return best
 
 
-def start_several(model: RetrievalAugmentedModel, vectors: Tensor, truth: Tensor) -> None:
+def start_multilabel(model: RetrievalAugmentedModel, vectors: Tensor, truth: Tensor) -> None:
     """Start the head at the class means around the common mean, and at how frequent labels are."""
     middle, scale = vectors.mean(0), model.log_head_scale.detach().exp()
     with torch.no_grad():

@@ -94,8 +94,8 @@ def vote(
     probabilities are the positive ones, normalised. Where a hit has several labels (marks
     [b, k, U]) each label's score is the share of its hits in all positive weight, 0 to 1.
     """
-    several = memory.labels.ndim == 3
-    has = memory.labels.any(-1) if several else memory.labels != UNLABELLED
+    multilabel = memory.labels.ndim == 3
+    has = memory.labels.any(-1) if multilabel else memory.labels != UNLABELLED
     labelled = memory.mask & has
     b, k = labelled.shape
     if k == 0:
@@ -113,7 +113,7 @@ def vote(
         system = kernel + torch.diag_embed((1 + ridge)[:, None].expand(b, k))
         right = torch.exp(scale[:, None] * (match.double() - 1)) * labelled
         solved = torch.linalg.solve(system, right[:, :, None]).squeeze(-1).float() * labelled
-    if several:
+    if multilabel:
         weights = solved.relu()
         weights = weights / weights.sum(-1, keepdim=True).clamp(min=SMALL)
         # A sum, not a product of matrices: that would be in bf16 under autocast.

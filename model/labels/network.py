@@ -66,9 +66,9 @@ class RetrievalAugmentedModel(nn.Module):
         with torch.no_grad():
             states = self.encoder.layers(lower, mask, self.first_layer, self.encoder.depth)
         base = self.encoder.pool(states, mask)
-        labels, several = self.config.labels, self.config.several
+        labels, multilabel = self.config.labels, self.config.multilabel
         memory = make_memory(
-            retrieved_docs, labels, self.encoder.dim, self.config.k, several=several
+            retrieved_docs, labels, self.encoder.dim, self.config.k, multilabel=multilabel
         )
         reading = self.read(self.adapted(lower, mask), mask, base, memory, len(labels))
         logits = reading.logits + self.wide(tokens).to(reading.logits.device)

@@ -33,7 +33,7 @@ DRAWN = 3
 """A root of the share would do as well and is too steep at 0: rounding would show in influences."""
 
 
-class Unlearned(NamedTuple):
+class Novel(NamedTuple):
     """What the plain vote says where hits are new to the head."""
 
     mass: Tensor  # [b] 1 - (1 - s)^3
@@ -65,7 +65,7 @@ def counted(memory: Memory, new: Tensor, k: int) -> Memory:
     return memory._replace(mask=memory.mask & (first | new.any(-1, keepdim=True)))
 
 
-def unlearned(base: Tensor, memory: Memory, new: Tensor, n: int) -> Unlearned | None:
+def novel(base: Tensor, memory: Memory, new: Tensor, n: int) -> Novel | None:
     """The plain vote over the head's n labels, base vectors [b, d]; None: no hit is new."""
     k = memory.mask.shape[1]
     near = memory.first(VOTING)
@@ -77,4 +77,4 @@ def unlearned(base: Tensor, memory: Memory, new: Tensor, n: int) -> Unlearned | 
     vote = plain_vote(base, near._replace(labels=labels), n)
     share = (vote.weights * new).sum(-1).clamp(max=1.0)
     mass = (1 - (1 - share) ** DRAWN) * (vote.probs.sum(-1) > SMALL)
-    return Unlearned(mass, vote.probs, F.pad(vote.weights, (0, k - near.mask.shape[1])))
+    return Novel(mass, vote.probs, F.pad(vote.weights, (0, k - near.mask.shape[1])))

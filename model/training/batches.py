@@ -96,7 +96,11 @@ def make_batch(model: RetrievalAugmentedModel, data: Prepared, rows: Sequence[in
     # All hits that came along: how many of them count is fitted afterwards.
     widest = max((len(data.hits[i]) for i in rows), default=0)
     memory = make_memory(
-        [data.hits[i] for i in rows], config.labels, encoder.dim, widest, several=config.several
+        [data.hits[i] for i in rows],
+        config.labels,
+        encoder.dim,
+        widest,
+        multilabel=config.multilabel,
     )
     memory = Memory(*(part.to(encoder.device) for part in memory))
     base = data.base[list(rows)].to(encoder.device)

@@ -14,7 +14,7 @@ from model.training.calibration import Evidence
 from model.training.evaluation import neighbours_alone
 
 
-def judge_opinions(
+def judge_feedback(
     model: RetrievalAugmentedModel,
     data: Prepared,
     rows: Sequence[int],
@@ -51,7 +51,7 @@ def judge_opinions(
     }
 
 
-def compare_opinions(
+def compare_feedback(
     metric: str,
     ours: Sequence[tuple[float, float]],
     rivals: Mapping[str, Sequence[tuple[float, float]]],

@@ -26,7 +26,7 @@ from model.training.batches import evidence_of, prepare
 from model.training.calibration import Evidence, choose_k
 from model.training.diagnosis import diagnose
 from model.training.evaluation import judge, neighbours_alone, open_book, scores
-from model.training.feedback import judge_opinions
+from model.training.feedback import judge_feedback
 from model.training.run import Run, head_config, others_of, plain_rows
 from model.training.split import Row, make_folds, plan_rows
 from model.training.trainer import Progress, TrainingCancelled
@@ -93,7 +93,7 @@ def train_head(
     *,
     base: Path | None = None,
     baseline: bool = True,
-    opinions: Sequence[Row] = (),
+    feedback_items: Sequence[Row] = (),
     documents: bytes = b"",
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
@@ -125,7 +125,7 @@ def train_head(
     head = head_config(config, labels, encoder)
     config = replace(config, layers=head.layers)
     position = {label: i for i, label in enumerate(labels)}
-    everything = [*usable, *(row for row in opinions if row.label in position)]
+    everything = [*usable, *(row for row in feedback_items if row.label in position)]
     data = prepare(
         encoder,
         [row.text for row in everything],
@@ -170,7 +170,7 @@ def train_head(
     diagnosis = diagnose(probs, evidence, measured, labels, answers)
     if asked := list(range(len(usable), len(everything))):
         before = _previous(base, run, everything, asked) if base is not None else None
-        diagnosis["feedback"] = judge_opinions(
+        diagnosis["feedback"] = judge_feedback(
             model, data, asked, k=k, hits=config.k, previous=before[0] if before else None
         )
     report = Report(

@@ -18,9 +18,9 @@ from model.labels.memory import make_memory
 from model.labels.multilabel import (
     THRESHOLD,
     IndependentGate,
-    SeveralModel,
-    choose_k_several,
-    fit_several,
+    MultilabelModel,
+    choose_k_multilabel,
+    fit_multilabel,
     marks_of,
 )
 from model.labels.neighbours import plain_vote
@@ -41,7 +41,7 @@ SHOWN = 0.02
 Sets = list[list[str]]
 
 
-def train_several(
+def train_multilabel(
     rows: Sequence[Row],
     config: TrainConfig,
     encoder: Encoder,
@@ -49,7 +49,7 @@ def train_several(
     *,
     base: Path | None = None,
     baseline: bool = True,
-    opinions: Sequence[Row] = (),
+    feedback_items: Sequence[Row] = (),
     documents: bytes = b"",
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
@@ -75,22 +75,22 @@ def train_several(
     config = config.resolved(len(plan.train))
     digest = fingerprint(config.to_json(), encoder, plain_rows(usable))
     work = open_workspace(out, digest)
-    head = head_config(config, labels, encoder, several=True)
+    head = head_config(config, labels, encoder, multilabel=True)
     config = replace(config, layers=head.layers)
     truth = marks_of(labels, [row.names for row in usable])
     hits = [row.hits[: config.k] for row in usable]
     data = prepare(encoder, [row.text for row in usable], truth, hits, config)
-    others = others_of(usable, labels, encoder, config, several=True) if config.ngrams else None
+    others = others_of(usable, labels, encoder, config, multilabel=True) if config.ngrams else None
     run = Run(head, encoder, data, config, work, others)
     # With nothing held out there is nothing else to fit the gate on.
     folds = make_folds(plan.train, max(int(config.folds or 1), 1 if plan.held else 2))
     run.count(plan.train, folds, baseline, progress, cancelled)
     parts = run.fold_by_fold(plan.train, folds)
     model, fitted = run.stage("main", plan.train, plan.held, config)
-    assert isinstance(model, SeveralModel)  # `head.several` says so
+    assert isinstance(model, MultilabelModel)  # `head.multilabel` says so
     beside = run.beside(model, plan, folds, parts)
     unseen, closed = beside.measured
-    k = choose_k_several(model.gate, beside.fitting, limit=max(config.k, 1))
+    k = choose_k_multilabel(model.gate, beside.fitting, limit=max(config.k, 1))
     evidence = unseen.first(k)
     probs, said = answers(evidence, labels, model.gate if parts else None)
     evaluated = plan.held or [i for fold in folds for i in fold]
@@ -133,17 +133,17 @@ def train_several(
         seconds=fitted.seconds,
         encoder_sha256=encoder.sha256,
         data_sha256=digest,
-        warnings=plan.warnings + _unasked(opinions),
+        warnings=plan.warnings + _unasked(feedback_items),
     )
     head = replace(head, k=k, ngrams=beside.features)
     publish(out, head, model, report, encoder, base=base, work=work, documents=documents)
     return report
 
 
-def _unasked(opinions: Sequence[Row]) -> list[str]:
-    if not opinions:
+def _unasked(feedback_items: Sequence[Row]) -> list[str]:
+    if not feedback_items:
         return []
-    return [f"{len(opinions)} recorded opinions name one label each and were not measured on"]
+    return [f"{len(feedback_items)} recorded opinions name one label each and were not measured on"]
 
 
 def answers(
@@ -164,7 +164,7 @@ def answers(
         trial = gate
         if trial is None:
             trial = IndependentGate()
-            fit_several(trial, evidence.rows(fit_on))
+            fit_multilabel(trial, evidence.rows(fit_on))
         part = evidence.rows(measure)
         with torch.no_grad():
             found = trial(part.logits, part.neighbours(n)).probs
@@ -175,7 +175,7 @@ def answers(
 def neighbours_alone(rows: Sequence[Row], base: Tensor, labels: Sequence[str], k: int) -> Sets:
     """The rows by hits alone with nothing learned: what the server does with no head."""
     hits = [row.hits for row in rows]
-    memory = make_memory(hits, labels, base.shape[1], k, several=True)
+    memory = make_memory(hits, labels, base.shape[1], k, multilabel=True)
     shares = plain_vote(base, memory, len(labels)).probs
     return [[labels[j] for j, p in enumerate(row) if p >= THRESHOLD] for row in shares.tolist()]
 

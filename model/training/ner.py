@@ -27,7 +27,7 @@ from model.ner.network import TagConfig, TagNetwork, collate
 from model.ner.rows import TagRow, TagTrainConfig
 from model.ner.tagger import Tagger
 from model.training.epochs import Losses, run_epochs
-from model.training.feedback import compare_opinions
+from model.training.feedback import compare_feedback
 from model.training.ner_examples import Prepared, padded, prepare
 from model.training.split import bucket
 from model.training.trainer import Progress, Ticker, TrainingCancelled
@@ -68,7 +68,7 @@ def train_tagger(
     *,
     base: Path | None = None,
     baseline: bool = True,
-    opinions: Sequence[TagRow] = (),
+    feedback_items: Sequence[TagRow] = (),
     documents: bytes = b"",
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
@@ -111,7 +111,7 @@ def train_tagger(
     model, state = _stage("main", head, encoder, data, config, work, ticker)
     ran = Tagger(model)
     calibration = calibrate(model, judged) if held else {}
-    asked = [*judged, *opinions]
+    asked = [*judged, *feedback_items]
     replies = {
         "on": _answers(ran, asked, closed=not config.retrieval),
         "off": _answers(ran, asked, closed=True),
@@ -140,8 +140,8 @@ def train_tagger(
             for view, theirs in rivals.items()
         },
     }
-    if opinions:
-        diagnosis["feedback"] = compare_opinions("f1", ours, rivals, len(opinions))
+    if feedback_items:
+        diagnosis["feedback"] = compare_feedback("f1", ours, rivals, len(feedback_items))
     report = TagReport(
         field=config.field,
         task=head.task,

@@ -25,7 +25,7 @@ from model.qa.metrics import f1
 from model.qa.network import FEATURES, SpanConfig, SpanNetwork, collate, shared_loss
 from model.qa.rows import SpanRow, SpanTrainConfig
 from model.training.epochs import Losses, run_epochs
-from model.training.feedback import compare_opinions
+from model.training.feedback import compare_feedback
 from model.training.qa_calibration import (
     Case,
     alone_for,
@@ -71,7 +71,7 @@ def train_span(
     out: Path,
     *,
     base: Path | None = None,
-    opinions: Sequence[SpanRow] = (),
+    feedback_items: Sequence[SpanRow] = (),
     documents: bytes = b"",
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
@@ -132,14 +132,14 @@ def train_span(
     ours = rivals.pop("given")
     paired = {view: Compared.of("f1", ours, theirs).to_json() for view, theirs in rivals.items()}
     diagnosis: dict[str, Any] = {"paired": paired}
-    if opinions:
+    if feedback_items:
         ran = SpanReader(model)
-        ours += f1_of(opinions, _given(ran, opinions), config.lang)
-        rivals["off"] += f1_of(opinions, _closed(ran, opinions), config.lang)
+        ours += f1_of(feedback_items, _given(ran, feedback_items), config.lang)
+        rivals["off"] += f1_of(feedback_items, _closed(ran, feedback_items), config.lang)
         if before is not None:
-            said = _given(SpanReader(before), opinions)
-            rivals["previous"] += f1_of(opinions, said, config.lang)
-        diagnosis["feedback"] = compare_opinions("f1", ours, rivals, len(opinions))
+            said = _given(SpanReader(before), feedback_items)
+            rivals["previous"] += f1_of(feedback_items, said, config.lang)
+        diagnosis["feedback"] = compare_feedback("f1", ours, rivals, len(feedback_items))
     report = SpanReport(
         field=config.field,
         task=head.task,

@@ -68,7 +68,7 @@ def others_of(
     encoder: Encoder,
     config: TrainConfig,
     *,
-    several: bool = False,
+    multilabel: bool = False,
 ) -> Texts:
     """The labelled hits that are none of the rows, each once; `several`: with independent labels.
 
@@ -81,12 +81,12 @@ def others_of(
         for row in rows
         for hit in row.hits
         if known.intersection(hit.names) and hit.doc_id not in ids
-        if several or not isinstance(hit.label, list)
+        if multilabel or not isinstance(hit.label, list)
     }
     kept = {text: names for text, names in found.items() if bucket(text) not in texts}
     tokens = encoder.tokenize([*kept], max_tokens=config.max_tokens, windows=config.windows)
     marks = marks_of(labels, [*kept.values()])
-    return Texts(tokens, marks if several else marks.argmax(-1))
+    return Texts(tokens, marks if multilabel else marks.argmax(-1))
 
 
 def plain_rows(rows: Sequence[Row]) -> Iterator[object]:
@@ -97,7 +97,7 @@ def plain_rows(rows: Sequence[Row]) -> Iterator[object]:
 
 
 def head_config(
-    config: TrainConfig, labels: Sequence[str], encoder: Encoder, *, several: bool = False
+    config: TrainConfig, labels: Sequence[str], encoder: Encoder, *, multilabel: bool = False
 ) -> HeadConfig:
     """The head that a run trains; `several`: with independent labels."""
     return HeadConfig(
@@ -111,7 +111,7 @@ def head_config(
         fusion_k=config.fusion_k,
         k=config.k,
         dropout=config.dropout,
-        several=several,
+        multilabel=multilabel,
         novel=NOVEL_FEATURES,
     )
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from model.config import TrainConfig, bf16_products
 from model.encoder.encoder import mean_pool
-from model.labels.multilabel import best_threshold, binary_loss, loss_of_several, start_several
+from model.labels.multilabel import best_threshold, binary_loss, multilabel_loss, start_multilabel
 from model.labels.neighbours import SMALL
 from model.labels.network import RetrievalAugmentedModel
 from model.training.batches import Batch, Prepared, adapted, epoch_batches, evidence_of, make_batch
@@ -167,8 +167,8 @@ class Stage:
     def start_head(self, data: Prepared, rows: Sequence[int]) -> None:
         """Start the head at the class means of the base vectors, around their common mean."""
         vectors, truth = data.base[list(rows)], data.truth[list(rows)]
-        if self.model.config.several:
-            start_several(self.model, vectors, truth)
+        if self.model.config.multilabel:
+            start_multilabel(self.model, vectors, truth)
             return
         middle = vectors.mean(0)
         with torch.no_grad():
@@ -246,7 +246,7 @@ class Stage:
         generator: torch.Generator,
     ) -> float:
         batch = make_batch(self.model, data, rows)
-        objective = loss_of_several if self.model.config.several else loss_of
+        objective = multilabel_loss if self.model.config.multilabel else loss_of
         with bf16_products(self.model.encoder.device):
             loss = objective(self.model, batch, config, generator)
         optimizer.zero_grad()
@@ -270,7 +270,7 @@ class Stage:
             return
         evidence, _ = evidence_of(self.model, data, held, closed_only=not config.retrieval)
         # Confidence keeps rising after accuracy has settled; errors are what counts.
-        if self.model.config.several:
+        if self.model.config.multilabel:
             probs = torch.sigmoid(evidence.logits)
             state["last"] = float(binary_loss(probs, evidence.truth).sum(-1).mean())
             wrong = 1 - best_threshold(probs, evidence.truth)[1]

@@ -21,7 +21,7 @@ ROWS = 250  # enough for the gate to tell a head that has learned from one that 
 LABELS = ("good", "bad", "very")
 PROPER = {"epochs": 16, "lr": 1e-2, "batch_size": 16}
 FEW = 36
-UNLEARNED = {"epochs": 1, "optimizer": "sgd", "lr": 1e-6, "holdout": 0.5}
+NOVEL = {"epochs": 1, "optimizer": "sgd", "lr": 1e-6, "holdout": 0.5}
 """Of few documents: neither network nor n-grams learn much."""
 PAUSE_S = 0.1  # between two questions of a client: the job has the same processor
 WAIT_S = 120.0  # for one answer: a machine that is busy with something else must not fail a build
@@ -114,7 +114,7 @@ def test_a_worse_head_is_refused_and_a_better_one_let_in(
             rest = {"filter": {"metadata.part": "rest"}}
             gone = httpx.post(f"{url}/documents:delete", json=rest, timeout=WAIT_S)
             assert gone.json()["deleted"] == ROWS - FEW
-            worse = trained(url, **UNLEARNED)
+            worse = trained(url, **NOVEL)
             post(url)
             figures = worse["gate"]
             assert not worse["activated"], worse["reason"]

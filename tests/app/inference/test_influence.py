@@ -223,7 +223,7 @@ def test_ablation_is_the_closed_book(serving: Serving, encoder: Encoder) -> None
 
 
 def test_what_retrieval_brought_is_counted() -> None:
-    from app.inference.ablation import Ablations, Closed
+    from app.inference.ablation import Ablations, ClosedBook
     from app.inference.influence import Verdict
 
     metrics = Metrics()
@@ -234,7 +234,7 @@ def test_what_retrieval_brought_is_counted() -> None:
         Verdict("b", frozenset({"b"}), {"a": 0.4, "b": 0.6}),
         Verdict(None, frozenset(), {}),
     ):
-        ablations.count("label", Closed.of(alone, on))
+        ablations.count("label", ClosedBook.of(alone, on))
     ablations.judge("label", "a", "b", "a")
     ablations.judge("label", "a", "b", "c")
     told = ablations.to_json()["label"]

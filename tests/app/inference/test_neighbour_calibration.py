@@ -15,7 +15,7 @@ from app.inference.calibration import ENOUGH, Calibration, apply, fit, fit_thres
 from index_data.documents import Document
 from model.labels.prediction import Prediction
 from tests.app.conftest import serving, state
-from tests.app.predict.test_several import FIELD, listed
+from tests.app.predict.test_multilabel import FIELD, listed
 from tests.app.tiny import documents
 
 
@@ -92,13 +92,13 @@ def test_a_threshold_is_for_lists_alone() -> None:
         "a", ["a", "b"], np.array([0.6, 0.3], np.float32), 0.6, False, 0.5, [], 1.0, False
     )
     assert tempered(told, found) is told
-    several = Prediction(
+    multilabel = Prediction(
         "a", ["a", "b"], np.array([0.6, 0.3], np.float32), 0.6, False, 0.5, [], 1.0, False, True
     )
-    assert several.answered == ["a"]
-    assert tempered(several, found).answered == ["a", "b"]
-    assert not tempered(several, found).calibrated
-    assert tempered(several, Calibration(1.0, 0.1, 60)) is several
+    assert multilabel.answered == ["a"]
+    assert tempered(multilabel, found).answered == ["a", "b"]
+    assert not tempered(multilabel, found).calibrated
+    assert tempered(multilabel, Calibration(1.0, 0.1, 60)) is multilabel
 
 
 def sweetened() -> list[Document]:

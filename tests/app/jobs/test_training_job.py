@@ -13,7 +13,7 @@ import pytest
 from app.jobs import evaluate as evaluation_job
 from app.jobs import train as training_job
 from app.jobs.job import Job
-from app.records.feedback import Feedback, Opinion
+from app.records.feedback import Feedback, FeedbackItem
 from app.records.registry import Registry
 from app.settings import Settings
 from app.training import label_rows as training_set
@@ -57,8 +57,8 @@ def test_a_run_reports_on_off_none_and_neighbours(settings: Settings) -> None:
     rows = documents(16)
     twin = replace(rows[0], id="twin", text=rows[0].text.upper())
     alone = Document(id="alone", text="one violin and one hammer", labels={"label": "lonely"})
-    several = Document(id="several", text="a list", labels={"label": ["fruit", "tool"]})
-    open_store(settings, [*rows, twin, alone, several])
+    multilabel = Document(id="several", text="a list", labels={"label": ["fruit", "tool"]})
+    open_store(settings, [*rows, twin, alone, multilabel])
     result = training_job.run(params(settings), reporter())
     metrics = result["report"]["metrics"]
     assert {"on", "off", "none", "neighbours"} <= metrics.keys()
@@ -229,7 +229,7 @@ def test_feedback_is_measured_on_and_never_trained_on(settings: Settings) -> Non
         ("of another field", "good", "mood"),
         ("wrong, but nobody says what is right", None, "label"),
     ):
-        opinion = Opinion(
+        feedback_item = FeedbackItem(
             text=text,
             field=field,
             label=label,
@@ -239,7 +239,7 @@ def test_feedback_is_measured_on_and_never_trained_on(settings: Settings) -> Non
             prediction_id=None,
             index=0,
         )
-        kept.record(opinion).result()
+        kept.record(feedback_item).result()
     store.close()
     result = training_job.run(params(settings), reporter())
     said = training_set.load_feedback(settings.store_dir / "jobs" / "job_1")

@@ -15,7 +15,7 @@ from transformers import ModernBertConfig, ModernBertModel, PreTrainedTokenizerF
 from app.settings import Settings
 from tests.app.conftest import corpus, serving, state
 from tests.app.manage.test_admin import wait
-from tests.app.predict.test_several import FIELD, listed
+from tests.app.predict.test_multilabel import FIELD, listed
 from tests.app.tiny import documents
 
 

@@ -97,11 +97,11 @@ def test_a_prediction_that_expired_is_not_found(client: TestClient) -> None:
     old = client.post("/classify", json={"input": TEXT}).json()["id"]
     state(client).predictions._limit = 1
     new = client.post("/classify", json={"input": TEXT}).json()["id"]
-    opinion = {"correct": False, "label": "praise"}
-    answer = client.post("/feedback", json={"prediction_id": old, **opinion})
+    feedback_item = {"correct": False, "label": "praise"}
+    answer = client.post("/feedback", json={"prediction_id": old, **feedback_item})
     assert answer.status_code == 404
     assert answer.json()["type"] == "/problems/not-found"
-    assert client.post("/feedback", json={"prediction_id": new, **opinion}).status_code == 201
+    assert client.post("/feedback", json={"prediction_id": new, **feedback_item}).status_code == 201
 
 
 def test_a_label_of_another_field_is_refused(client: TestClient) -> None:

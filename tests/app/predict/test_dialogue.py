@@ -75,7 +75,7 @@ def test_without_support_there_is_nothing(filled: TestClient, text: str, said: s
         item = talk(filled, text, **more)["data"][0]
         assert item["output"]["message"]["content"] == said
         assert item["abstained"] is True
-        assert item["abstained_because"] in ("no_evidence", "low_support")
+        assert item["abstain_reason"] in ("no_evidence", "low_support")
         assert item["output"]["sentences"] == []
 
 

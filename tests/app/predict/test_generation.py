@@ -112,7 +112,7 @@ def test_with_a_threshold_nothing_is_said_before_it_is_known(writing: TestClient
     found = events(writing, {**body, "params": {"max_new_tokens": 8}})
     assert [name for name, _ in found] == ["retrieval", "prediction", "done"]
     item = found[1][1]["data"][0]
-    assert (item["abstained"], item["abstained_because"]) == (True, "low_support")
+    assert (item["abstained"], item["abstain_reason"]) == (True, "low_support")
     assert item["output"]["text"] == ""
 
 

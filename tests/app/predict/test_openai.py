@@ -94,9 +94,9 @@ def test_a_streamed_chat_is_the_same_text(client: OpenAI) -> None:
 def test_completions_single_several_and_streamed(client: OpenAI) -> None:
     prompt = TICKETS["billing"][0]
     one = client.completions.create(model="footnote", prompt=prompt, max_tokens=8)
-    several = client.completions.create(model="footnote", prompt=[prompt] * 2, max_tokens=8)
-    assert [choice.index for choice in several.choices] == [0, 1]
-    assert {choice.text for choice in several.choices} == {one.choices[0].text}
+    multilabel = client.completions.create(model="footnote", prompt=[prompt] * 2, max_tokens=8)
+    assert [choice.index for choice in multilabel.choices] == [0, 1]
+    assert {choice.text for choice in multilabel.choices} == {one.choices[0].text}
     stream = client.completions.create(
         model="footnote", prompt=prompt, max_tokens=8, stream=True, stop="zq7 never"
     )

@@ -98,7 +98,7 @@ def test_abstention_withholds_the_label(filled: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "because"),
+    ("body", "abstain_reason"),
     [
         ({"input": "Where is it", "abstain": {"min_support": 1.0}}, "low_support"),
         ({"input": "Where is it", "abstain": {"min_confidence": 1.0}}, "low_confidence"),
@@ -107,15 +107,18 @@ def test_abstention_withholds_the_label(filled: TestClient) -> None:
     ],
 )
 def test_the_reason_for_giving_no_label(
-    filled: TestClient, body: dict[str, Any], because: str | None
+    filled: TestClient, body: dict[str, Any], abstain_reason: str | None
 ) -> None:
     item = classify(filled, **body)["data"][0]
-    assert (item["abstained_because"], item["abstained"]) == (because, because is not None)
+    assert (item["abstain_reason"], item["abstained"]) == (
+        abstain_reason,
+        abstain_reason is not None,
+    )
 
 
 def test_a_field_that_nothing_knows_is_told(filled: TestClient) -> None:
     answer = classify(filled, field="chaptre")
-    assert answer["data"][0]["abstained_because"] == "no_evidence"
+    assert answer["data"][0]["abstain_reason"] == "no_evidence"
     (told,) = answer["warnings"]
     assert "'chaptre'" in told
     body = {"task": "classification", "input": CHARGED, "field": "chaptre"}
@@ -129,7 +132,7 @@ def test_thresholds_of_the_server_unless_the_request_has_its_own(
     with serving(settings_for(tmp_path, min_support=0.999)) as client:
         client.post("/documents", json={"documents": corpus()})
         item = classify(client, input="Where is it")["data"][0]
-        assert item["abstained_because"] == "low_support"
+        assert item["abstain_reason"] == "low_support"
         item = classify(client, input="Where is it", abstain={"min_support": 0})["data"][0]
         assert item["label"] is not None
 
@@ -254,7 +257,7 @@ SHIP = {
 def test_a_sentence_with_entities_counts_from_the_next_request_on(client: TestClient) -> None:
     text = "\U0001f6a2 the Nautilus and more"
     before = ner(client, text)["data"][0]
-    assert (before["output"], before["abstained_because"]) == ({"entities": []}, "no_evidence")
+    assert (before["output"], before["abstain_reason"]) == ({"entities": []}, "no_evidence")
     posted = client.post("/documents", json={"documents": [SHIP]})
     assert posted.status_code == 200, posted.text
     at = {"min_sequence": posted.json()["sequence"]}

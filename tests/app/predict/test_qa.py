@@ -72,7 +72,7 @@ def test_without_its_document_there_is_less_support(asked: TestClient) -> None:
     assert gone["output"]["doc_id"] != "tool"
     if not gone["output"]["answerable"]:
         assert gone["output"]["answer"] is None
-        assert gone["abstained_because"] == "low_support"
+        assert gone["abstain_reason"] == "low_support"
 
 
 def test_a_context_is_read_instead_of_the_index(asked: TestClient) -> None:
@@ -116,7 +116,7 @@ def test_the_closed_book_has_no_answer_and_says_why(asked: TestClient) -> None:
         "answer": None, "answerable": False, "doc_id": None, "start": None, "end": None,
         "score": None, "alternatives": [], "reason": "closed_book",
     }  # fmt: skip
-    assert item["abstained_because"] == "no_evidence"
+    assert item["abstain_reason"] == "no_evidence"
     assert item["citations"] == []
 
 
@@ -134,7 +134,7 @@ def test_a_question_that_the_encoder_cannot_read_gets_no_answer(asked: TestClien
     item = predict(asked, "退款 需要 多久 呢 退 款", explain=["citations", "influence"])["data"][0]
     assert item["output"]["reason"] == "unreadable"
     assert (item["output"]["answer"], item["output"]["alternatives"]) == (None, [])
-    assert item["abstained_because"] == "no_evidence"
+    assert item["abstain_reason"] == "no_evidence"
 
 
 def test_an_empty_index_finds_nothing(asked: TestClient) -> None:
@@ -186,7 +186,7 @@ def test_thresholds_withhold_an_answer_but_show_it(asked: TestClient) -> None:
     item = predict(asked, TOOL, abstain={"min_confidence": 1.0})["data"][0]
     assert item["output"]["answer"] is None
     assert item["output"]["alternatives"][0]["answer"] == "hammer"
-    assert item["abstained_because"] == "low_confidence"
+    assert item["abstain_reason"] == "low_confidence"
 
 
 def test_the_engine_answers_in_batches_as_it_does_alone(qa_head: Path, encoder: Encoder) -> None:

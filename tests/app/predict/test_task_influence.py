@@ -192,7 +192,7 @@ def test_the_same_again_after_writes(
     for was, now in zip(before["data"], after["data"], strict=True):
         assert ("error" in was) == ("error" in now)
         if "error" not in was:
-            assert now["abstained_because"] == was["abstained_because"]
+            assert now["abstain_reason"] == was["abstain_reason"]
             ids = [[c["doc_id"] for c in item["citations"]] for item in (was, now)]
             assert ids[0] == ids[1]
     assert {k: after[k] for k in ("id", "created", "index")} == {
@@ -221,13 +221,13 @@ def test_feedback_on_answers_and_entities(server: TestClient, task: str) -> None
     assert server.post("/documents", json=tool).status_code == 200
     only = {"mode": "provided", "documents": [tool]}
     body = predict(server, task, given, retrieval=only if task == "qa" else {})
-    opinion: dict[str, Any] = {"prediction_id": body["id"], "correct": False}
+    feedback_item: dict[str, Any] = {"prediction_id": body["id"], "correct": False}
     if task == "qa":
         place = {"text": "hammer", "doc_id": "one", "start": 17, "end": 23}
-        opinion["answer"] = place
+        feedback_item["answer"] = place
     else:
-        opinion["entities"] = [{"start": 11, "end": 19, "type": "SHIP"}]
-    answer = server.post("/feedback", json=opinion)
+        feedback_item["entities"] = [{"start": 11, "end": 19, "type": "SHIP"}]
+    answer = server.post("/feedback", json=feedback_item)
     assert answer.status_code == 201, answer.text
     assert server.delete(f"/feedback/{answer.json()['id']}").status_code == 200
     # That it was right says which entities there are, or which answer is right and where.

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from app.jobs import train as training_job
 from app.records.datasets import Datasets
-from app.records.feedback import Feedback, Opinion
+from app.records.feedback import Feedback, FeedbackItem
 from app.settings import Settings
 from app.training.frozen_rows import FEEDBACK, PASSAGES, ROWS, lines, read_info
 from app.training.promotion import gate
@@ -208,8 +208,8 @@ def test_entities_are_learned_from_the_documents_that_carry_them(settings: Setti
     assert tensors(Path(given["_out"])) == kept
 
 
-def opinion(text: str, field: str, **said: Any) -> Opinion:
-    return Opinion(
+def feedback_item(text: str, field: str, **said: Any) -> FeedbackItem:
+    return FeedbackItem(
         text=text, field=field, label=None, correct=False, apply="record", predicted=None,
         prediction_id=None, index=0, **said,
     )  # fmt: skip
@@ -221,11 +221,11 @@ def test_feedback_on_entities_is_measured_on_and_counts_in_the_gate(settings: Se
     store = DocumentStore(settings.store_dir)
     kept = Feedback(store)
     for one in (
-        opinion(train[0].text.upper(), "ner", entities=[]),  # a training row
-        opinion(f"{train[1].text}.", "ner", entities=[]),  # nearly one
-        opinion(new[0]["text"], "ner", entities=[]),
-        *(opinion(row["text"], "ner", entities=row["entities"]) for row in new),
-        opinion("no one said what is right", "ner"),
+        feedback_item(train[0].text.upper(), "ner", entities=[]),  # a training row
+        feedback_item(f"{train[1].text}.", "ner", entities=[]),  # nearly one
+        feedback_item(new[0]["text"], "ner", entities=[]),
+        *(feedback_item(row["text"], "ner", entities=row["entities"]) for row in new),
+        feedback_item("no one said what is right", "ner"),
     ):
         kept.record(one).result()
     store.close()
@@ -264,7 +264,7 @@ def test_feedback_on_answers_is_measured_on_and_counts_in_the_gate(
         ("what of a text that is gone", answer | {"doc_id": "gone"}),
         ("what has no answer", {"text": "", "doc_id": None, "start": None, "end": None}),
     ):
-        kept.record(opinion(question, "qa", answer=said)).result()
+        kept.record(feedback_item(question, "qa", answer=said)).result()
     store.close()
     given = params(
         settings, "qa", _dataset=uploaded(settings, questions(30)), _base=str(qa_head), base=None,

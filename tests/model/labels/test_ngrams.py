@@ -173,7 +173,7 @@ def test_and_those_with_several_labels_where_labels_are_independent(encoder: Enc
         Retrieved(None, "a hammer", ["tools", "zoo"], 1.0, None),
     ]
     rows = [Row("a", "red apple", ["fruit"], hits)]
-    found = others_of(rows, ["fruit", "tools"], encoder, TrainConfig(), several=True)
+    found = others_of(rows, ["fruit", "tools"], encoder, TrainConfig(), multilabel=True)
     assert found.truth.tolist() == [[1, 1], [0, 1]]
     assert others_of(rows, ["fruit", "tools"], encoder, TrainConfig()).tokens == []
 

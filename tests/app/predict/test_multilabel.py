@@ -88,7 +88,7 @@ def test_training_on_lists_reports_and_is_judged(
 ) -> None:
     settings, result = trained
     report = result["report"]
-    assert result["data"]["several"]
+    assert result["data"]["multilabel"]
     assert result["data"]["rows"] == len(listed()) + 1
     assert report["metrics"].keys() == {"on", "off", "none", "neighbours"}
     said = gate(report, "if_better")
@@ -131,9 +131,9 @@ def test_a_stray_list_is_left_out() -> None:
     single = [Document(id=f"s{i}", text=f"x {i}", labels={FIELD: "a"}) for i in range(20)]
     lists = listed()[:3]
     few = training_set.labelled(iter([*single, lists[0]]), FIELD)
-    assert (len(few.documents), few.lists, few.several) == (20, 1, False)
+    assert (len(few.documents), few.lists, few.multilabel) == (20, 1, False)
     many = training_set.labelled(iter([*single, *lists]), FIELD)
-    assert (len(many.documents), many.lists, many.several) == (23, 0, True)
+    assert (len(many.documents), many.lists, many.multilabel) == (23, 0, True)
 
 
 def test_scores_are_independent_and_labels_are_those_over_the_threshold(
@@ -174,7 +174,7 @@ def test_nothing_over_the_threshold_is_no_answer(client: TestClient) -> None:
     if item["labels"]:
         item = classify(client, "and a very number", labels=["tool"])
     assert item["labels"] == []
-    assert (item["label"], item["abstained_because"]) == (None, "low_confidence")
+    assert (item["label"], item["abstain_reason"]) == (None, "low_confidence")
     assert item["scores"]
 
 
@@ -210,5 +210,5 @@ def test_a_dataset_with_lists_is_learned(
         ),
         Reporter(lambda message: None, lambda: False),
     )
-    assert result["data"]["several"]
+    assert result["data"]["multilabel"]
     assert result["report"]["labels"] == sorted(WORDS)

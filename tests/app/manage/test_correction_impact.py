@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from app.history.recent_vectors import Place, RecentVectors
 from app.manage.correction_impact import MOVED
-from app.schemas.documents import Blast, FeedbackResponse
+from app.schemas.documents import FeedbackResponse, Impact
 from tests.app.conftest import corpus, serving, state
 
 TEXT = "Where is my parcel, and who pays for it"
@@ -35,12 +35,12 @@ def ask(client: TestClient, **more: Any) -> dict[str, Any]:
     return found
 
 
-def give(client: TestClient, **body: Any) -> tuple[FeedbackResponse, Blast]:
+def give(client: TestClient, **body: Any) -> tuple[FeedbackResponse, Impact]:
     answer = client.post("/feedback", json=body)
     assert answer.is_success, answer.text
     given = FeedbackResponse.model_validate(answer.json())
-    assert given.blast is not None
-    return given, given.blast
+    assert given.impact is not None
+    return given, given.impact
 
 
 @pytest.mark.parametrize("method", ["hybrid", "bm25"])
@@ -57,7 +57,7 @@ def test_what_is_foretold_is_what_happens(client: TestClient, method: str) -> No
     for was, now in zip(before["data"], again, strict=True):
         assert was["label"] == now["label"]
         assert was["confidence"] == pytest.approx(now["confidence"], abs=1e-5)
-    given, told = give(client, **CORRECTION, blast=True)
+    given, told = give(client, **CORRECTION, impact=True)
     assert (told.checked, told.of) == (2 * len(ASKED), 2 * len(ASKED))
     assert foretold.checked == foretold.of == len(ASKED)
     assert given.after is not None
@@ -70,46 +70,46 @@ def test_what_is_foretold_is_what_happens(client: TestClient, method: str) -> No
     }
     assert 0 in expected
     assert len(expected) < len(ASKED)
-    for blast, times in ((foretold, 1), (told, 2)):
-        first = [one for one in blast.changed if one.prediction_id == before["id"]]
+    for impact, times in ((foretold, 1), (told, 2)):
+        first = [one for one in impact.changed if one.prediction_id == before["id"]]
         assert {one.index for one in first} == set(expected)
-        assert len(blast.changed) == times * len(expected)
+        assert len(impact.changed) == times * len(expected)
         for one in first:
             was, now = expected[one.index]
             assert (one.before.label, one.after.label) == (was["label"], now["label"])
             assert one.before.confidence == pytest.approx(was["confidence"], abs=1e-5)
             assert one.after.confidence == pytest.approx(now["confidence"], abs=1e-5)
-        relabelled = [one.before.label != one.after.label for one in blast.changed]
+        relabelled = [one.before.label != one.after.label for one in impact.changed]
         assert relabelled == sorted(relabelled, reverse=True)
 
 
 def test_only_what_is_asked_for_is_worked_out(client: TestClient) -> None:
     ask(client)
     plain = client.post("/feedback", json=CORRECTION).json()
-    assert plain["blast"] is None
-    without = client.post("/feedback", json={**CORRECTION, "preview": True, "blast": False}).json()
-    assert without["blast"] is None
+    assert plain["impact"] is None
+    without = client.post("/feedback", json={**CORRECTION, "preview": True, "impact": False}).json()
+    assert without["impact"] is None
     assert without["after"]["label"] == "praise"
-    _, again = give(client, **CORRECTION, blast=True)
+    _, again = give(client, **CORRECTION, impact=True)
     assert again.changed == []  # it stands already
-    refused = client.post("/feedback", json={**CORRECTION, "apply": "record", "blast": True})
+    refused = client.post("/feedback", json={**CORRECTION, "apply": "record", "impact": True})
     assert refused.status_code == 422
-    assert refused.json()["errors"][0]["pointer"] == "#/blast"
+    assert refused.json()["errors"][0]["pointer"] == "#/impact"
 
 
 def test_the_nearest_are_checked_and_the_erased_are_not(tmp_path: Path, settings_for: Any) -> None:
-    with serving(settings_for(tmp_path, blast_checked=2)) as client:
+    with serving(settings_for(tmp_path, impact_checked=2)) as client:
         client.post("/documents", json={"documents": corpus()})
         ask(client)
         ask(client)
-        _, blast = give(client, **CORRECTION, preview=True)
-        assert (blast.checked, blast.of) == (4, 2 * len(ASKED))  # two texts, each asked twice
-        assert 0 in {one.index for one in blast.changed}
+        _, impact = give(client, **CORRECTION, preview=True)
+        assert (impact.checked, impact.of) == (4, 2 * len(ASKED))  # two texts, each asked twice
+        assert 0 in {one.index for one in impact.changed}
         made = client.post("/feedback", json=CORRECTION).json()
         erased = client.delete(f"/documents/{made['doc_id']}?erase=true")
         assert erased.json()["receipt"]["predictions"]["memory"] == 2
-        _, blast = give(client, **CORRECTION, preview=True)
-        assert (blast.checked, blast.of) == (0, 0)  # the predictions had that text among others
+        _, impact = give(client, **CORRECTION, preview=True)
+        assert (impact.checked, impact.of) == (0, 0)  # the predictions had that text among others
 
 
 def test_vectors_are_bounded_and_of_one_encoder() -> None:
@@ -184,7 +184,7 @@ def test_answers_are_kept_with_where_they_stand(client: TestClient) -> None:
         ({"entities": [LISBON, {**ANA, "end": 19}]}, "#/entities/0/start"),
         ({"entities": [{**ANA, "type": "a\nb"}]}, "#/entities/0/type"),
         ({"entities": [{**ANA, "start": -1}]}, "#/entities/0/start"),
-        ({"entities": [ANA], "blast": True, "apply": "index"}, "#/blast"),
+        ({"entities": [ANA], "impact": True, "apply": "index"}, "#/impact"),
         ({"answer": {"text": "Ana", "start": 11}}, "#/answer/end"),
         ({"answer": {"text": "Ann", "start": 11, "end": 14}}, "#/answer/text"),
         ({"answer": {"text": "Ana", "start": 14, "end": 11}}, "#/answer/end"),

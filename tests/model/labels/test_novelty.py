@@ -15,7 +15,7 @@ from model.encoder.encoder import Encoder
 from model.labels.gate import Gate, Mixture
 from model.labels.memory import Retrieved, make_memory
 from model.labels.neighbours import plain_vote
-from model.labels.novelty import COUNTED, VOTING, counted, is_new, unlearned
+from model.labels.novelty import COUNTED, VOTING, counted, is_new, novel
 from model.labels.prediction import Prediction
 from model.provenance import TrainedOn, digests
 from model.reader import Reader
@@ -119,7 +119,7 @@ def test_no_further_than_the_gate_trusts_neighbours(encoder: Encoder, rows: list
     base = torch.from_numpy(encoder.encode([row.text]))
     memory = make_memory([row.hits], LABELS, encoder.dim, 6)
     vote = plain_vote(base, memory, 3)
-    found = unlearned(base, memory, torch.ones(1, 6, dtype=torch.bool), 3)
+    found = novel(base, memory, torch.ones(1, 6, dtype=torch.bool), 3)
     assert found is not None
     assert found.mass.item() == pytest.approx(1.0, abs=1e-5)
     gate = Gate().requires_grad_(False)
@@ -138,7 +138,7 @@ def test_new_documents_with_new_labels_are_left_to_the_gate_for_those(
     hits = [correction(encoder, "apple crow", "zoo"), *rows[0].hits]
     memory = make_memory([hits], [*LABELS, "zoo"], encoder.dim, 7)
     new = torch.tensor([[True] + [False] * 6])
-    assert unlearned(base, memory, new, 3) is None
+    assert novel(base, memory, new, 3) is None
 
 
 def test_only_the_nearest_vote(encoder: Encoder, rows: list[Row]) -> None:
@@ -147,9 +147,9 @@ def test_only_the_nearest_vote(encoder: Encoder, rows: list[Row]) -> None:
     memory = make_memory([hits], LABELS, encoder.dim, 24)
     far = torch.zeros(1, 24, dtype=torch.bool)
     far[0, VOTING:] = True
-    assert unlearned(base, memory, far, 3) is None
+    assert novel(base, memory, far, 3) is None
     far[0, 0] = True
-    found = unlearned(base, memory, far, 3)
+    found = novel(base, memory, far, 3)
     assert found is not None
     assert found.weights.shape == (1, 24)
     assert not found.weights[0, VOTING:].any()

@@ -19,7 +19,7 @@ from model.labels.multilabel import (
     IndependentGate,
     best_threshold,
     binary_loss,
-    fit_several,
+    fit_multilabel,
     marks_of,
 )
 from model.labels.neighbours import plain_vote
@@ -27,7 +27,7 @@ from model.labels.prediction import Prediction
 from model.reader import Reader
 from model.training.calibration import Evidence
 from model.training.labels import TrainingRefused
-from model.training.multilabel import train_several
+from model.training.multilabel import train_multilabel
 from model.training.multilabel_metrics import row_f1, set_scores
 from model.training.split import Row, plan_rows
 from tests.model.conftest import FILLERS, TOPICS
@@ -77,7 +77,7 @@ def checkpoint(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     out = tmp_path_factory.mktemp("several") / "m"
-    train_several(lists, config, encoder, out)
+    train_multilabel(lists, config, encoder, out)
     return out
 
 
@@ -91,18 +91,18 @@ def test_shares_are_those_of_the_single_label_vote(encoder: Encoder, rows: list[
     """With one label a hit, no signs to cancel and weights of one sign, they are one vote."""
     hits = [row.hits for row in rows[:10]]
     base = torch.from_numpy(encoder.encode([row.text for row in rows[:10]]))
-    several = plain_vote(base, make_memory(hits, LABELS, 32, 6, several=True), 3)
+    multilabel = plain_vote(base, make_memory(hits, LABELS, 32, 6, multilabel=True), 3)
     weights = plain_vote(base, make_memory(hits, LABELS, 32, 6), 3).weights
-    assert torch.allclose(several.weights, weights, atol=1e-6)
-    assert torch.allclose(several.probs.sum(-1), torch.ones(10), atol=1e-5)
+    assert torch.allclose(multilabel.weights, weights, atol=1e-6)
+    assert torch.allclose(multilabel.probs.sum(-1), torch.ones(10), atol=1e-5)
     both = [[replace(hit, label=LABELS) for hit in row] for row in hits]
-    said = plain_vote(base, make_memory(both, LABELS, 32, 6, several=True), 3)
+    said = plain_vote(base, make_memory(both, LABELS, 32, 6, multilabel=True), 3)
     assert torch.allclose(said.probs, torch.ones(10, 3), atol=1e-5)
 
 
 def test_nothing_found_leaves_the_head_alone() -> None:
     gate, logits = IndependentGate(), torch.tensor([[2.0, -2.0]])
-    memory = make_memory([[]], ["a", "b"], 4, 3, several=True)
+    memory = make_memory([[]], ["a", "b"], 4, 3, multilabel=True)
     answer = gate(logits, plain_vote(torch.zeros(1, 4), memory, 2))
     assert torch.allclose(answer.probs, torch.sigmoid(logits), atol=1e-5)
     assert answer.gate.tolist() == [0.0]
@@ -137,7 +137,7 @@ def test_fitting_makes_overconfident_logits_probable() -> None:
     nothing = torch.zeros(400, 0)
     evidence = Evidence(5 * honest, nothing, nothing, empty, truth, torch.ones(400, 2))
     gate = IndependentGate()
-    fit_several(gate, evidence)
+    fit_multilabel(gate, evidence)
     with torch.no_grad():
         probs = gate(evidence.logits, evidence.neighbours(4)).probs
     fitted = float(binary_loss(probs, truth).mean())
@@ -222,29 +222,29 @@ def test_folds_and_a_base(
     encoder: Encoder, lists: list[Row], config: TrainConfig, checkpoint: Path, tmp_path: Path
 ) -> None:
     small = replace(config, holdout=0.0, folds=2, epochs=2)
-    report = train_several(
+    report = train_multilabel(
         lists[:60], small, encoder, tmp_path / "f", base=checkpoint, baseline=False
     )
     assert report.evaluated_on == "out-of-fold"
     assert set(report.metrics) == {"on", "off", "neighbours", "previous"}
     other = replace(small, field="other", folds=1, epochs=1, holdout=0.2)
-    train_several(lists[:60], other, encoder, tmp_path / "g", base=checkpoint, baseline=False)
+    train_multilabel(lists[:60], other, encoder, tmp_path / "g", base=checkpoint, baseline=False)
     for name in ("model.safetensors", "config.json", "report.json"):
         file = Path(head_folder("label")) / name
         assert (checkpoint / file).read_bytes() == (tmp_path / "g" / file).read_bytes()
 
 
 def test_configurations() -> None:
-    several = HeadConfig("label", ("b", "a"), "0" * 64, several=True)
-    assert HeadConfig.from_json(json.loads(json.dumps(several.to_json()))) == several
+    multilabel = HeadConfig("label", ("b", "a"), "0" * 64, multilabel=True)
+    assert HeadConfig.from_json(json.loads(json.dumps(multilabel.to_json()))) == multilabel
     single = HeadConfig("label", ("b", "a"), "0" * 64)
-    assert "several" not in single.to_json()  # the file of a head with one label is as it was
+    assert "multilabel" not in single.to_json()  # the file of a head with one label is as it was
 
 
 def test_refusals(encoder: Encoder, config: TrainConfig, tmp_path: Path) -> None:
     rows = [Row("1", "apple", ["fruit"]), Row("2", "pear", ["fruit"]), Row("3", "saw", [])]
     with pytest.raises(TrainingRefused, match="1 labels"):
-        train_several(rows, config, encoder, tmp_path / "m")
+        train_multilabel(rows, config, encoder, tmp_path / "m")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -252,6 +252,6 @@ def test_with_nothing_held_out_the_gate_is_fitted_out_of_fold(
     encoder: Encoder, lists: list[Row], config: TrainConfig, tmp_path: Path
 ) -> None:
     small = replace(config, holdout=0.0, folds=1, epochs=1)
-    report = train_several(lists[:30], small, encoder, tmp_path / "m", baseline=False)
+    report = train_multilabel(lists[:30], small, encoder, tmp_path / "m", baseline=False)
     assert report.evaluated_on == "out-of-fold"
     assert report.metrics["on"]["rows"] == 30
