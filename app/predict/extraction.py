@@ -21,7 +21,7 @@ from index_data.text.passages import sentences
 MOST_SENTENCES = 64  # that are compared, of the best passages
 QUOTED = 3
 NEAR = 0.85  # of the best sentence's relevance, for another one to be quoted with it
-# Under which nothing is quoted: `python -m benchmarks.dialogue relevance`, in docs/log.md.
+# Under which nothing is quoted: `python -m benchmarks.dialogue relevance`, in docs/decisions/.
 RELEVANT = 0.43
 HELD = 0.4  # share of the turns' words in the passage, where there are no vectors to compare
 _CLAUSE = re.compile(r"[。！？；，…!?;,]+")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from index_data.search.searcher import Searcher
 
 SENTIMENT_LAYERS: Final = 6
-"""Adapted from the top: what sentiment hangs on lies further down than topics (docs/log.md)."""
+"""Adapted from the top: what sentiment hangs on lies further down than topics (docs/decisions/)."""
 
 
 def check_index(searcher: Searcher, field: str) -> None:
