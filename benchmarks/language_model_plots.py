@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.plots import COLOURS, Row, forest, svg, text
+from benchmarks.tools.plots import COLOURS, Row, forest, svg, text
 
 MEAN = 20
 

@@ -29,7 +29,11 @@ LOCKS = {
 # The package index's own Linux build of PyTorch brings the CUDA libraries with it. The build for
 # the CPU has the version's "+cpu" form and lies on PyTorch's own index.
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-SIZES = {"cpu": "about 190 MB", "cuda": "several GB with CUDA libraries", "plain": "about 80 MB"}
+SIZES = {
+    "cpu": "about 190 MB to download",
+    "cuda": "with the CUDA libraries, 4.6 GB on the disk",
+    "plain": "about 80 MB to download",
+}
 # A closed network may swallow a connection: so long for one connection, and for the whole question.
 CONNECT_S, ASK_S = 5, 30
 
