@@ -28,7 +28,6 @@ from app.predict.extraction import RELEVANT, relevance
 from app.predict.grounding import Query
 from benchmarks.data import rows
 from benchmarks.dialogue import answers as dialogue_answers
-from benchmarks.tools.plots import Row, forest
 from index_data.documents import Document
 from index_data.search.searcher import Searcher
 from index_data.segment.segment import segment_of
@@ -178,8 +177,10 @@ def answers(part: str, turns: int) -> dict[str, Any]:
     return found
 
 
-def plot(figures: dict[str, Any]) -> str:
+def plot(figures: dict[str, Any], path: Path) -> None:
     """Of `answers`: knowledge F1 against each baseline, with its interval."""
+    from benchmarks.tools.plots import Row, forest, save  # matplotlib: for plots alone
+
     drawn: list[Row] = []
     for name, title in (("cmu_dog", "CMU DoG"), ("kdconv", "KdConv, travel")):
         for way, against in figures[name]["served_minus"].items():
@@ -188,12 +189,13 @@ def plot(figures: dict[str, Any]) -> str:
                 (f"{title}: as served - the {way} sentence of the best hit", value, low, high)
             )
     turns = figures["cmu_dog"]["turns"]
-    return forest(
+    figure = forest(
         f"Dialogue without a generator: knowledge F1 ({figures['part']}, {turns} turns of each)",
         drawn,
         "points, 95 % interval over turns; above 0: better",
         higher_is_better=True,
     )
+    save(figure, path)
 
 
 def main() -> None:
@@ -206,7 +208,7 @@ def main() -> None:
     if given.what == "answers":
         figures = answers(given.part, given.turns)
         if given.plot is not None:
-            given.plot.write_text(plot(figures), encoding="utf-8")
+            plot(figures, given.plot)
     else:
         figures = history() if given.what == "history" else relevances()
     print(json.dumps(figures, ensure_ascii=False))

@@ -1,62 +1,66 @@
-"""Plots as SVG files: figures with their intervals, a dot and a line a row."""
+"""Plots as SVG files by matplotlib (the extra `bench`)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-WIDTH, LEFT, RIGHT, ROW, TOP = 860, 430, 120, 20, 46
-COLOURS = ("#1f5fa8", "#c4531b", "#2b8a3e", "#7048a8", "#8a6d1d", "#b02a5b", "#4a5568")
-STYLE = "font-family:sans-serif;font-size:12px;fill:#222"
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+WIDTH, ROW = 11.0, 0.27  # inches
+BETTER, WORSE, EQUAL = "#1f5fa8", "#c4531b", "#777777"
 Row = tuple[str, float, float, float]
+# The same report gives the same file: ids from a fixed salt, text as text.
+mpl.rcParams.update({"svg.hashsalt": "footnote", "svg.fonttype": "none", "font.size": 9})
 
 
-def forest(title: str, rows: Sequence[Row], unit: str, *, higher_is_better: bool = False) -> str:
+def blank(title: str, height: float) -> tuple[Figure, Axes]:
+    """A new figure so many inches high, and its axes, which have a left and a lower line."""
+    figure = Figure((WIDTH, height), layout="constrained")
+    axes: Axes = figure.subplots()
+    axes.set_title(title, loc="left", fontweight="bold")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def forest(title: str, rows: Sequence[Row], unit: str, *, higher_is_better: bool = False) -> Figure:
     """A dot and an interval a row: name, value, low, high; the line at 0 is no difference.
 
-    Blue: surely better than no difference, orange: surely worse.
+    Blue: the whole interval is better than no difference, orange: worse.
     """
-    low = min([0.0, *(row[2] for row in rows)])
-    high = max([0.0, *(row[3] for row in rows)])
-    room = WIDTH - LEFT - RIGHT
-    span = (high - low) or 1.0
-
-    def x(value: float) -> float:
-        return LEFT + room * (value - low) / span
-
-    height = TOP + ROW * len(rows) + 24
-    parts = [text(8, 20, title, weight="bold"), text(8, 36, unit)]
-    parts.append(
-        f'<line x1="{x(0):.1f}" x2="{x(0):.1f}" y1="{TOP - 6}" y2="{height - 20}" '
-        'stroke="#888" stroke-dasharray="3 3"/>'
-    )
-    for i, (name, value, least, most) in enumerate(rows):
-        y = TOP + ROW * i + 8
-        above, below = least > 0, most < 0
-        better, worse = (above, below) if higher_is_better else (below, above)
-        colour = COLOURS[0] if better else COLOURS[1] if worse else "#777"
-        parts.append(text(8, y + 4, name))
-        parts.append(
-            f'<line x1="{x(least):.1f}" x2="{x(most):.1f}" y1="{y}" y2="{y}" '
-            f'stroke="{colour}" stroke-width="2"/>'
-            f'<circle cx="{x(value):.1f}" cy="{y}" r="4" fill="{colour}"/>'
-        )
-        parts.append(text(WIDTH - RIGHT + 8, y + 4, f"{value:+.2f} [{least:+.2f}, {most:+.2f}]"))
-    return svg(height, parts)
+    figure, left = blank(title, 1.0 + ROW * len(rows))
+    left.axvline(0, color="#888888", linestyle="--", linewidth=1)
+    for y, (_, value, low, high) in enumerate(rows):
+        better, worse = (low > 0, high < 0) if higher_is_better else (high < 0, low > 0)
+        colour = BETTER if better else WORSE if worse else EQUAL
+        left.plot([low, high], [y, y], color=colour, linewidth=2)
+        left.plot([value], [y], "o", color=colour)
+    right = left.twinx()  # the numbers, at the right of their rows
+    for side, labels in (
+        (left, [name for name, *_ in rows]),
+        (right, [f"{value:+.2f} [{low:+.2f}, {high:+.2f}]" for _, value, low, high in rows]),
+    ):
+        side.set_ylim(len(rows) - 0.5, -0.5)
+        side.set_yticks(range(len(rows)), labels)
+        side.tick_params(axis="y", length=0)
+    right.spines[:].set_visible(False)
+    left.set_xlabel(unit)
+    return figure
 
 
-def text(x: float, y: float, said: str, weight: str = "normal", colour: str = "#222") -> str:
-    """A line of text at a place in pixels, escaped."""
-    return (
-        f'<text x="{x}" y="{y}" style="{STYLE};font-weight:{weight};fill:{colour}">'
-        f"{escape(said)}</text>"
-    )
+def curves(title: str, lines: Mapping[str, Sequence[tuple[float, float]]], unit: str) -> Figure:
+    """Points (x, y) joined by a line, one line a name; `unit` is that of x."""
+    figure, axes = blank(title, 4.5)
+    for name, points in sorted(lines.items()):
+        axes.plot([x for x, _ in points], [y for _, y in points], label=name)
+    if lines:
+        axes.legend(frameon=False)
+    axes.set_xlabel(unit)
+    return figure
 
 
-def svg(height: int, parts: Sequence[str]) -> str:
-    """A whole file of such parts, so many pixels high."""
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH + 80} {height}" '
-        f'width="{WIDTH + 80}" height="{height}">'
-        f'<rect width="100%" height="100%" fill="#fff"/>{"".join(parts)}</svg>\n'
-    )
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as SVG, without the date."""
+    figure.savefig(path, format="svg", metadata={"Date": None})
