@@ -151,11 +151,8 @@ def evaluate(name: str, given: argparse.Namespace, encoder: Encoder) -> dict[str
 
         for method in (*METHODS, "served"):
             ranks = [[hit.doc_id for hit in search(r, method=method)] for r in everything]
-            places = list(zip([number[r["context"]] for r in everything], ranks, strict=True))
-            result[f"recall, {method}"] = {
-                f"@{k}": round(100 * float(np.mean([own in found[:k] for own, found in places])), 2)
-                for k in (1, K)
-            }
+            paragraphs = [number[r["context"]] for r in everything]
+            result[f"recall, {method}"] = recall(paragraphs, ranks)
         report("retrieval", result)
         if given.retrieval:
             store.close()
@@ -183,22 +180,41 @@ def evaluate(name: str, given: argparse.Namespace, encoder: Encoder) -> dict[str
     found = found[: len(few)]
     result["off"] = quality(closed, part, lang)
     missed = answers(reader, gone)
-    correct, both = right(found, few, lang), [*found, *missed]
+    result["unanswerable"] = unanswerable(found, missed, few, lang)
+    result["single passage"] = single(reader, few, gone)
+    result["seconds"] = round(time.perf_counter() - began, 1)
+    return result
+
+
+def recall(own: Sequence[str], ranks: Sequence[Sequence[str]]) -> dict[str, float]:
+    """The percentage of questions whose own paragraph is first, and is among the first K."""
+    places = list(zip(own, ranks, strict=True))
+    return {
+        f"@{k}": round(100 * float(np.mean([one in found[:k] for one, found in places])), 2)
+        for k in (1, K)
+    }
+
+
+def unanswerable(
+    found: Sequence[SpanAnswer],
+    missed: Sequence[SpanAnswer],
+    raw: Sequence[dict[str, Any]],
+    lang: str,
+) -> dict[str, Any]:
+    """How well it is told that the paragraph is gone; `found` and `missed` are of the same rows."""
+    correct, both = right(found, raw, lang), [*found, *missed]
     present = [True] * len(found) + [False] * len(missed)
     support, confidence = ([a.support for a in both], [a.confidence for a in both])
     held, lost = support[: len(found)], support[len(found) :]
-    result["unanswerable"] = {
-        "questions": len(few),
+    return {
+        "questions": len(raw),
         "auroc": round(auroc(held, lost), 4),
         "answerable_when_there": round(float(np.mean([a.answerable for a in found])), 4),
         "answerable_when_gone": round(float(np.mean([a.answerable for a in missed])), 4),
         "ece of support": round(calibration_gap(support, present), 4),
-        "ece": round(calibration_gap(confidence, correct + right(missed, few, lang)), 4),
+        "ece": round(calibration_gap(confidence, correct + right(missed, raw, lang)), 4),
         "ece_when_there": round(calibration_gap(confidence[: len(found)], correct), 4),
     }
-    result["single passage"] = single(reader, few, gone)
-    result["seconds"] = round(time.perf_counter() - began, 1)
-    return result
 
 
 def single(
