@@ -6,7 +6,7 @@
 #     -v footnote-store:/data/store -v footnote-checkpoints:/data/checkpoints footnote
 
 FROM python:3.11-slim AS build
-ARG TORCH=cpu
+ARG TORCH=auto
 ENV PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 # The packages first: a change of Footnote's own code leaves this layer as it is.

@@ -62,9 +62,9 @@ setup-bench: ## set up what the benchmarks compare with
 
 .PHONY: bench-help
 bench-help: ## the benchmarks, each with its command
-	@for file in benchmarks/[a-z]*.py; do \
+	@for file in benchmarks/[a-z]*.py benchmarks/*/__main__.py; do \
 	  if grep -q '^if __name__ == "__main__"' $$file; then \
-	    name=$$(basename $$file .py); \
+	    name=$$(basename $${file%/__main__.py} .py); \
 	    printf "  python -m benchmarks.%-16s %s\n" $$name \
 	      "$$(sed -n '1s/^"""\(.*[^"]\)\("""\)\{0,1\}$$/\1/p' $$file)"; \
 	  fi; \

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.classification_data import Split, load
+from benchmarks.data.classification import Split, load
 from index_data.documents import normalise
 from model.encoder.encoder import Encoder
 from model.metrics import auroc

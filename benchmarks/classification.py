@@ -23,17 +23,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.classification_data import Example, Split, load, neighbours, to_rows
-from benchmarks.classification_peers import frozen, tfidf
-from benchmarks.progress import Line
+from benchmarks.data.classification import Example, Split, load, neighbours, to_rows
+from benchmarks.peers.classification import frozen, tfidf
+from benchmarks.tools.folders import RUNS
+from benchmarks.tools.progress import Line
+from benchmarks.tools.statistics import paired_interval
 from model.encoder.encoder import Encoder
 from model.labels.memory import Retrieved
 from model.labels.prediction import Prediction
-from model.metrics import accuracy, auroc, calibration_error, macro_f1, paired_interval
+from model.metrics import accuracy, auroc, calibration_error, macro_f1
 from model.reader import Reader
 from model.training.labels import TrainConfig, train_head
 
-RUNS = Path(__file__).parent / "runs"
 K = 48
 FIELD = "label"
 FEW_SHOT_TEST = 2000

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from benchmarks.serving import Server
+from benchmarks.serving.server import Server
 from index_data.sample import helpdesk
 
 KINDS: dict[str, list[str]] = {

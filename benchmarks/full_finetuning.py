@@ -11,7 +11,6 @@ import argparse
 import gzip
 import importlib.util
 import json
-import os
 import random
 import time
 from pathlib import Path
@@ -22,13 +21,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer
 
-RUNS = Path(__file__).parent / "runs" / "full_finetuning.jsonl"
-DATA = Path(os.environ.get("FOOTNOTE_DATA", Path(__file__).parents[1].parent / "shared" / "data"))
+from benchmarks.tools.folders import RUNS, data_folder
+
+REPORT = RUNS / "full_finetuning.jsonl"
 
 
 def rows(name: str, split: str) -> tuple[list[str], list[str]]:
     """Texts and labels of one split."""
-    with gzip.open(DATA / name / f"{split}.jsonl.gz", "rt", encoding="utf-8") as lines:
+    with gzip.open(data_folder() / name / f"{split}.jsonl.gz", "rt", encoding="utf-8") as lines:
         parsed = [json.loads(line) for line in lines]
     return [row["text"] for row in parsed], [str(row["label"]) for row in parsed]
 
@@ -133,15 +133,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    RUNS.parent.mkdir(exist_ok=True)
-    known = [json.loads(line) for line in RUNS.open()] if RUNS.exists() else []
+    RUNS.mkdir(exist_ok=True)
+    known = [json.loads(line) for line in REPORT.open()] if REPORT.exists() else []
     done = {row["seed"]: row for row in known if row["data"] == arguments.data}
     for seed in range(arguments.seeds):
         if seed not in done:
             done[seed] = run(
                 arguments.data, seed, arguments.epochs, arguments.lr, arguments.max_tokens
             )
-            with RUNS.open("a") as out:
+            with REPORT.open("a") as out:
                 out.write(json.dumps(done[seed]) + "\n")
     accuracies = [done[seed]["accuracy"] for seed in range(arguments.seeds)]
     rate = sum(done[s]["tokens_per_s"] for s in range(arguments.seeds)) / arguments.seeds

@@ -32,8 +32,9 @@ from app.inference.generator_engine import GeneratorEngine
 from app.inference.loading import generator_threads, set_threads
 from app.inference.writer import Piece
 from app.settings import Settings
-from benchmarks.load import post_bytes, run_load
-from benchmarks.serving import RUNS, Server, running, timed
+from benchmarks.serving.server import Server, running, timed
+from benchmarks.tools.folders import RUNS
+from benchmarks.tools.load import post_bytes, run_load
 from index_data.sample import helpdesk
 from model.config import pick_dtype
 from model.library import quiet

@@ -8,37 +8,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.plots import COLOURS, Row, forest, svg, text
+from benchmarks.tools.plots import Row, curves, forest, save
 
 MEAN = 20
-
-
-def curves(title: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """The loss over compute, a line a model."""
-    points = [point for line in lines.values() for point in line]
-    if not points:
-        return svg(60, [text(8, 20, title, weight="bold"), text(8, 40, "no points")])
-    right = max(p[0] for p in points) or 1.0
-    low, high = min(p[1] for p in points), max(p[1] for p in points)
-    high = high if high > low else low + 1.0
-
-    def place(x: float, y: float) -> str:
-        return f"{60 + 620 * x / right:.1f},{40 + 300 * (high - y) / (high - low):.1f}"
-
-    parts = [text(8, 20, title, weight="bold")]
-    parts += [text(8, 44, f"{high:.2f}"), text(8, 344, f"{low:.2f}")]
-    parts.append(text(560, 366, f"{right:.3g} PFLOP"))
-    for i, (name, line) in enumerate(sorted(lines.items())):
-        colour = COLOURS[i % len(COLOURS)]
-        drawn = " ".join(place(x, y) for x, y in line)
-        parts.append(f'<polyline points="{drawn}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts.append(text(690, 56 + 18 * i, name, colour=colour))
-    return svg(380, parts)
 
 
 def comparison_rows(report: Mapping[str, Any], model: str, kind: str) -> list[Row]:
@@ -101,11 +78,11 @@ def main() -> None:
         "curves": curves(
             f"loss in training (nats a token, mean of {MEAN} points) over compute",
             {m: curve_points(given.folder, m) for m in report["models"]},
+            "PFLOP",
         ),
     }
     for name, plot in drawn.items():
-        path = given.out / f"language-model-{name}.svg"
-        path.write_text(plot, encoding="utf-8")
+        save(plot, given.out / f"language-model-{name}.svg")
     print(json.dumps([f"language-model-{name}.svg" for name in drawn]))
 
 

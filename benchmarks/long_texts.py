@@ -24,22 +24,23 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
 
-from benchmarks.classification import RUNS, finished, plain
-from benchmarks.classification_data import Example, Split, neighbours, read, with_vectors
-from benchmarks.classification_peers import tfidf
-from benchmarks.progress import Line
+from benchmarks.classification import finished, plain
+from benchmarks.data.classification import Example, Split, neighbours, read, with_vectors
+from benchmarks.peers.classification import tfidf
+from benchmarks.tools.folders import RUNS, SHIPPED
+from benchmarks.tools.progress import Line
+from benchmarks.tools.statistics import paired_interval
 from index_data.documents import normalise
 from model.config import bf16_products
 from model.encoder.encoder import Encoder
 from model.encoder.windows import split_windows
 from model.labels.memory import Retrieved
-from model.metrics import accuracy, calibration_error, paired_interval
+from model.metrics import accuracy, calibration_error
 from model.reader import Reader
 from model.training.labels import Row, TrainConfig, train_head
 
@@ -180,8 +181,7 @@ def untrained(options: argparse.Namespace, encoder: Encoder) -> dict[str, Any]:
     """
     _, test = load(encoder, options.rows, options.test)
     lengths = [len(ids) for ids in encoder.tokenize([r.text for r in test.rows], windows=64)]
-    shipped = Path(__file__).parent.parent / "model" / "shipped"
-    reader = Reader.load(shipped, encoder)
+    reader = Reader.load(SHIPPED, encoder)
     none: Hits = [[] for _ in test.rows]
     out: dict[str, Any] = {"test": len(test.rows), "test_long": sum(n > LONG for n in lengths)}
     for way in ("head", "head-tail", "windows"):
@@ -196,7 +196,7 @@ def untrained(options: argparse.Namespace, encoder: Encoder) -> dict[str, Any]:
 def speed(encoder: Encoder, words: int = 2000, times: int = 15) -> dict[str, Any]:
     """Milliseconds (median) to read a review of so many words, tokenising included, two threads."""
     torch.set_num_threads(2)
-    reader = Reader.load(Path(__file__).parent.parent / "model" / "shipped", encoder)
+    reader = Reader.load(SHIPPED, encoder)
     some = " ".join(row.text for row in read("imdb", "test_subset")[:20]).split()
     text = " ".join(some[:words])
     out: dict[str, Any] = {"words": words}

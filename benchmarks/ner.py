@@ -6,13 +6,13 @@ import argparse
 import json
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.ner_data import Labelled, read, share_of
+from benchmarks.data.ner import Labelled, read, share_of
+from benchmarks.tools.folders import RUNS
 from model.checkpoint import build, load_heads
 from model.config import bf16_products
 from model.encoder.encoder import Encoder
@@ -22,7 +22,7 @@ from model.ner.tagger import Tagger
 from model.ner.words import split_words
 from model.training.ner import TagRow, TagTrainConfig, train_tagger
 
-RUNS = Path(__file__).parent / "runs" / "ner"
+HEADS = RUNS / "ner"
 CASES = {
     "conll2003": ("conll2003", 1.0),
     "conll2003-10": ("conll2003", 0.1),
@@ -43,7 +43,7 @@ def trained(
 ) -> Tagger:
     """The head of a case: trained now, or found from an earlier run with the same settings."""
     tail = "-".join(f"{k}{v}" for k, v in sorted(options.items()))
-    out = RUNS / f"{case}-{encoder.sha256[:8]}-{seed}-{view}{'-' if tail else ''}{tail}"
+    out = HEADS / f"{case}-{encoder.sha256[:8]}-{seed}-{view}{'-' if tail else ''}{tail}"
     config = TagTrainConfig(seed=seed, retrieval=view == "on", **options)
     if not out.exists():
         began = time.monotonic()

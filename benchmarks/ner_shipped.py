@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.data.ner import Labelled, read, share_of
 from benchmarks.ner import answers, interval
-from benchmarks.ner_data import Labelled, read, share_of
 from index_data.sample import helpdesk
 from model.encoder.encoder import Encoder
 from model.ner.evidence import Entities

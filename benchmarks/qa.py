@@ -29,19 +29,20 @@ import numpy as np
 import torch
 
 from benchmarks.data import rows
-from benchmarks.qa_data import SETS, served, share, training_rows
+from benchmarks.data.qa import SETS, served, share, training_rows
+from benchmarks.peers.retrieval import temporary
 from benchmarks.retrieval import index_of
-from benchmarks.retrieval_peers import temporary
-from benchmarks.vector_cache import CachedEncoder
+from benchmarks.tools.folders import SHIPPED
+from benchmarks.tools.statistics import interval, paired_interval
+from benchmarks.tools.vector_cache import CachedEncoder
 from index_data.documents import Document
-from index_data.metrics import bootstrap
 from index_data.search.fusion import Fusion
 from index_data.search.searcher import METHODS, Hit, Searcher
 from model.checkpoint import HeadFiles, load_heads, save_checkpoint
 from model.config import bf16_products, pick_dtype
 from model.encoder.encoder import Encoder
 from model.labels.memory import Retrieved
-from model.metrics import paired_interval
+from model.metrics import auroc
 from model.qa.answers import SpanAnswer, SpanReader
 from model.qa.evidence import PassageText
 from model.qa.metrics import exact_match, f1
@@ -49,12 +50,12 @@ from model.qa.network import FEATURES, SpanConfig, SpanNetwork
 from model.qa.rows import SpanRow, SpanTrainConfig
 from model.reader import Reader
 from model.training.qa import judge, judge_alone, train_span
-from model.training.qa_calibration import alone_for, ask_all, auroc
+from model.training.qa_calibration import alone_for, ask_all
 from model.training.split import bucket
 
-SHIPPED = Path(__file__).resolve().parent.parent / "model" / "shipped"
 AT_ONCE = 64
 K = 5
+DRAWS = 2_000
 RECIPE = SpanTrainConfig(
     epochs=3,
     batch_size=24,
@@ -89,7 +90,7 @@ def quality(
     out = {}
     for name, metric in (("exact_match", exact_match), ("f1", f1)):
         values = np.array([100 * metric(s, t, lang) for s, t in zip(texts, truths, strict=True)])
-        out[name] = [round(v, 2) for v in (float(values.mean()), *bootstrap(values))]
+        out[name] = [round(v, 2) for v in (float(values.mean()), *interval(values, draws=DRAWS))]
     return out
 
 
@@ -150,11 +151,8 @@ def evaluate(name: str, given: argparse.Namespace, encoder: Encoder) -> dict[str
 
         for method in (*METHODS, "served"):
             ranks = [[hit.doc_id for hit in search(r, method=method)] for r in everything]
-            places = list(zip([number[r["context"]] for r in everything], ranks, strict=True))
-            result[f"recall, {method}"] = {
-                f"@{k}": round(100 * float(np.mean([own in found[:k] for own, found in places])), 2)
-                for k in (1, K)
-            }
+            paragraphs = [number[r["context"]] for r in everything]
+            result[f"recall, {method}"] = recall(paragraphs, ranks)
         report("retrieval", result)
         if given.retrieval:
             store.close()
@@ -182,21 +180,41 @@ def evaluate(name: str, given: argparse.Namespace, encoder: Encoder) -> dict[str
     found = found[: len(few)]
     result["off"] = quality(closed, part, lang)
     missed = answers(reader, gone)
-    correct, both = right(found, few, lang), [*found, *missed]
-    present = [True] * len(found) + [False] * len(missed)
-    support, confidence = ([a.support for a in both], [a.confidence for a in both])
-    result["unanswerable"] = {
-        "questions": len(few),
-        "auroc": round(auroc(support, present), 4),
-        "answerable_when_there": round(float(np.mean([a.answerable for a in found])), 4),
-        "answerable_when_gone": round(float(np.mean([a.answerable for a in missed])), 4),
-        "ece of support": round(calibration_gap(support, present), 4),
-        "ece": round(calibration_gap(confidence, correct + right(missed, few, lang)), 4),
-        "ece_when_there": round(calibration_gap(confidence[: len(found)], correct), 4),
-    }
+    result["unanswerable"] = unanswerable(found, missed, few, lang)
     result["single passage"] = single(reader, few, gone)
     result["seconds"] = round(time.perf_counter() - began, 1)
     return result
+
+
+def recall(own: Sequence[str], ranks: Sequence[Sequence[str]]) -> dict[str, float]:
+    """The percentage of questions whose own paragraph is first, and is among the first K."""
+    places = list(zip(own, ranks, strict=True))
+    return {
+        f"@{k}": round(100 * float(np.mean([one in found[:k] for one, found in places])), 2)
+        for k in (1, K)
+    }
+
+
+def unanswerable(
+    found: Sequence[SpanAnswer],
+    missed: Sequence[SpanAnswer],
+    raw: Sequence[dict[str, Any]],
+    lang: str,
+) -> dict[str, Any]:
+    """How well it is told that the paragraph is gone; `found` and `missed` are of the same rows."""
+    correct, both = right(found, raw, lang), [*found, *missed]
+    present = [True] * len(found) + [False] * len(missed)
+    support, confidence = ([a.support for a in both], [a.confidence for a in both])
+    held, lost = support[: len(found)], support[len(found) :]
+    return {
+        "questions": len(raw),
+        "auroc": round(auroc(held, lost), 4),
+        "answerable_when_there": round(float(np.mean([a.answerable for a in found])), 4),
+        "answerable_when_gone": round(float(np.mean([a.answerable for a in missed])), 4),
+        "ece of support": round(calibration_gap(support, present), 4),
+        "ece": round(calibration_gap(confidence, correct + right(missed, raw, lang)), 4),
+        "ece_when_there": round(calibration_gap(confidence[: len(found)], correct), 4),
+    }
 
 
 def single(
@@ -222,12 +240,13 @@ def single(
     for name, asked in kinds.items():
         said = answers(reader, [(question, [passage]) for question, passage, _ in asked])
         support = [a.support for a in said]
+        values = np.array(support)
         flags: list[bool] = [is_there for _, _, is_there in asked]
         claimed = np.array([a.answerable for a in said])
         there = np.array(flags)
         out[name] = {
             "asked": len(asked),
-            "auroc": round(auroc(support, flags), 4),
+            "auroc": round(auroc(values[there], values[~there]), 4),
             "answerable_when_there": round(float(claimed[there].mean()), 4),
             "answerable_when_not": round(float(claimed[~there].mean()), 4),
             "ece of support": round(calibration_gap(support, flags), 4),

@@ -27,20 +27,20 @@ import torch
 from app.inference.loading import rest_from_collection
 from app.jobs.reindex import FOLDER
 from benchmarks.data import Retrieval, retrieval, rows, short_passages
-from benchmarks.retrieval_peers import (
+from benchmarks.peers.retrieval import (
     Search,
     bm25s_search,
     tantivy_search,
     temporary,
     whoosh_search,
 )
-from benchmarks.serving import ASKED, build
-from benchmarks.vector_cache import CachedEncoder
+from benchmarks.serving.server import ASKED, build
+from benchmarks.tools.statistics import interval, ndcg, recall, reciprocal_rank
+from benchmarks.tools.vector_cache import CachedEncoder
 from index_data.documents import Document
 from index_data.generations.build import build_generation
 from index_data.generations.index import Index
 from index_data.generations.warmup import warm_up
-from index_data.metrics import bootstrap, ndcg, recall, reciprocal_rank
 from index_data.search.fusion import Fusion
 from index_data.search.searcher import METHODS, Searcher
 from index_data.segment.postings import average_length
@@ -50,6 +50,7 @@ from model.encoder.encoder import Encoder
 from model.training.qa_calibration import sentence_at
 
 K = 10
+DRAWS = 2_000
 SETS = ("cranfield", "cacm", "squad_sentences")
 STOCK_WHOOSH_QUERIES = 1_500
 TRAIN_PAIRS = 2_000
@@ -128,7 +129,7 @@ def quality(name: str, encoder: Encoder) -> dict[str, Any]:
     result: dict[str, Any] = {"queries": len(data.queries), "documents": len(documents)}
     for system, metrics in by_query.items():
         result[system] = {
-            metric: [round(float(values.mean()), 4), *rounded(bootstrap(values))]
+            metric: [round(float(values.mean()), 4), *rounded(interval(values, draws=DRAWS))]
             for metric, values in metrics.items()
         }
         print(f"{name:16} {system:12}", result[system], flush=True)
@@ -137,7 +138,7 @@ def quality(name: str, encoder: Encoder) -> dict[str, Any]:
         values = gains[one] - gains[other]
         result[f"{one} - {other}"] = [
             round(float(values.mean()), 4),
-            *rounded(bootstrap(values)),
+            *rounded(interval(values, draws=DRAWS)),
         ]
     return result
 

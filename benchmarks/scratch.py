@@ -29,26 +29,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks import ner, qa, qa_data
+from benchmarks import ner, qa
 from benchmarks.classification import K, answer, figures, fit, plain
-from benchmarks.classification_data import Example, Split, by_hash, read
-from benchmarks.classification_peers import characters
+from benchmarks.data import qa as qa_data
 from benchmarks.data import rows
-from benchmarks.ner_data import read as read_sentences
-from benchmarks.ner_data import share_of
-from benchmarks.progress import Line
+from benchmarks.data.classification import Example, Split, by_hash, read
+from benchmarks.data.ner import read as read_sentences
+from benchmarks.data.ner import share_of
+from benchmarks.peers.classification import characters
+from benchmarks.peers.retrieval import temporary
 from benchmarks.retrieval import index_of
-from benchmarks.retrieval_peers import temporary
-from benchmarks.vector_cache import CachedEncoder
+from benchmarks.tools.folders import RUNS
+from benchmarks.tools.progress import Line
+from benchmarks.tools.statistics import paired_interval
+from benchmarks.tools.vector_cache import CachedEncoder
 from index_data.documents import Document, near_duplicate, normalise
 from index_data.search.searcher import Searcher
 from model.encoder.encoder import Encoder
 from model.labels.memory import Retrieved
-from model.metrics import paired_interval
 from model.reader import Reader
 from model.scratch.train import ScratchConfig, ScratchText, train_encoder
 
-RUNS = Path(__file__).parent / "runs" / "scratch"
+FOLDER = RUNS / "scratch"
 CLASSIFIED = {"chnsenticorp": "train", "thucnews_titles": "train_subset"}
 CONFIGS = {
     # What texts are about hardly depends on the order of their words.
@@ -97,7 +99,7 @@ def encoder_for(
     """The encoder of these texts, trained now or found from an earlier run; and its report."""
     known = any(row.label is not None or row.entities is not None for row in rows)
     kind = "" if known or name in OTHER else "-texts"
-    out = RUNS / f"{name}{kind}{changed(name, config)}-{len(rows)}-{config.epochs}-{config.seed}"
+    out = FOLDER / f"{name}{kind}{changed(name, config)}-{len(rows)}-{config.epochs}-{config.seed}"
 
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -124,7 +126,7 @@ def classified(
     done: dict[str, dict[str, Any]] = {}
     for seed in seeds:
         encoder, about = encoder_for(name, texts, dataclasses.replace(config, seed=seed))
-        kept = RUNS / f"{name}-{encoder.sha256[:8]}-{split}-{len(test)}-{seed}.json"
+        kept = FOLDER / f"{name}-{encoder.sha256[:8]}-{split}-{len(test)}-{seed}.json"
         if not kept.exists():
             found = views(name, seed, encoder, train, test, fresh)
             kept.write_text(json.dumps(found))
@@ -241,7 +243,7 @@ def asked(
     done: dict[str, Any] = {}
     for seed in seeds:
         encoder, about = encoder_for(name, everything, dataclasses.replace(config, seed=seed))
-        head = RUNS / f"{name}{changed(name, config)}-answers-{config.epochs}-{seed}"
+        head = FOLDER / f"{name}{changed(name, config)}-answers-{config.epochs}-{seed}"
         if not head.exists():
             given = argparse.Namespace(train=head, base=None, none=False, seed=seed)
             trained = qa.train(name, given, encoder)

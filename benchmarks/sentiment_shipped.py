@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 
 from benchmarks.classification import answer
-from benchmarks.classification_data import Example, Split, neighbours, read, to_rows, with_vectors
-from benchmarks.progress import Line
+from benchmarks.data.classification import Example, Split, neighbours, read, to_rows, with_vectors
+from benchmarks.tools.progress import Line
+from benchmarks.tools.statistics import paired_interval
 from index_data.sample import helpdesk
 from model.encoder.encoder import Encoder
 from model.labels.memory import Retrieved
-from model.metrics import accuracy, paired_interval
+from model.metrics import accuracy
 from model.provenance import digests
 from model.reader import Reader
 from model.training.labels import Row, TrainConfig, train_head

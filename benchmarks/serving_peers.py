@@ -41,11 +41,9 @@ from sklearn.linear_model import LogisticRegression
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from benchmarks.data import rows, short_passages
-from benchmarks.load import post_bytes, run_load
-from benchmarks.serving import (
+from benchmarks.serving.server import (
     ASKED,
     CLIENTS,
-    RUNS,
     UNTRAINED,
     K,
     asks,
@@ -53,6 +51,8 @@ from benchmarks.serving import (
     running,
     timed,
 )
+from benchmarks.tools.folders import ROOT, RUNS
+from benchmarks.tools.load import post_bytes, run_load
 from model.encoder.encoder import Encoder, default_folder
 
 FITTED_ON = 1_000
@@ -120,7 +120,7 @@ def infinity_command(environment: Path, model: Path, port: int, threads: int) ->
 def litserve_command(
     dtype: str, environment: Path, model: Path, port: int, threads: int
 ) -> list[str]:
-    script = Path(__file__).with_name("peer_litserve.py")
+    script = ROOT / "benchmarks" / "peers" / "litserve_server.py"
     return [
         str(environment / "bin/python"), str(script), str(model), str(port), str(threads), dtype
     ]  # fmt: skip

@@ -26,14 +26,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.progress import Line
+from benchmarks.tools.progress import Line
+from benchmarks.tools.statistics import paired_interval
 from index_data.documents import Document, near_duplicate
 from index_data.sample import helpdesk, helpdesk_heldout, python_docs
 from model.config import TrainConfig
 from model.encoder.encoder import Encoder
 from model.labels.memory import Retrieved
 from model.labels.multilabel import best_threshold, marks_of
-from model.metrics import paired_interval
 from model.reader import Reader
 from model.training.multilabel import train_multilabel
 from model.training.multilabel_metrics import row_f1, set_scores

@@ -14,22 +14,21 @@ import json
 import time
 from collections.abc import Callable
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from app.inference.engine import Engine
 from benchmarks.data import rows
-from benchmarks.ner_data import Labelled
+from benchmarks.data.ner import Labelled
 from benchmarks.ner_shipped import sample_rows
+from benchmarks.tools.folders import SHIPPED
 from model.config import pick_dtype
 from model.encoder.encoder import Encoder
 from model.qa.evidence import PassageText
 from model.reader import Reader
 from model.training.ner import TagRow
 
-SHIPPED = Path(__file__).resolve().parent.parent / "model" / "shipped"
 PASSAGES, TOKENS = 8, 128
 
 

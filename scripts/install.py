@@ -26,9 +26,16 @@ LOCKS = {
     "bench": "requirements-bench.txt",
 }
 
-# The package index's own Linux build of PyTorch brings several GB of CUDA libraries with it. The
-# build for the CPU has the version's "+cpu" form and lies on PyTorch's own index.
+# The package index's own Linux build of PyTorch brings the CUDA libraries with it. The build for
+# the CPU has the version's "+cpu" form and lies on PyTorch's own index.
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+SIZES = {
+    "cpu": "about 190 MB to download",
+    "cuda": "with the CUDA libraries, 4.6 GB on the disk",
+    "plain": "about 80 MB to download",
+}
+# A closed network may swallow a connection: so long for one connection, and for the whole question.
+CONNECT_S, ASK_S = 5, 30
 
 
 def python_name(version: tuple[int, int]) -> str:
@@ -93,9 +100,10 @@ def fingerprint(goal: str, torch: str) -> str:
 class Installer:
     """Runs the stages on one virtual environment, with a line for each."""
 
-    def __init__(self, venv: Path, *, stages: int) -> None:
+    def __init__(self, venv: Path, *, stages: int, cpu_index: str = TORCH_CPU_INDEX) -> None:
         self.venv = venv
         self.stages = stages
+        self.cpu_index = cpu_index
         self.stage = 0
         self.started = time.perf_counter()
 
@@ -105,11 +113,15 @@ class Installer:
         elapsed = time.perf_counter() - self.started
         print(f"[{self.stage}/{self.stages}] {text} ({elapsed:.0f} s so far)", flush=True)
 
+    def command(self, *arguments: str) -> list[str]:
+        """Return the command line of the environment's pip."""
+        python = str(self.venv / "bin" / "python")
+        return [python, "-m", "pip", "--disable-pip-version-check", *arguments]
+
     def pip(self, *arguments: str, quiet_errors: bool = False) -> bool:
-        """Run pip inside the environment; return whether it succeeded."""
-        command = [str(self.venv / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
+        """Install with the environment's pip; return whether it succeeded."""
         done = subprocess.run(
-            [*command, "install", "--quiet", *arguments],
+            self.command("install", "--quiet", *arguments),
             cwd=ROOT,
             check=False,
             stderr=subprocess.DEVNULL if quiet_errors else None,
@@ -139,25 +151,49 @@ class Installer:
                 "to go on from here."
             )
 
-    def torch(self, choice: str) -> None:
-        """Install PyTorch's build for `choice` unless the pinned version is there already."""
-        version = locked_torch()
-        if choice != "cpu":
-            # "===": not the "+cpu" form, also where that is installed or would be preferred. With
-            # its dependencies: they are the CUDA libraries, pinned by it.
-            self.must(f"torch==={version}")
-            return
-        pinned = f"torch=={version}+cpu"
-        # First where pip is set up to look (a mirror, a wheel house): one question, answered at
-        # once. Only then PyTorch's own index, which a closed network would make pip wait for.
-        if self.pip("--no-deps", pinned, quiet_errors=True):
-            return
-        if not self.pip("--no-deps", "--extra-index-url", TORCH_CPU_INDEX, pinned):
-            raise SystemExit(
-                f"The CPU build of PyTorch could not be had from {TORCH_CPU_INDEX}. Where that "
-                "index is out of reach, `make setup TORCH=cuda` takes the package index's own "
-                "build (several GB); it also runs without a GPU."
+    def offers(self, version: str) -> bool:
+        """Tell whether the CPU build's index answers, and has this version for this Python."""
+        limits = ("--timeout", str(CONNECT_S), "--retries", "0")
+        command = self.command("index", "versions", "torch", "--index-url", self.cpu_index, *limits)
+        try:
+            done = subprocess.run(
+                command, check=False, capture_output=True, text=True, timeout=ASK_S
             )
+        except subprocess.TimeoutExpired:
+            return False
+        return version in done.stdout.replace(",", " ").split()
+
+    def torch(self, choice: str, *, may_change: bool) -> str:
+        """Install PyTorch's build for `choice` unless the pinned version is there already.
+
+        Returns the build that was taken: with `may_change`, the package index's own (`cuda`) where
+        the CPU build cannot be had.
+
+        Raises:
+            SystemExit: pip failed, or the CPU build cannot be had and nothing else may be taken.
+        """
+        version = locked_torch()
+        if choice == "cpu":
+            cpu = f"{version}+cpu"
+            # First where pip is set up to look (a mirror, a wheel house), then PyTorch's own index.
+            if self.pip("--no-deps", f"torch=={cpu}", quiet_errors=True):
+                return choice
+            if self.offers(cpu):
+                self.must("--no-deps", "--extra-index-url", self.cpu_index, f"torch=={cpu}")
+                return choice
+            missing = f"{self.cpu_index} cannot be reached or has no torch {cpu} for this Python."
+            if not may_change:
+                raise SystemExit(f"{missing} TORCH=cuda takes the package index's own build.")
+            choice = "cuda"
+            print(
+                f"{missing} Taking the package index's own build, {SIZES[choice]}; it also runs "
+                "without a GPU.",
+                flush=True,
+            )
+        # "===": not the "+cpu" form, also where that is installed or would be preferred. With its
+        # dependencies: they are the CUDA libraries, pinned by it.
+        self.must(f"torch==={version}")
+        return choice
 
 
 def arguments() -> argparse.Namespace:
@@ -184,9 +220,8 @@ def main() -> None:
     installer = Installer(venv, stages=3 if options.packages_only else 4)
     installer.say(f"Environment in {os.path.relpath(venv)}, from {python}")
     installer.environment(python)
-    sizes = {"cpu": "about 190 MB", "cuda": "several GB", "plain": "about 80 MB"}
-    installer.say(f"PyTorch {locked_torch()}, {torch} build ({sizes[torch]})")
-    installer.torch(torch)
+    installer.say(f"PyTorch {locked_torch()}, {torch} build ({SIZES[torch]})")
+    torch = installer.torch(torch, may_change=options.torch == "auto")
     lock = LOCKS[options.goal]
     installer.say(f"The pinned packages of {lock} (about 250 MB)")
     installer.must("--no-deps", "--requirement", lock)

@@ -57,6 +57,10 @@ def test_wheel_holds_every_module(root: Path, wheel: list[str]) -> None:
     assert {name for name in modules if not name.startswith(left_out)} <= set(wheel)
 
 
+def test_wheel_says_that_the_packages_are_typed(wheel: list[str]) -> None:
+    assert {f"{name}/py.typed" for name in PACKAGES} <= set(wheel)
+
+
 def test_wheel_holds_the_sample_the_page_and_the_checkpoint(root: Path, wheel: list[str]) -> None:
     assert "index_data/sample/helpdesk.jsonl" in wheel
     for folder in ("app/static", "model/shipped", "model/shipped-language"):

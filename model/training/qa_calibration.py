@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from model.encoder.encoder import batches_by_length
+from model.metrics import auroc
 from model.qa.answers import SpanAnswer, SpanReader
 from model.qa.evidence import Asked, PassageText, weigh
 from model.qa.metrics import exact_match, f1
@@ -155,7 +156,7 @@ def _judges(
     weights = torch.stack([_logistic(features, truth[:, i]) for i in range(2)])
     said, present = (features @ weights[0]).sigmoid(), truth[:, 0] > 0
     return weights, {
-        "auroc": auroc(said.tolist(), present.tolist()),
+        "auroc": auroc(said[present].tolist(), said[~present].tolist()),
         "accuracy": float(((said >= 0.5) == present).double().mean()),
         "cases": float(len(cases)),
     }
@@ -176,18 +177,6 @@ def _features(
         truth[i, 0] = case.present
         truth[i, 1] = case.present and _f1(case, mix, config.answer_tokens, lang) >= RIGHT
     return features, truth
-
-
-def auroc(scores: Sequence[float], positive: Sequence[bool]) -> float:
-    """The chance that a positive scores above a negative; ties count half."""
-    values = np.asarray(scores)
-    flags = np.asarray(positive, dtype=bool)
-    up, down = np.sort(values[flags]), values[~flags]
-    if not len(up) or not len(down):
-        return 0.5
-    above = len(up) - np.searchsorted(up, down, side="right")
-    equal = np.searchsorted(up, down, side="right") - np.searchsorted(up, down, side="left")
-    return float((above + 0.5 * equal).sum() / (len(up) * len(down)))
 
 
 def _f1(case: Case, mix: float, longest: int, lang: str) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -50,8 +51,9 @@ def test_no_key_is_written_down(store: DocumentStore, tmp_path: Path) -> None:
     everything = b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
     assert made.encode() not in everything
     assert b"an-admin-key" not in everything
-    rows = sqlite3.connect(next(tmp_path.glob("*.sqlite*"))).execute("SELECT digest FROM keys")
-    assert rows.fetchall() == [(digest(made),)]
+    with closing(sqlite3.connect(next(tmp_path.glob("*.sqlite*")))) as connection:
+        rows = connection.execute("SELECT digest FROM keys").fetchall()
+    assert rows == [(digest(made),)]
 
 
 def test_a_key_of_the_environment_goes_with_its_variable(store: DocumentStore) -> None:

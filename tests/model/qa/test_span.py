@@ -26,7 +26,7 @@ from model.qa.rows import SpanRow, SpanTrainConfig
 from model.reader import Reader
 from model.training.labels import TrainingCancelled, TrainingRefused
 from model.training.qa import train_span
-from model.training.qa_calibration import alone_for, ask_all, auroc, sentence_at
+from model.training.qa_calibration import alone_for, ask_all, sentence_at
 from model.training.qa_examples import draw, prepare
 from tests.model.conftest import FILLERS, TOPICS
 
@@ -267,11 +267,6 @@ def test_what_is_drawn_fits_the_encoder(encoder: Encoder) -> None:
     assert {len(pair.ids) for pair in pairs} == {20}
     assert len(pairs) > 60  # most of the questions beside the hit too
     assert sum(map(len, gold)) >= 40
-
-
-def test_auroc_counts_pairs() -> None:
-    assert auroc([0.9, 0.2, 0.2], [True, True, False]) == pytest.approx(0.75)
-    assert math.isclose(auroc([0.1], [True]), 0.5)
 
 
 def test_words_of_the_question_around_an_answer_are_weighed_by_the_passages(

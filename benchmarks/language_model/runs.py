@@ -12,7 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from app.training.pretrain import before, pick_device
-from benchmarks.progress import Line
+from benchmarks.tools.progress import Line
 from model.lm.checkpoint import load_lm, save_lm
 from model.lm.config import PAD, LMConfig, PretrainConfig
 from model.lm.corpus import LMCorpus, Numbers

@@ -27,10 +27,10 @@ import numpy as np
 import torch
 
 from app.training.pretrain_retrieval import Reach
-from benchmarks.language_model_data import SETTINGS, corpus_at
-from benchmarks.language_model_report import Case, compare, figures
-from benchmarks.language_model_runs import REFERENCE, SHAPES, ship, speed, trained
-from benchmarks.language_model_text import (
+from benchmarks.language_model.data import SETTINGS, corpus_at
+from benchmarks.language_model.report import Case, compare, figures
+from benchmarks.language_model.runs import REFERENCE, SHAPES, ship, speed, trained
+from benchmarks.language_model.text import (
     cache_probabilities,
     evidence_of,
     random_neighbours,
@@ -38,13 +38,14 @@ from benchmarks.language_model_text import (
     word_counts,
     words_of,
 )
+from benchmarks.tools.folders import RUNS
 from model.lm.config import PretrainConfig
 from model.lm.corpus import LMCorpus, Numbers
 from model.lm.evaluation import token_nats
 from model.lm.network import RetrievalLM
 from model.lm.tokenizer import LMTokenizer
 
-FOLDER = Path(__file__).resolve().parent / "runs" / "language_model"
+FOLDER = RUNS / "language_model"
 SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4)
 REACHES = (512, 2048, 8192, None)
 

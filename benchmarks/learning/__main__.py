@@ -5,7 +5,7 @@ comes in as a stream and is corrected as it errs. What that is worth is measured
 train that nothing has seen, beside a head that is trained anew on the same labels, and on all of
 the stream. Of the corrections each way is kept in ``benchmarks/runs`` when it is measured, and is
 not run again while it stands there. The gate is shown on TREC-6. New intents and the label audit:
-`benchmarks.learning_labels`. The last line printed is one JSON object.
+`benchmarks.learning.labels`. The last line printed is one JSON object.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from typing import Any
 import httpx
 import numpy as np
 
-from benchmarks import learning_labels
 from benchmarks.classification import draw_rows
-from benchmarks.classification_data import Example, read
-from benchmarks.learning_server import ask, job, parts, post, prepare, right, server, store
-from benchmarks.serving import RUNS
-from model.metrics import auroc, calibration_error, paired_interval
+from benchmarks.data.classification import Example, read
+from benchmarks.learning import labels as learning_labels
+from benchmarks.learning.server import ask, job, parts, post, prepare, right, server, store
+from benchmarks.tools.folders import RUNS
+from benchmarks.tools.statistics import paired_interval
+from model.metrics import auroc, calibration_error
 
 BLOCKS = 5
 CLIENTS = 3  # that ask while heads are trained

@@ -8,7 +8,7 @@ history: for every turn that brings a new fact, is it among the 8 that its past 
 third turn of a talk about a film, is the best passage of that film. relevance: the cosine of a
 question to the best of 8 sentences, of questions whose sentence is there (1,600 sentences, 160
 questions) against questions about other things (80 of each): AUROC, and what a threshold lets
-through, with and without asking for a shared content word. answers: `benchmarks.dialogue_answers`.
+through, with and without asking for a shared content word. answers: `benchmarks.dialogue.answers`.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ from numpy.typing import NDArray
 from app.predict.dialogue import BEFORE, LAST, TURNS
 from app.predict.extraction import RELEVANT, relevance
 from app.predict.grounding import Query
-from benchmarks import dialogue_answers
 from benchmarks.data import rows
-from benchmarks.plots import Row, forest
+from benchmarks.dialogue import answers as dialogue_answers
 from index_data.documents import Document
 from index_data.search.searcher import Searcher
 from index_data.segment.segment import segment_of
@@ -36,6 +35,7 @@ from index_data.segment.view import compiled, whole
 from index_data.text.analysis import terms
 from index_data.text.passages import passages
 from model.encoder.encoder import Encoder
+from model.metrics import auroc
 
 WEIGHTS = {
     "the last turn alone": [1],
@@ -124,11 +124,6 @@ def history() -> dict[str, Any]:
     return found
 
 
-def auroc(good: NDArray[np.float64], bad: NDArray[np.float64]) -> float:
-    ahead = (good[:, None] > bad[None]).mean() + (good[:, None] == bad[None]).mean() / 2
-    return round(float(ahead), 3)
-
-
 def relevances() -> dict[str, Any]:
     rng = random.Random(0)
     gold: dict[str, set[str]] = {}
@@ -164,7 +159,9 @@ def relevances() -> dict[str, Any]:
         **{
             way: {
                 "answered": {n: round(float((v >= RELEVANT).mean()), 3) for n, v in found.items()},
-                "auroc": {n: auroc(found["squad"], found[n]) for n in ("trec6", "banking77")},
+                "auroc": {
+                    n: round(auroc(found["squad"], found[n]), 3) for n in ("trec6", "banking77")
+                },
             }
             for way, found in (("cosine", plain), ("cosine and a shared word", worded))
         },
@@ -180,8 +177,10 @@ def answers(part: str, turns: int) -> dict[str, Any]:
     return found
 
 
-def plot(figures: dict[str, Any]) -> str:
+def plot(figures: dict[str, Any], path: Path) -> None:
     """Of `answers`: knowledge F1 against each baseline, with its interval."""
+    from benchmarks.tools.plots import Row, forest, save  # matplotlib: for plots alone
+
     drawn: list[Row] = []
     for name, title in (("cmu_dog", "CMU DoG"), ("kdconv", "KdConv, travel")):
         for way, against in figures[name]["served_minus"].items():
@@ -190,12 +189,13 @@ def plot(figures: dict[str, Any]) -> str:
                 (f"{title}: as served - the {way} sentence of the best hit", value, low, high)
             )
     turns = figures["cmu_dog"]["turns"]
-    return forest(
+    figure = forest(
         f"Dialogue without a generator: knowledge F1 ({figures['part']}, {turns} turns of each)",
         drawn,
         "points, 95 % interval over turns; above 0: better",
         higher_is_better=True,
     )
+    save(figure, path)
 
 
 def main() -> None:
@@ -208,7 +208,7 @@ def main() -> None:
     if given.what == "answers":
         figures = answers(given.part, given.turns)
         if given.plot is not None:
-            given.plot.write_text(plot(figures), encoding="utf-8")
+            plot(figures, given.plot)
     else:
         figures = history() if given.what == "history" else relevances()
     print(json.dumps(figures, ensure_ascii=False))

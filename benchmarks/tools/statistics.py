@@ -1,4 +1,4 @@
-"""Retrieval metrics of one query each, and bootstrap intervals over queries."""
+"""Bootstrap intervals of a mean, and retrieval metrics of one query each."""
 
 from __future__ import annotations
 
@@ -7,6 +7,41 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+def interval(
+    values: Sequence[float] | NDArray[np.floating], *, draws: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """The 95 % percentile bootstrap interval of the mean over items.
+
+    For the difference of two systems give the differences item by item (a paired bootstrap).
+    Raises ValueError without values.
+    """
+    sample = np.asarray(values, dtype=np.float64)
+    n = len(sample)
+    if not n:
+        raise ValueError("no values to resample")
+    rng = np.random.default_rng(seed)
+    means = np.empty(draws)
+    for start in range(0, draws, 500):
+        picks = rng.integers(0, n, size=(min(500, draws - start), n))
+        means[start : start + len(picks)] = sample[picks].mean(1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def paired_interval(
+    ours: Sequence[float] | NDArray[np.floating],
+    theirs: Sequence[float] | NDArray[np.floating],
+    *,
+    draws: int = 10_000,
+) -> tuple[float, float, float]:
+    """The mean difference of two systems on the same items, and its `interval`.
+
+    With several seeds, give each item's mean over them.
+    """
+    difference = np.asarray(ours, dtype=np.float64) - np.asarray(theirs, dtype=np.float64)
+    return float(difference.mean()), *interval(difference, draws=draws)
 
 
 def ndcg(ranked: Sequence[str], judged: Mapping[str, float], k: int = 10) -> float:
@@ -33,22 +68,3 @@ def reciprocal_rank(ranked: Sequence[str], judged: Mapping[str, float], k: int =
         if judged.get(name, 0.0) > 0:
             return 1.0 / rank
     return 0.0
-
-
-def bootstrap(
-    values: NDArray[np.floating] | Sequence[float], *, draws: int = 2_000, seed: int = 0
-) -> tuple[float, float]:
-    """The 95 % percentile interval of the mean over queries.
-
-    For the difference of two systems give the differences query by query (a paired bootstrap).
-    Raises ValueError without values.
-    """
-    sample = np.asarray(values, dtype=np.float64)
-    if not len(sample):
-        raise ValueError("no values to resample")
-    random = np.random.default_rng(seed)
-    means = np.array(
-        [sample[random.integers(0, len(sample), len(sample))].mean() for _ in range(draws)]
-    )
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)

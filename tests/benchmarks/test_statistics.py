@@ -1,8 +1,9 @@
 import math
 
+import numpy as np
 import pytest
 
-from index_data.metrics import bootstrap, ndcg, recall, reciprocal_rank
+from benchmarks.tools.statistics import interval, ndcg, paired_interval, recall, reciprocal_rank
 
 JUDGED = {"a": 3.0, "b": 1.0, "c": 0.0}
 
@@ -24,9 +25,18 @@ def test_recall_and_reciprocal_rank() -> None:
 
 def test_the_interval_holds_the_mean_and_is_repeatable() -> None:
     values = [0.0, 1.0, 0.5, 0.25] * 10
-    low, high = bootstrap(values)
+    low, high = interval(values)
     assert low < sum(values) / len(values) < high
-    assert bootstrap(values) == (low, high)
-    assert bootstrap([1.0, 1.0]) == (1.0, 1.0)
+    assert interval(values) == (low, high)
+    assert interval([1.0, 1.0]) == (1.0, 1.0)
     with pytest.raises(ValueError, match="no values"):
-        bootstrap([])
+        interval([])
+
+
+def test_paired_interval_holds_the_mean_and_is_seeded() -> None:
+    rng = np.random.default_rng(1)
+    ours, theirs = rng.random(200) < 0.9, rng.random(200) < 0.7
+    mean, low, high = paired_interval(ours.astype(float), theirs.astype(float), draws=500)
+    assert low < mean < high
+    assert low > 0
+    assert paired_interval(ours.astype(float), theirs.astype(float), draws=500) == (mean, low, high)

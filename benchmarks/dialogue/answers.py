@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.data import rows
-from benchmarks.learning_server import post, server, store_documents
+from benchmarks.learning.server import post, server, store_documents
 from index_data.text.analysis import terms
 from index_data.text.passages import sentences
 

@@ -14,8 +14,9 @@ from typing import Any
 import httpx
 
 from benchmarks.classification import draw_rows
-from benchmarks.classification_data import Example, read
-from benchmarks.serving import RUNS, Server
+from benchmarks.data.classification import Example, read
+from benchmarks.serving.server import Server
+from benchmarks.tools.folders import RUNS
 
 EACH = 10  # labels of each class that are there from the beginning
 HELD = 3_000

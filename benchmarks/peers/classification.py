@@ -10,7 +10,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
-from benchmarks.classification_data import Example, Split
+from benchmarks.data.classification import Example, Split
 
 
 def tfidf(train: Split, test: Split) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.language_model_text import Evidence, Words
+from benchmarks.language_model.text import Evidence, Words
 from model.lm.config import PAD
 from model.lm.corpus import LMCorpus, Numbers
 from model.lm.tokenizer import LMTokenizer

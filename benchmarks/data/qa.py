@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.data import rows
+from benchmarks.peers.retrieval import temporary
 from benchmarks.retrieval import index_of
-from benchmarks.retrieval_peers import temporary
-from benchmarks.vector_cache import CachedEncoder
+from benchmarks.tools.vector_cache import CachedEncoder
 from index_data.documents import Document, near_duplicate
 from index_data.search.searcher import Searcher
 from model.encoder.encoder import Encoder

@@ -8,17 +8,16 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.tools.folders import CACHE, data_folder
 from index_data.documents import near_duplicate, normalise
 from model.encoder.encoder import Encoder
 from model.labels.memory import Retrieved
 from model.training.labels import Row
 
-CACHE = Path(__file__).parent / "runs" / "cache"
 POOL = 96  # neighbours looked at before near-duplicates are dropped
 FILES = {
     "trec6": (["train"], "test"),
@@ -46,11 +45,6 @@ class Split:
 
     def take(self, keep: Sequence[int]) -> Split:
         return Split([self.rows[i] for i in keep], self.vectors[list(keep)])
-
-
-def data_folder() -> Path:
-    default = Path(__file__).parent.parent.parent / "shared" / "data"
-    return Path(os.environ.get("FOOTNOTE_DATA", default))
 
 
 def read(name: str, split: str) -> list[Example]:

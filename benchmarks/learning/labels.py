@@ -10,8 +10,8 @@ import numpy as np
 
 from benchmarks.audit import CLEANLAB, flipped, run
 from benchmarks.classification import draw_rows
-from benchmarks.classification_data import Example, load, read
-from benchmarks.learning_server import ask, job, right, server, store
+from benchmarks.data.classification import Example, load, read
+from benchmarks.learning.server import ask, job, right, server, store
 from model.encoder.encoder import Encoder
 from model.metrics import auroc
 

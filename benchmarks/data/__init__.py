@@ -5,19 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from benchmarks.tools.folders import data_folder
+
 WORDS_A_PASSAGE = 20
-
-
-def data_folder() -> Path:
-    """FOOTNOTE_DATA, or `shared/data` beside the repository."""
-    default = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
-    return Path(os.environ.get("FOOTNOTE_DATA", default))
 
 
 def rows(name: str) -> Iterator[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """The LitServe peer: run by the interpreter of its own environment, it imports nothing of ours.
 
-python peer_litserve.py MODEL_FOLDER PORT THREADS float32|bfloat16
+python litserve_server.py MODEL_FOLDER PORT THREADS float32|bfloat16
 """
 
 import sys

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.tools.folders import CACHE
 from model.encoder.encoder import Encoder
 
-CACHE = Path(__file__).parent / "runs" / "cache"
 AT_ONCE = 256
 
 

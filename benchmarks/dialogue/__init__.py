@@ -1,0 +1,1 @@
+"""Dialogue without a generator: `python -m benchmarks.dialogue`."""

@@ -1,0 +1,1 @@
+"""The language model with retrieval, against its rivals: `python -m benchmarks.language_model`."""

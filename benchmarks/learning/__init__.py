@@ -1,0 +1,1 @@
+"""Corrections, new labels and retraining over HTTP: `python -m benchmarks.learning`."""

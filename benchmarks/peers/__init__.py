@@ -1,0 +1,1 @@
+"""What Footnote is compared with."""

@@ -1,0 +1,1 @@
+"""Speed of a real server over HTTP: `python -m benchmarks.serving`."""
