@@ -26,7 +26,7 @@ from index_data.documents import content_id
 TYPE: Final = "pretrain"
 DOCUMENTS: Final = "documents.jsonl"  # in the job's folder: the index's documents as they stood
 OPTIONS: Final = (
-    "memory", "copy", "tokens", "batch_tokens", "window", "dim", "layers", "heads", "vocab", "k",
+    "tokens", "batch_tokens", "window", "dim", "layers", "heads", "vocab", "k",
     "optimizer", "lr", "held_out", "seed",
 )  # fmt: skip
 

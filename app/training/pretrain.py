@@ -70,8 +70,6 @@ def plan_of(
     out: Path,
     sources: list[Source],
     *,
-    memory: Literal["copy", "cross", "prefix", "none"],
-    copy: bool,
     tokens: int,
     batch_tokens: int,
     window: int,
@@ -88,11 +86,10 @@ def plan_of(
 ) -> Plan:
     """The plan for the options of the command line, which the job has too.
 
-    `memory`: "copy" is "cross" with no layer that attends, so that the copy head reads alone.
     `start`: a language model to go on from, with its shape and its tokens whatever the options say.
 
     Raises:
-        ValueError: The sizes do not fit together, or nothing is left that reads.
+        ValueError: The sizes do not fit together.
     """
     run = PretrainConfig(
         tokens=tokens,
@@ -103,13 +100,8 @@ def plan_of(
     )
     if start is not None:
         return Plan(out, sources, run=run, held_out=held_out, start=start)
-    if memory == "copy" and not copy:
-        raise ValueError("memory copy is the copy head: name another memory without it")
     shape: dict[str, Any] = {
-        "memory": "cross" if memory == "copy" else memory,
-        "copy": copy, "window": window, "dim": dim, "layers": layers,
-        "heads": heads, "k": 0 if memory == "none" else k,
-        "cross_layers": tuple(range(1, layers, 2)) if memory == "cross" else (),
+        "window": window, "dim": dim, "layers": layers, "heads": heads, "k": k,
         "copy_layer": (layers + 1) // 2,
     }  # fmt: skip
     LMConfig(vocab=vocab, **shape)
@@ -191,9 +183,11 @@ def measure(
             continue
         size = int(lengths[corpus.tokens[chunks]].sum())
         words = len(tokenizer.decode(corpus.tokens[chunks].ravel().tolist()).split())
-        for view, closed in (("on", False), ("off", True)):
-            nats = float(token_nats(model, corpus, chunks, closed=closed).sum(dtype=np.float64))
-            figures[f"{source}, {view}"] = {
+        for condition, closed_book in (("on", False), ("off", True)):
+            nats = float(
+                token_nats(model, corpus, chunks, closed_book=closed_book).sum(dtype=np.float64)
+            )
+            figures[f"{source}, {condition}"] = {
                 "bits_per_byte": nats / float(np.log(2)) / max(size, 1),
                 "word_perplexity": float(np.exp(nats / max(words, 1))),
                 "bytes": float(size),

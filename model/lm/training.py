@@ -123,9 +123,9 @@ def _look(
     """Bits per byte of held-out chunks, with what was retrieved and without."""
     size = bytes_of(held) * float(np.log(2))
     return {
-        f"held_out_{view}": total_nats(model, corpus, held, closed=closed) / size
-        for view, closed in (("on", False), ("off", True))
-        if model.config.memory != "none" or closed
+        f"held_out_{condition}": total_nats(model, corpus, held, closed_book=closed_book) / size
+        for condition, closed_book in (("on", False), ("off", True))
+        if model.config.k or closed_book
     }
 
 
