@@ -166,8 +166,8 @@ def main() -> None:
     )
     size = {"dim": given.dim, "layers": given.layers, "heads": max(1, given.dim // 64)}
     if given.stage == "speed":
-        found = {n: speed(n, corpus, tokenizer.vocab, size, run, 3) for n in given.models}
-        print(json.dumps(found))
+        speeds = {n: speed(n, corpus, tokenizer.vocab, size, run, 3) for n in given.models}
+        print(json.dumps(speeds))
         return
     folder = given.folder / f"d{given.dim}-l{given.layers}-t{given.tokens}-s{given.seed}"
     if given.start is not None:
@@ -183,8 +183,8 @@ def main() -> None:
         models[name], reports[name] = trained(
             name, corpus, tokenizer, size, run, folder, given.device, given.start
         )
-    kept = ("parameters", "flops_a_token", "step", "tokens", "seconds", "cpu_seconds", "held_out")
-    out: dict[str, Any] = {"models": {n: {k: r[k] for k in kept} for n, r in reports.items()}}
+    shown = ("parameters", "flops_a_token", "step", "tokens", "seconds", "cpu_seconds", "held_out")
+    out: dict[str, Any] = {"models": {n: {k: r[k] for k in shown} for n, r in reports.items()}}
     if given.stage != "train":
         out |= evaluate(models, corpus, tokenizer, folder, given.chunks, given.seed)
         (folder / "report.json").write_text(json.dumps(out, indent=1), encoding="utf-8")

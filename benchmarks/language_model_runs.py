@@ -15,7 +15,7 @@ from app.training.pretrain import before, pick_device
 from benchmarks.progress import Line
 from model.lm.checkpoint import load_lm, save_lm
 from model.lm.config import PAD, LMConfig, PretrainConfig
-from model.lm.corpus import LMCorpus, Numbers
+from model.lm.corpus import LMCorpus
 from model.lm.network import RetrievalLM
 from model.lm.tokenizer import LMTokenizer
 from model.lm.training import Rows, fingerprint, pretrain, rows_of, steps_of, train_step
@@ -83,7 +83,7 @@ def trained(
     config = config_of(name, tokenizer.vocab, size)
     mine = run_of(name, config, corpus, size, run)
     digest = fingerprint(config, mine, corpus.sha256())
-    first = begun(start, config, tokenizer) if start is not None else None
+    first = started_from(start, config, tokenizer) if start is not None else None
     if first is not None:
         digest = f"{digest}-{first[1]['fingerprint']}"
     if out.exists():
@@ -93,14 +93,9 @@ def trained(
         return model.to(pick_device(device)), report
     torch.manual_seed(mine.seed)
     model = (first[0] if first is not None else RetrievalLM(config)).to(pick_device(device))
-    lengths = tokenizer.byte_lengths()
-
-    def bytes_of(chunks: Numbers) -> int:
-        return int(lengths[corpus.tokens[chunks]].sum())
-
     work = open_workspace(out, digest)
     ticker = Ticker(steps_of(config, mine), Line(name))
-    state = pretrain(model, corpus, mine, work / "main", ticker, bytes_of)
+    state = pretrain(model, corpus, mine, work / "main", ticker, tokenizer.byte_lengths())
     report = {
         "fingerprint": digest, "run": mine.to_json(), "config": config.to_json(),
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -114,7 +109,7 @@ def trained(
     return model.to(pick_device(device)), report
 
 
-def begun(
+def started_from(
     start: Path, config: LMConfig, tokenizer: LMTokenizer
 ) -> tuple[RetrievalLM, dict[str, Any]]:
     """The model that a run begins with, and its report."""

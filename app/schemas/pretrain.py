@@ -48,7 +48,8 @@ class LanguageModelBody(Response):
     """A language model that was pre-trained here; ``problem`` says why it cannot be read.
 
     ``tokens``: those that it learned from, with those of the models that it was started from.
-    ``metrics``: bits per byte and perplexity of words of held-out text, by source and view.
+    ``metrics``: bits per byte and perplexity of words of held-out text, by source, with
+    retrieval on and off.
     """
 
     version: str

@@ -95,8 +95,8 @@ class PretrainConfig:
     max_grad_norm: float = 1.0
     drop_retrieval: float = 0.2  # share of the rows that are read without passages
     save_every: int = 200  # steps between two saved states
-    evaluate_every: int = 1000  # steps between two looks at held-out text
-    evaluate_chunks: int = 512  # held-out chunks of such a look
+    evaluate_every: int = 1000  # steps between two measurements on held-out text
+    evaluate_chunks: int = 512  # held-out chunks of such a measurement
     seed: int = 0
 
     def to_json(self) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def token_nats(
     """
     config, device = model.config, model.embedding.weight.device
     rows, scored, places = evaluation_rows(corpus, chunks, config.chunks)
-    found = corpus.neighbours if neighbours is None else neighbours
+    hits = corpus.neighbours if neighbours is None else neighbours
     out = np.zeros((len(chunks), corpus.chunk), dtype=np.float32)
     size = max(1, ROWS * 4 // config.chunks)
     training, done = model.training, 0
@@ -77,7 +77,7 @@ def token_nats(
     with torch.inference_mode(), bf16_products(device):
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
-            given = np.where((part >= 0)[..., None], found[np.maximum(part, 0)], -1)
+            given = np.where((part >= 0)[..., None], hits[np.maximum(part, 0)], -1)
             batch = corpus.batch(part, config, given.astype(np.int64))
             if closed_book:
                 batch.places[:] = -1

@@ -53,7 +53,7 @@ def run(model: RetrievalLM, folder: Path, corpus: LMCorpus, *, until: int | None
     ticker = Ticker(total)
     if until is not None:
         ticker.cancelled = lambda: ticker.step >= until
-    pretrain(model, corpus, RUN, folder, ticker, lambda chunks: 4 * CHUNK * len(chunks))
+    pretrain(model, corpus, RUN, folder, ticker, np.full(VOCAB, 4))
 
 
 def test_a_run_that_was_cut_off_ends_as_one_that_was_not(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_it_learns_to_take_from_passages_what_only_they_hold(tmp_path: Path) -> 
     run_long = PretrainConfig(tokens=64 * 400, batch_tokens=256, lr=1e-2, save_every=400)
     model = a_model()
     ticker = Ticker(steps_of(SHAPE, run_long))
-    pretrain(model, corpus, run_long, tmp_path, ticker, lambda chunks: len(chunks))
+    pretrain(model, corpus, run_long, tmp_path, ticker, np.ones(VOCAB, dtype=np.int64))
     chunks = np.arange(40)
     on = token_nats(model, corpus, chunks).mean()
     off = token_nats(model, corpus, chunks, closed_book=True).mean()
