@@ -6,8 +6,7 @@
     python -m benchmarks.scratch --peers [SET...]
 
 Tokenizer and encoder (`model.scratch.train`) see the training rows alone; where texts carry labels
-or
-entities the encoder learns from those of three quarters of them (`--no-labels`: from the texts),
+or entities the encoder learns from those of three quarters of them (`--no-labels`: from the texts),
 and a head over it from the last quarter, with hits from all, found as the server does. *on* and
 *off* are one network, *none* never saw a hit, `no training` is the vote of the neighbours.
 `--peers`: TF-IDF of characters on the same rows. Test texts that stand in train are left out of the
@@ -54,14 +53,14 @@ FOLDER = RUNS / "scratch"
 CLASSIFIED = {"chnsenticorp": "train", "thucnews_titles": "train_subset"}
 CONFIGS = {
     # What texts are about hardly depends on the order of their words.
-    "chnsenticorp": ScratchConfig(places="learned", loosened=0.1),
-    "thucnews_titles": ScratchConfig(places="learned", max_tokens=48, loosened=0.1),
+    "chnsenticorp": ScratchConfig(position_encoding="learned", loosened=0.1),
+    "thucnews_titles": ScratchConfig(position_encoding="learned", max_tokens=48, loosened=0.1),
     # An entity's borders are between characters, so a token is one.
     # What is found are labelled sentences, by their words: vectors need not be learned.
-    "resume_ner": ScratchConfig(pieces="characters", epochs=20, batch_size=32, pairs=False),
-    "msra_ner": ScratchConfig(pieces="characters", epochs=6, batch_size=32, pairs=False),
-    "drcd": ScratchConfig(pieces="characters", max_tokens=256, batch_size=32),
-    "cmrc2018": ScratchConfig(pieces="characters", max_tokens=256, batch_size=32),
+    "resume_ner": ScratchConfig(tokenizer="characters", epochs=20, batch_size=32, pairs=False),
+    "msra_ner": ScratchConfig(tokenizer="characters", epochs=6, batch_size=32, pairs=False),
+    "drcd": ScratchConfig(tokenizer="characters", max_tokens=256, batch_size=32),
+    "cmrc2018": ScratchConfig(tokenizer="characters", max_tokens=256, batch_size=32),
 }
 HEAD_SHARE = 0.25
 """Of the rows, whose labels the encoder does not see and a head learns from. Rows whose labels it
@@ -87,10 +86,12 @@ def parts(name: str, most: int | None, split: str = "test") -> tuple[list[Exampl
 
 
 def changed(name: str, config: ScratchConfig) -> str:
-    """What tells an encoder of other places or longer texts than by default, in a name."""
+    """What tells an encoder of other positions or longer texts than by default, in a name."""
     own = CONFIGS[name]
-    places = "" if config.places == own.places else f"-{config.places}"
-    return places + ("" if config.max_tokens == own.max_tokens else f"-{config.max_tokens}")
+    positions = (
+        "" if config.position_encoding == own.position_encoding else f"-{config.position_encoding}"
+    )
+    return positions + ("" if config.max_tokens == own.max_tokens else f"-{config.max_tokens}")
 
 
 def encoder_for(
@@ -126,55 +127,56 @@ def classified(
     done: dict[str, dict[str, Any]] = {}
     for seed in seeds:
         encoder, about = encoder_for(name, texts, dataclasses.replace(config, seed=seed))
-        kept = FOLDER / f"{name}-{encoder.sha256[:8]}-{split}-{len(test)}-{seed}.json"
-        if not kept.exists():
-            found = views(name, seed, encoder, train, test, fresh)
-            kept.write_text(json.dumps(found))
-        done[str(seed)] = {"encoder": about, **json.loads(kept.read_text())}
+        saved = RUNS / f"{name}-{encoder.sha256[:8]}-{split}-{len(test)}-{seed}.json"
+        if not saved.exists():
+            saved.write_text(json.dumps(conditions(name, seed, encoder, train, test, fresh)))
+        done[str(seed)] = {"encoder": about, **json.loads(saved.read_text())}
     result: dict[str, Any] = {"rows": len(train), "test": len(test), "head rows": len(fresh)}
     right: dict[str, NDArray[np.float64]] = {}
-    for view in ("on", "off", "none", "no training"):
-        per_seed = [[c == "1" for c in found[view]["right"]] for found in done.values()]
-        right[view] = np.mean(per_seed, axis=0)
-        result[view] = float(right[view].mean())
-    for rival in ("off", "none", "no training"):
-        mean, low, high = paired_interval(right["on"], right[rival])
-        result[f"on - {rival}"] = {"mean": mean, "low": low, "high": high}
+    for condition in ("on", "off", "none", "no training"):
+        per_seed = [[c == "1" for c in one[condition]["right"]] for one in done.values()]
+        right[condition] = np.mean(per_seed, axis=0)
+        result[condition] = float(right[condition].mean())
+    for baseline in ("off", "none", "no training"):
+        mean, low, high = paired_interval(right["on"], right[baseline])
+        result[f"on - {baseline}"] = {"mean": mean, "low": low, "high": high}
     return {**result, "per seed": done}
 
 
-def views(
+def conditions(
     name: str, seed: int, encoder: Encoder,
     train: list[Example], test: list[Example], fresh: Sequence[int],
 ) -> dict[str, Any]:  # fmt: skip
     """The figures of one seed: `no training`, `on`, `off` and `none`. `fresh`: a head's rows."""
     labels = sorted({row.label for row in train})
     cached = CachedEncoder(encoder, f"{name}-scratch")
-    index, asked = (
+    index, queries = (
         Split(side, cached.encode([row.text for row in side])) for side in (train, test)
     )
     learned = index.take(fresh)
-    (own, found), dropped = hybrid(index, [learned, asked], cached)
+    (own, hits), dropped = hybrid(index, [learned, queries], cached)
     nothing: list[Any] = [[] for _ in test]
     result: dict[str, Any] = {"dropped": dropped}
-    result["no training"] = figures(asked, answer(Reader.load(None, encoder), asked, found, labels))
-    for view in ("on", "none"):
+    untrained = Reader.load(None, encoder)
+    result["no training"] = figures(queries, answer(untrained, queries, hits, labels))
+    for condition in ("on", "none"):
         reader, trained = fit(
-            f"{name}-scratch-{view}-{encoder.sha256[:8]}-{seed}", learned, own, encoder,
-            seed=seed, retrieval=view == "on", layers=encoder.depth,
+            f"{name}-scratch-{condition}-{encoder.sha256[:8]}-{seed}", learned, own, encoder,
+            seed=seed, retrieval=condition == "on", layers=encoder.depth,
         )  # fmt: skip
-        result[f"training, {view}"] = trained
-        if view == "on":
-            result["on"] = figures(asked, answer(reader, asked, found, labels))
-        shut = figures(asked, answer(reader, asked, nothing, labels))
-        result["off" if view == "on" else "none"] = shut
-    for view in ("no training", "on", "off", "none"):
-        print(f"{name:16} {seed} {view:12} accuracy {result[view]['accuracy']:.4f}", flush=True)
+        result[f"training, {condition}"] = trained
+        if condition == "on":
+            result["on"] = figures(queries, answer(reader, queries, hits, labels))
+        closed_book = figures(queries, answer(reader, queries, nothing, labels))
+        result["off" if condition == "on" else "none"] = closed_book
+    for condition in ("no training", "on", "off", "none"):
+        accuracy = result[condition]["accuracy"]
+        print(f"{name:16} {seed} {condition:12} accuracy {accuracy:.4f}", flush=True)
     return result
 
 
 def hybrid(
-    index: Split, asked: Sequence[Split], encoder: CachedEncoder
+    index: Split, queries: Sequence[Split], encoder: CachedEncoder
 ) -> tuple[list[list[list[Retrieved]]], int]:
     """The hits of each part by the server's default method, never the text or a near-duplicate."""
     place = {row.id: i for i, row in enumerate(index.rows)}
@@ -202,12 +204,12 @@ def hybrid(
     with temporary() as folder:
         documents = [Document(row.id, row.text, lang="zh") for row in index.rows]
         store, searcher = index_of(documents, Path(folder), encoder)
-        found = [
+        hits = [
             [hits_of(r, v, searcher) for r, v in zip(part.rows, part.vectors, strict=True)]
-            for part in asked
+            for part in queries
         ]
         store.close()
-    return found, dropped
+    return hits, dropped
 
 
 def tagged(
@@ -219,20 +221,22 @@ def tagged(
     taught: bool,
 ) -> dict[str, Any]:
     """A set of sentences with entities; the encoder is taught by entities too."""
-    kept = read_sentences(name, "train")[:most]
+    sentences = read_sentences(name, "train")[:most]
     share = HEAD_SHARE if taught else 1.0
     encoders: dict[int, Encoder] = {}
     about: dict[str, Any] = {}
     for seed in seeds:
-        fresh = {row.id for row in share_of(kept, share, seed)}
-        texts = [ScratchText(r.text, None, None if r.id in fresh else r.entities) for r in kept]
+        fresh = {row.id for row in share_of(sentences, share, seed)}
+        texts = [
+            ScratchText(r.text, None, None if r.id in fresh else r.entities) for r in sentences
+        ]
         encoders[seed], report = encoder_for(name, texts, dataclasses.replace(config, seed=seed))
         about[str(seed)] = {"head rows": len(fresh), "encoder": report}
-    found = ner.run(name, encoders, split, TAG_OPTIONS, most=most, learned=share)
-    return {"learned from": len(kept), **found, "encoders": about}
+    scores = ner.run(name, encoders, split, TAG_OPTIONS, most=most, learned=share)
+    return {"learned from": len(sentences), **scores, "encoders": about}
 
 
-def asked(
+def answered(
     name: str, _: str, seeds: Sequence[int], most: int | None, config: ScratchConfig, __: bool
 ) -> dict[str, Any]:
     """Questions of one set learned, those of the other asked; `most`: so many are asked."""
@@ -270,7 +274,7 @@ def main() -> None:
     parser.add_argument("--peers", action="store_true")
     parser.add_argument("--split", choices=("dev", "test"), default="test")
     parser.add_argument("--max-tokens", type=int, help="that the encoder reads of a text")
-    parser.add_argument("--places", choices=("rotary", "learned"))
+    parser.add_argument("--position-encoding", choices=("rotary", "learned"))
     parser.add_argument("--seed", type=int, nargs="+", default=[0])
     parser.add_argument("--rows", type=int, help="at most so many rows of each part")
     parser.add_argument("--epochs", type=int, help="of the encoder")
@@ -284,10 +288,10 @@ def main() -> None:
         if given.peers:
             out[name] = peers(name, given.split, given.rows)
         else:
-            options = {n: getattr(given, n) for n in ("epochs", "max_tokens", "places")}
+            options = {n: getattr(given, n) for n in ("epochs", "max_tokens", "position_encoding")}
             options = {n: value for n, value in options.items() if value}
             config = dataclasses.replace(CONFIGS[name], **options)
-            run = classified if name in CLASSIFIED else asked if name in OTHER else tagged
+            run = classified if name in CLASSIFIED else answered if name in OTHER else tagged
             taught = not given.no_labels
             out[name] = run(name, given.split, given.seed, given.rows, config, taught)
         print(name, json.dumps(plain(out[name])), flush=True)

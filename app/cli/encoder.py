@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from app.cli.output import StepBar, emit_json, json_option, note, warn
 
 if TYPE_CHECKING:
-    from model.scratch.train import ScratchText
+    from model.scratch.train import ScratchConfig, ScratchReport, ScratchText
 
 SHOWN = 10  # bad rows that are named
 
@@ -23,58 +23,21 @@ SHOWN = 10  # bad rows that are named
 @click.option("--text-column", help="Column with the text.  [default: text]")
 @click.option("--label-column", help="Column with the label.  [default: label, if there is one]")
 @click.option(
-    "--labels/--no-labels",
-    default=True,
-    show_default=True,
-    help="Learn from labels and entities too.",
-)
-@click.option(
-    "--pieces",
+    "--tokenizer",
     type=click.Choice(["unigram", "characters"]),
     default="unigram",
     show_default=True,
     help="What a token is: characters suit named entities.",
 )
-@click.option(
-    "--places",
-    type=click.Choice(["rotary", "learned"]),
-    default="rotary",
-    show_default=True,
-    help="How words know their distance: a RoFormer or a BERT.",
-)
-@click.option("--vocab", type=click.IntRange(50, 65_000), default=16_000, show_default=True)
-@click.option("--dim", type=click.IntRange(8, 2048), default=256, show_default=True)
-@click.option("--layers", type=click.IntRange(1, 48), default=4, show_default=True)
-@click.option("--heads", type=click.IntRange(1, 64), default=4, show_default=True)
-@click.option("--max-tokens", type=click.IntRange(8, 512), default=128, show_default=True)
 @click.option("--epochs", type=click.IntRange(1, 1000), default=10, show_default=True)
-@click.option("--batch-size", type=click.IntRange(2, 1024), default=64, show_default=True)
-@click.option(
-    "--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", show_default=True
-)
-@click.option("--lr", type=float, help="Learning rate.  [default: 5e-4, for sgd 0.1]")
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
-@click.option("--seed", type=int, default=0, show_default=True)
 @json_option
 def encoder(
     paths: tuple[Path, ...],
     out: Path,
     text_column: str | None,
     label_column: str | None,
-    labels: bool,
-    pieces: str,
-    places: str,
-    vocab: int,
-    dim: int,
-    layers: int,
-    heads: int,
-    max_tokens: int,
+    tokenizer: Literal["unigram", "characters"],
     epochs: int,
-    batch_size: int,
-    optimizer: str,
-    lr: float | None,
-    device: str,
-    seed: int,
     as_json: bool,
 ) -> None:
     """Train an encoder for a language or a field that no pretrained one at hand covers.
@@ -82,33 +45,17 @@ def encoder(
     Reads what `footnote index` reads. Texts teach it their words; where they carry a label, that
     texts of a label stand together; where they carry entities, what those look like. The folder
     is then named as FOOTNOTE_ENCODER; the same command goes on where an interrupted run stopped.
+    It runs on a GPU where there is one.
     """
-    from model.scratch.train import ScratchConfig, ScratchText, train_encoder
+    from model.scratch.train import ScratchConfig
 
-    if dim % heads:
-        raise click.BadParameter(f"{dim} is no multiple of {heads} heads", param_hint="--dim")
     if out.exists():
         raise click.ClickException(f"{out} is there already")
     rows = _rows(paths, text_column, label_column)
-    if not labels:
-        rows = [ScratchText(row.text) for row in rows]
-    names = {row.label for row in rows} - {None}
+    labels = {row.label for row in rows} - {None}
     types = {kind for row in rows for _, _, kind in row.entities or ()}
-    config = ScratchConfig(
-        vocabulary=vocab, pieces=pieces, layers=layers, dim=dim, heads=heads,
-        max_tokens=max_tokens, epochs=epochs, batch_size=batch_size, seed=seed,
-        places="learned" if places == "learned" else "rotary",
-        optimizer="sgd" if optimizer == "sgd" else "adamw",
-        lr=lr or (0.1 if optimizer == "sgd" else 5e-4),
-    )  # fmt: skip
-    note(f"{len(rows)} texts, {len(names)} labels, {len(types)} types of entities")
-    with StepBar("encoder") as progress:
-        try:
-            report = train_encoder(rows, config, out, device=device, progress=progress)
-        except ValueError as error:
-            raise click.ClickException(str(error)) from error
-        except KeyboardInterrupt:
-            raise click.ClickException("interrupted; the same command goes on") from None
+    note(f"{len(rows)} texts, {len(labels)} labels, {len(types)} types of entities")
+    report = _trained(rows, ScratchConfig(tokenizer=tokenizer, epochs=epochs), out)
     if as_json:
         emit_json({"encoder": str(out), **report.to_json()})
         return
@@ -118,6 +65,19 @@ def encoder(
         f"{report.seconds:.0f} s; losses of the last epoch: {losses}"
     )
     click.echo(f"next: FOOTNOTE_ENCODER={out} footnote serve")
+
+
+def _trained(rows: list[ScratchText], config: ScratchConfig, out: Path) -> ScratchReport:
+    from app.jobs.reindex import pick_device
+    from model.scratch.train import train_encoder
+
+    with StepBar("encoder") as progress:
+        try:
+            return train_encoder(rows, config, out, device=pick_device("auto"), progress=progress)
+        except ValueError as error:
+            raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt:
+            raise click.ClickException("interrupted; the same command goes on") from None
 
 
 def _rows(
@@ -140,8 +100,8 @@ def _rows(
             for line, row in read_file(file, columns=columns):
                 if isinstance(row, Document):
                     label = row.labels.get("label")
-                    kept = label if isinstance(label, str) else None
-                    rows.append(ScratchText(row.text, kept, entities_of(row)))
+                    single = label if isinstance(label, str) else None
+                    rows.append(ScratchText(row.text, single, entities_of(row)))
                     continue
                 bad += 1
                 if bad <= SHOWN:

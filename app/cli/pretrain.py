@@ -23,14 +23,6 @@ SHOWN: Final = 10  # bad lines that are named
     metavar="FOLDER",
     help="A language model to go on from, or `shipped`: its shape and tokens are kept.",
 )
-@click.option(
-    "--memory",
-    type=click.Choice(["copy", "cross", "prefix", "none"]),
-    default="copy",
-    show_default=True,
-    help="How passages are read: by the copy head alone, also by cross-attention, as a prefix.",
-)
-@click.option("--copy/--no-copy", default=True, show_default=True, help="The copy head.")
 @click.option("--tokens", type=click.IntRange(1), default=8_000_000, show_default=True)
 @click.option("--batch-tokens", type=click.IntRange(1), default=4096, show_default=True)
 @click.option("--window", type=click.IntRange(1), default=256, show_default=True)

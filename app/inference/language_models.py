@@ -26,7 +26,7 @@ def generator_source(named: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class LanguageModel:
-    """One of them. ``report``: what pre-training said; ``problem``: why it cannot be read."""
+    """One of them. ``report``: that of its pre-training; ``problem``: why it cannot be read."""
 
     version: str
     created: str | None
@@ -51,8 +51,8 @@ class LanguageModels:
 
     def folders(self) -> list[tuple[str, Path]]:
         """Every one's version and folder, the newest first."""
-        found = sorted(self.folder.glob(f"*/{MANIFEST}"), reverse=True)
-        return [(p.parent.name, p.parent) for p in found if VERSION.fullmatch(p.parent.name)]
+        manifests = sorted(self.folder.glob(f"*/{MANIFEST}"), reverse=True)
+        return [(p.parent.name, p.parent) for p in manifests if VERSION.fullmatch(p.parent.name)]
 
     def all(self) -> list[LanguageModel]:
         """Every one with its report, the newest first. Weights are not read."""

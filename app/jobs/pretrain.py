@@ -26,7 +26,7 @@ from index_data.documents import content_id
 TYPE: Final = "pretrain"
 DOCUMENTS: Final = "documents.jsonl"  # in the job's folder: the index's documents as they stood
 OPTIONS: Final = (
-    "memory", "copy", "tokens", "batch_tokens", "window", "dim", "layers", "heads", "vocab", "k",
+    "tokens", "batch_tokens", "window", "dim", "layers", "heads", "vocab", "k",
     "optimizer", "lr", "held_out", "seed",
 )  # fmt: skip
 
@@ -67,7 +67,7 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     torch.set_num_threads(1)
     out, work = Path(params["_out"]), Path(params["_work"])
     if out.exists():  # the server ended after it was saved
-        return {"report": _told(json.loads((out / "report.json").read_bytes()))}
+        return {"report": _without_curve(json.loads((out / "report.json").read_bytes()))}
     work.mkdir(parents=True, exist_ok=True)
     try:
         name, path = _text(params, work, reporter)
@@ -86,7 +86,7 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         raise JobCancelled from None
     except (DatasetBroken, ImportRefused, TrainingRefused, CheckpointRefused) as refused:
         raise JobRefused(str(refused)) from refused
-    return {"report": _told(report)}
+    return {"report": _without_curve(report)}
 
 
 def _learned_from(mine: bytes, start: Path | None) -> bytes:
@@ -102,8 +102,8 @@ def _learned_from(mine: bytes, start: Path | None) -> bytes:
     return united(mine, known) if known is not None else b""
 
 
-def _told(report: dict[str, Any]) -> dict[str, Any]:
-    """The report without its curve, which is read beside the model."""
+def _without_curve(report: dict[str, Any]) -> dict[str, Any]:
+    """The report as a job's result: its curve is read beside the model."""
     return {key: value for key, value in report.items() if key != "curve"}
 
 

@@ -64,20 +64,18 @@ def pretrain_params(footnote: Footnote, body: PretrainRequest) -> dict[str, Any]
     if body.start is not None:
         if not (footnote.language_models.folder_of(body.start) / MANIFEST).is_file():
             raise invalid("#/start", f"there is no language model {body.start}")
-        given = body.model_dump(by_alias=True, exclude_unset=True)
+        given = body.model_dump(exclude_unset=True)
         if shaped := [name for name in SHAPE if name in given]:
             raise invalid(f"#/{shaped[0]}", f"comes with the model that start names ({body.start})")
     if body.dim % (2 * body.heads):
         raise invalid("#/heads", f"{body.dim} wide does not divide into {body.heads} even heads")
-    if body.memory == "copy" and not body.copy_head:
-        raise invalid("#/copy", "memory copy is the copy head: name another memory without it")
     if body.dataset is None:
         if not footnote.store.count():
             raise invalid("#/dataset", "there is no document in the index to learn from")
     else:
         dataset_for(footnote, body.dataset, pretrain_job.TYPE)
     version = footnote.registry.new_version("language-model")
-    return body.model_dump(by_alias=True) | {"version": version}
+    return body.model_dump() | {"version": version}
 
 
 def dataset_for(footnote: Footnote, name: str, task: str) -> Dataset:

@@ -51,7 +51,7 @@ TRAIN = {
 }
 PRETRAIN = {
     "the documents of the index": {"tokens": 200_000, "dim": 128, "layers": 2, "vocab": 2048},
-    "without retrieval, SGD": {"memory": "none", "optimizer": "sgd", "tokens": 100_000},
+    "SGD": {"optimizer": "sgd", "tokens": 100_000},
 }
 KEYS = {
     "an admin": {"scope": "admin", "name": "operator"},

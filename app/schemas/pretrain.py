@@ -8,7 +8,7 @@ from pydantic import Field
 
 from app.schemas.base import Request, Response, Version
 
-SHAPE: Final = ("memory", "copy", "window", "dim", "layers", "heads", "vocab", "k")
+SHAPE: Final = ("window", "dim", "layers", "heads", "vocab", "k")
 """What comes with the model that a run starts from."""
 
 
@@ -28,12 +28,6 @@ class PretrainRequest(Request):
         description="A version of `language_models`, or `shipped`, to go on from: its shape and "
         "tokens are kept. null: from nothing.",
     )
-    memory: Literal["copy", "cross", "prefix", "none"] = Field(
-        "copy",
-        description="How passages are read: by the copy head alone, also by cross-attention, as a "
-        "prefix, not at all.",
-    )
-    copy_head: bool = Field(True, alias="copy", description="A pointer to what was read.")
     tokens: Annotated[int, Field(ge=1, le=10**12)] = 8_000_000
     batch_tokens: Annotated[int, Field(ge=1, le=2**20)] = 4096
     window: Annotated[int, Field(ge=64, le=8192, multiple_of=64)] = 256
@@ -54,7 +48,8 @@ class LanguageModelBody(Response):
     """A language model that was pre-trained here; ``problem`` says why it cannot be read.
 
     ``tokens``: those that it learned from, with those of the models that it was started from.
-    ``metrics``: bits per byte and perplexity of words of held-out text, by source and view.
+    ``metrics``: bits per byte and perplexity of words of held-out text, by source, with
+    retrieval on and off.
     """
 
     version: str

@@ -26,8 +26,8 @@ from index_data.importing.import_files import ImportRefused, find_files
 from model.folders import read_manifest
 from model.lm.checkpoint import load_lm, save_lm
 from model.lm.config import LMConfig, PretrainConfig
-from model.lm.corpus import LMCorpus, Numbers
-from model.lm.evaluation import spread, token_nats
+from model.lm.corpus import LMCorpus
+from model.lm.evaluation import spread, total_nats
 from model.lm.network import RetrievalLM
 from model.lm.tokenizer import LMTokenizer
 from model.lm.training import fingerprint, pretrain, steps_of
@@ -37,6 +37,9 @@ from model.training.workspace import TrainingRefused, open_workspace, thin
 
 MEASURED: Final = 4096
 """Held-out chunks that the report's figures are of, at most."""
+PASSAGES_OF: Final[dict[Setting, str]] = {
+    "own": "passages of the document's own past", "others": "passages of other documents"
+}  # fmt: skip
 LONG_CHUNKS: Final = 64
 """A file whose documents have more chunks than this, on average, is read with their own past."""
 
@@ -70,8 +73,6 @@ def plan_of(
     out: Path,
     sources: list[Source],
     *,
-    memory: Literal["copy", "cross", "prefix", "none"],
-    copy: bool,
     tokens: int,
     batch_tokens: int,
     window: int,
@@ -88,11 +89,10 @@ def plan_of(
 ) -> Plan:
     """The plan for the options of the command line, which the job has too.
 
-    `memory`: "copy" is "cross" with no layer that attends, so that the copy head reads alone.
     `start`: a language model to go on from, with its shape and its tokens whatever the options say.
 
     Raises:
-        ValueError: The sizes do not fit together, or nothing is left that reads.
+        ValueError: The sizes do not fit together.
     """
     run = PretrainConfig(
         tokens=tokens,
@@ -103,13 +103,8 @@ def plan_of(
     )
     if start is not None:
         return Plan(out, sources, run=run, held_out=held_out, start=start)
-    if memory == "copy" and not copy:
-        raise ValueError("memory copy is the copy head: name another memory without it")
     shape: dict[str, Any] = {
-        "memory": "cross" if memory == "copy" else memory,
-        "copy": copy, "window": window, "dim": dim, "layers": layers,
-        "heads": heads, "k": 0 if memory == "none" else k,
-        "cross_layers": tuple(range(1, layers, 2)) if memory == "cross" else (),
+        "window": window, "dim": dim, "layers": layers, "heads": heads, "k": k,
         "copy_layer": (layers + 1) // 2,
     }  # fmt: skip
     LMConfig(vocab=vocab, **shape)
@@ -132,32 +127,25 @@ def pretrain_from_files(
     Raises:
         ImportRefused: A path that is not there or of another kind.
         TrainingRefused: No text, or the loss is no number any more.
-        TrainingCancelled: `cancelled` said so.
+        TrainingCancelled: `cancelled` answered true.
         CheckpointRefused: The output folder is there already, or `start` does not read.
     """
     if plan.out.exists():
         raise TrainingRefused(f"{plan.out} is there already: name another folder")
-    begun = load_lm(plan.start) if plan.start is not None else None
+    start = load_lm(plan.start) if plan.start is not None else None
     work = open_workspace(plan.work or plan.out, _digest(plan))
-    if begun is not None:
-        shape, tokens = begun[0].config, begun[1]
-    else:
-        shape, tokens = LMConfig(vocab=plan.vocab, **plan.shape), None
+    shape = start[0].config if start is not None else LMConfig(vocab=plan.vocab, **plan.shape)
+    tokens = start[1] if start is not None else None
     corpus, tokenizer = _corpus(plan, shape, tokens, work / "corpus", note, rejected, stage)
     device = pick_device(plan.device)
     torch.manual_seed(plan.run.seed)
-    made = begun[0] if begun is not None else RetrievalLM(replace(shape, vocab=tokenizer.vocab))
-    model, config = made.to(device), made.config
-    lengths = tokenizer.byte_lengths()
-
-    def bytes_of(chunks: Numbers) -> int:
-        return int(lengths[corpus.tokens[chunks]].sum())
-
+    model = start[0] if start is not None else RetrievalLM(replace(shape, vocab=tokenizer.vocab))
+    model, config = model.to(device), model.config
     total = steps_of(config, plan.run)
     size = sum(p.numel() for p in model.parameters())
     note(f"{size / 1e6:.1f}M parameters, {total} steps, {device}")
     ticker = Ticker(total, progress, cancelled)
-    state = pretrain(model, corpus, plan.run, work / "main", ticker, bytes_of)
+    state = pretrain(model, corpus, plan.run, work / "main", ticker, tokenizer.byte_lengths())
     stage(0, 1, "measure")
     report = {
         "config": config.to_json(),
@@ -169,15 +157,15 @@ def pretrain_from_files(
         "curve": thin(read_curve(work / "main")),
         **{name: state[name] for name in ("step", "tokens", "seconds", "cpu_seconds")},
     }
-    if begun is not None:
-        report["before"] = before(begun[2])
+    if start is not None:
+        report["before"] = before(start[2])
     report["sha256"] = save_lm(plan.out, model, tokenizer, report, plan.documents)
     shutil.rmtree(work, ignore_errors=True)
     return report
 
 
 def measure(
-    model: RetrievalLM, corpus: LMCorpus, tokenizer: LMTokenizer, split: str = "test"
+    model: RetrievalLM, corpus: LMCorpus, tokenizer: LMTokenizer
 ) -> dict[str, dict[str, float]]:
     """Held-out bits per byte and perplexity of words, with what is retrieved and without.
 
@@ -186,14 +174,14 @@ def measure(
     figures = {}
     lengths = tokenizer.byte_lengths()
     for source in sorted({d.source for d in corpus.documents}):
-        chunks = spread(corpus.chunks_of(split, source), MEASURED)
+        chunks = spread(corpus.chunks_of("test", source), MEASURED)
         if not len(chunks):
             continue
         size = int(lengths[corpus.tokens[chunks]].sum())
         words = len(tokenizer.decode(corpus.tokens[chunks].ravel().tolist()).split())
-        for view, closed in (("on", False), ("off", True)):
-            nats = float(token_nats(model, corpus, chunks, closed=closed).sum(dtype=np.float64))
-            figures[f"{source}, {view}"] = {
+        for condition, closed_book in (("on", False), ("off", True)):
+            nats = total_nats(model, corpus, chunks, closed_book=closed_book)
+            figures[f"{source}, {condition}"] = {
                 "bits_per_byte": nats / float(np.log(2)) / max(size, 1),
                 "word_perplexity": float(np.exp(nats / max(words, 1))),
                 "bytes": float(size),
@@ -207,10 +195,10 @@ def before(report: dict[str, Any]) -> dict[str, Any]:
     return {name: report[name] for name in names if name in report}
 
 
-def pick_device(wanted: str) -> torch.device:
+def pick_device(name: str) -> torch.device:
     """`auto`: a GPU where there is one."""
-    if wanted != "auto":
-        return torch.device(wanted)
+    if name != "auto":
+        return torch.device(name)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -241,7 +229,8 @@ def _corpus(
     if not (folder / "documents.json").exists():
         stage(0, 1, "read")
         texts, settings = _texts(plan, shape.chunk, rejected)
-        note(f"{len(texts)} documents read: " + _told(settings))
+        origins = "; ".join(f"{name}: {PASSAGES_OF[one]}" for name, one in settings.items())
+        note(f"{len(texts)} documents read: {origins}")
         if tokenizer is None:
             stage(0, 1, "learn the tokens")
             tokenizer = train_tokenizer(texts, plan.vocab)
@@ -285,18 +274,13 @@ def _retrieving(stage: Callable[[int, int, str], None], done: int, total: int) -
     stage(done, total, "retrieve")
 
 
-def _told(settings: dict[str, Setting]) -> str:
-    said = {"own": "passages of the document's own past", "others": "passages of other documents"}
-    return "; ".join(f"{name}: {said[setting]}" for name, setting in settings.items())
-
-
 def sources_of(paths: Sequence[str]) -> list[Source]:
     """`[NAME=]PATH[:own|:others]`, as the command line takes it; paths of one name go together.
 
     Raises:
         ImportRefused: Two settings for one name.
     """
-    found: dict[str, Source] = {}
+    sources: dict[str, Source] = {}
     for given in paths:
         name, _, rest = given.rpartition("=")
         setting: Setting | None = None
@@ -306,8 +290,8 @@ def sources_of(paths: Sequence[str]) -> list[Source]:
                 rest = rest.removesuffix(f":{one}")
         path = Path(rest)
         name = name or path.name.split(".")[0] or "text"
-        source = found.setdefault(name, Source(name, [], setting))
+        source = sources.setdefault(name, Source(name, [], setting))
         if source.paths and source.setting != setting:
             raise ImportRefused(f"{name}: {source.setting} and {setting} at once")
         source.paths.append(path)
-    return list(found.values())
+    return list(sources.values())

@@ -106,14 +106,16 @@ def retrieve(
             for d in documents
             for i, row in enumerate(corpus.tokens[d.first : d.end])
         }
-        found = {chunk: terms(text) for chunk, text in texts.items()}
-        train = [found[c] for d in documents if d.split == "train" for c in range(d.first, d.end)]
+        chunk_terms = {chunk: terms(text) for chunk, text in texts.items()}
+        train = [
+            chunk_terms[c] for d in documents if d.split == "train" for c in range(d.first, d.end)
+        ]
         statistics = Statistics.of(train)
         counts[source] = Counts()
         if setting == "own":
-            work = _own(documents, found, statistics, reach, counts[source])
+            work = _own(documents, chunk_terms, statistics, reach, counts[source])
         else:
-            work = _others(documents, texts, found, statistics, reach, counts[source])
+            work = _others(documents, texts, chunk_terms, statistics, reach, counts[source])
         for chunk, hits in work:
             corpus.neighbours[chunk, : len(hits)] = hits
             done += 1
@@ -121,14 +123,14 @@ def retrieve(
     return counts
 
 
-def _query(found: Mapping[int, list[str]], document: LMDocument, chunk: int) -> list[str]:
+def _query(chunk_terms: Mapping[int, list[str]], document: LMDocument, chunk: int) -> list[str]:
     before = range(max(document.first, chunk - QUERY_CHUNKS), chunk)
-    return [term for c in before for term in found[c]]
+    return [term for c in before for term in chunk_terms[c]]
 
 
 def _own(
     documents: Sequence[LMDocument],
-    found: Mapping[int, list[str]],
+    chunk_terms: Mapping[int, list[str]],
     statistics: Statistics,
     reach: Reach,
     counts: Counts,
@@ -136,7 +138,7 @@ def _own(
     """Each document's own past: passages that end before any window with the chunk begins."""
     for document in documents:
         size = document.end - document.first
-        postings = postings_of(found[c] for c in range(document.first, document.end))
+        postings = postings_of(chunk_terms[c] for c in range(document.first, document.end))
         parts = saturation(postings, statistics.average)
         allowed = np.zeros(size, dtype=np.uint8)
         for place in range(size):
@@ -145,7 +147,7 @@ def _own(
                 continue
             # Of the chunks, those up to place - gap: a passage that begins there ends in time.
             allowed[: place - reach.gap + 1] = 1
-            weights = statistics.weights(_query(found, document, document.first + place))
+            weights = statistics.weights(_query(chunk_terms, document, document.first + place))
             best = _best(postings, parts, weights, 3 * reach.k, allowed)
             hits = _apart(best, reach)[: reach.k]
             counts.queries += 1
@@ -156,7 +158,7 @@ def _own(
 def _others(
     documents: Sequence[LMDocument],
     texts: Mapping[int, str],
-    found: Mapping[int, list[str]],
+    chunk_terms: Mapping[int, list[str]],
     statistics: Statistics,
     reach: Reach,
     counts: Counts,
@@ -166,7 +168,7 @@ def _others(
     numbers = np.array([c for d in index for c in range(d.first, d.end)], dtype=np.int64)
     owner = np.array([i for i, d in enumerate(index) for _ in range(d.first, d.end)], np.int64)
     first = np.searchsorted(owner, np.arange(len(index) + 1))
-    postings = postings_of(found[c] for c in numbers)
+    postings = postings_of(chunk_terms[c] for c in numbers)
     parts = saturation(postings, statistics.average)
     grams = _GramCache(texts)
     allowed = np.ones(len(numbers), dtype=np.uint8)
@@ -178,7 +180,7 @@ def _others(
         known: set[int] = set()
         yield document.first, []
         for chunk in range(document.first + 1, document.end):
-            weights = statistics.weights(_query(found, document, chunk))
+            weights = statistics.weights(_query(chunk_terms, document, chunk))
             while True:
                 best = _best(postings, parts, weights, 4 * reach.k, allowed)
                 new = {int(owner[hit]) for hit in best} - known
@@ -191,9 +193,9 @@ def _others(
                 banned += same
                 counts.duplicate_documents += len(same)
             last = grams.chunk(chunk - 1)
-            kept = [hit for hit in best if not alike(last, grams.chunk(int(numbers[hit])))]
-            counts.duplicate_passages += len(best) - len(kept)
-            hits = _apart(kept, reach, owner)[: reach.k]
+            distinct = [hit for hit in best if not alike(last, grams.chunk(int(numbers[hit])))]
+            counts.duplicate_passages += len(best) - len(distinct)
+            hits = _apart(distinct, reach, owner)[: reach.k]
             counts.queries += 1
             counts.found += len(hits)
             yield chunk, [int(numbers[hit]) for hit in hits]
@@ -214,15 +216,15 @@ def _best(
 
 def _apart(hits: Sequence[int], reach: Reach, owner: NDArray[np.int64] | None = None) -> list[int]:
     """Without those whose passage would overlap that of a better one."""
-    kept: list[int] = []
+    apart: list[int] = []
     for hit in hits:
         if all(
             abs(hit - other) >= reach.passage_chunks
             or (owner is not None and owner[hit] != owner[other])
-            for other in kept
+            for other in apart
         ):
-            kept.append(hit)
-    return kept
+            apart.append(hit)
+    return apart
 
 
 class _GramCache:

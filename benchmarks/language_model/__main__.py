@@ -7,7 +7,7 @@ on is compared with off, with random passages, with the longer window, with a un
 
     python -m benchmarks.language_model --stage prepare
     python -m benchmarks.language_model --stage speed
-    python -m benchmarks.language_model --stage train [--models long copy] [--tokens 8000000]
+    python -m benchmarks.language_model --stage train [--models long window copy] [--tokens 8000000]
     python -m benchmarks.language_model --stage report
     python -m benchmarks.language_model --stage train --models copy --start FOLDER  # on from it
     python -m benchmarks.language_model --stage ship --models copy --out model/shipped-language
@@ -52,27 +52,28 @@ REACHES = (512, 2048, 8192, None)
 
 def nats_of(
     name: str,
-    view: str,
+    condition: str,
     model: RetrievalLM,
     corpus: LMCorpus,
     chunks: Numbers,
     place: Path,
     seed: int,
 ) -> Any:
-    """Nats of a model's tokens in a view; kept in a file, since a look takes minutes."""
-    path = place / f"{name}-{view}.npy"
+    """Nats of a model's tokens under a condition; kept in a file, since measuring takes minutes."""
+    path = place / f"{name}-{condition}.npy"
     if path.exists():
-        kept = np.load(path, allow_pickle=False)
-        if len(kept) == len(chunks):
-            return kept
+        nats = np.load(path, allow_pickle=False)
+        if len(nats) == len(chunks):
+            return nats
     neighbours = None
-    if view == "random":
+    if condition == "random":
         reach = Reach(**corpus.notes["reach"])
         neighbours = random_neighbours(corpus, chunks, reach.gap, seed)
-    said = token_nats(model, corpus, chunks, closed=view == "off", neighbours=neighbours)
+    closed_book = condition == "off"
+    nats = token_nats(model, corpus, chunks, closed_book=closed_book, neighbours=neighbours)
     place.mkdir(parents=True, exist_ok=True)
-    np.save(path, said, allow_pickle=False)
-    return said
+    np.save(path, nats, allow_pickle=False)
+    return nats
 
 
 def with_cache(
@@ -105,7 +106,7 @@ def evaluate(
     most: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Every model in every view on every source, and the comparisons."""
+    """Every model under every condition on every source, and the comparisons."""
     counts = word_counts(corpus, tokenizer, folder / "words.json")
     out: dict[str, Any] = {}
     for source in SETTINGS:
@@ -114,21 +115,21 @@ def evaluate(
         evidence = evidence_of(corpus, tokenizer, test, 2)
         case = Case(corpus, tokenizer, test, evidence, words_of(corpus, tokenizer, test, counts))
         place = folder / "nats" / source
-        said: dict[str, Any] = {}
+        nats: dict[str, Any] = {}
         fitted: dict[str, Any] = {}
         for name, model in models.items():
-            views = ("on", "off", "random") if model.config.memory != "none" else ("off",)
-            for view in views:
-                said[f"{name}, {view}"] = nats_of(name, view, model, corpus, test, place, seed)
-                print(source, name, view, flush=True)
+            for condition in ("on", "off", "random") if model.config.k else ("off",):
+                key = f"{name}, {condition}"
+                nats[key] = nats_of(name, condition, model, corpus, test, place, seed)
+                print(source, name, condition, flush=True)
             held = nats_of(name, "off", model, corpus, dev, place / "dev", seed)
             key = f"{name}, cache"
-            said[key], fitted[key] = with_cache((held, dev), (said[f"{name}, off"], test), corpus)
+            nats[key], fitted[key] = with_cache((held, dev), (nats[f"{name}, off"], test), corpus)
         out[source] = {
             "sizes": case.sizes(),
             "cache": fitted,
-            "figures": {view: figures(case, nats) for view, nats in said.items()},
-            "comparisons": compare(case, said),
+            "figures": {key: figures(case, one) for key, one in nats.items()},
+            "comparisons": compare(case, nats),
         }
     return out
 
@@ -166,8 +167,8 @@ def main() -> None:
     )
     size = {"dim": given.dim, "layers": given.layers, "heads": max(1, given.dim // 64)}
     if given.stage == "speed":
-        found = {n: speed(n, corpus, tokenizer.vocab, size, run, 3) for n in given.models}
-        print(json.dumps(found))
+        speeds = {n: speed(n, corpus, tokenizer.vocab, size, run, 3) for n in given.models}
+        print(json.dumps(speeds))
         return
     folder = given.folder / f"d{given.dim}-l{given.layers}-t{given.tokens}-s{given.seed}"
     if given.start is not None:
@@ -183,8 +184,8 @@ def main() -> None:
         models[name], reports[name] = trained(
             name, corpus, tokenizer, size, run, folder, given.device, given.start
         )
-    kept = ("parameters", "flops_a_token", "step", "tokens", "seconds", "cpu_seconds", "held_out")
-    out: dict[str, Any] = {"models": {n: {k: r[k] for k in kept} for n, r in reports.items()}}
+    shown = ("parameters", "flops_a_token", "step", "tokens", "seconds", "cpu_seconds", "held_out")
+    out: dict[str, Any] = {"models": {n: {k: r[k] for k in shown} for n, r in reports.items()}}
     if given.stage != "train":
         out |= evaluate(models, corpus, tokenizer, folder, given.chunks, given.seed)
         (folder / "report.json").write_text(json.dumps(out, indent=1), encoding="utf-8")

@@ -20,7 +20,7 @@ WINDOW = 256
 LEAST = 8  # documents that an interval is drawn from
 DISTANCES = (0, 1_024, 4_096, 16_384, 65_536, 1 << 40)
 HELD = (0.0, 0.02, 0.1, 0.3, 0.8, 1.01)
-RIVALS = ("off", "random", "cache")
+SAME_WEIGHTS = ("off", "random", "cache")
 Nats = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
 
@@ -118,21 +118,18 @@ def figures(case: Case, nats: Nats) -> dict[str, float]:
     return out
 
 
-def compare(case: Case, said: Mapping[str, Nats]) -> dict[str, Any]:
-    """Each model with retrieval on against its rivals, by class of token."""
+def compare(case: Case, nats: Mapping[str, Nats]) -> dict[str, Any]:
+    """Each model with retrieval on against its baselines, by class of token."""
     out: dict[str, Any] = {}
     whose, real = case.corpus.document[case.chunks], case.tokens()
-    for key, ours in said.items():
-        name, view = key.split(", ")
-        if view != "on":
+    for key, ours in nats.items():
+        name, condition = key.split(", ")
+        if condition != "on":
             continue
-        rivals = {f"{name}, {rival}": said[f"{name}, {rival}"] for rival in RIVALS}
-        rivals |= {
-            k: n for k, n in said.items()
-            if k.split(", ")[0] in ("none", "window", "long")
-        }  # fmt: skip
-        for rival, theirs in rivals.items():
-            out[f"{key} - {rival}"] = {
+        baselines = {f"{name}, {other}": nats[f"{name}, {other}"] for other in SAME_WEIGHTS}
+        baselines |= {k: n for k, n in nats.items() if k.split(", ")[0] in ("window", "long")}
+        for baseline, theirs in baselines.items():
+            out[f"{key} - {baseline}"] = {
                 kind: difference(case, ours, theirs, mask)
                 for kind, mask in case.classes().items()
                 if len(np.unique(whose[(mask & real).any(axis=1)])) >= LEAST

@@ -15,7 +15,7 @@ from app.training.pretrain import before, pick_device
 from benchmarks.tools.progress import Line
 from model.lm.checkpoint import load_lm, save_lm
 from model.lm.config import PAD, LMConfig, PretrainConfig
-from model.lm.corpus import LMCorpus, Numbers
+from model.lm.corpus import LMCorpus
 from model.lm.network import RetrievalLM
 from model.lm.tokenizer import LMTokenizer
 from model.lm.training import Rows, fingerprint, pretrain, rows_of, steps_of, train_step
@@ -24,29 +24,21 @@ from model.training.trainer import Ticker, make_optimizer
 from model.training.workspace import open_workspace, thin
 
 SHAPES: dict[str, dict[str, Any]] = {
-    # No retrieval: the same window, and four times the window, each with a pointer into it.
-    "none": {"memory": "none", "k": 0, "copy": False},
-    "window": {"memory": "none", "k": 0},
-    "long": {"memory": "none", "k": 0, "window": 1024},
-    # Retrieval: cross-attention alone, the copy head alone, both, and as a prefix.
-    "cross": {"memory": "cross", "copy": False, "encoder_layers": 1},
-    "copy": {"memory": "cross", "cross_layers": ()},
-    "cross_copy": {"memory": "cross"},
-    "prefix_copy": {"memory": "prefix"},
+    # No retrieval: a pointer into the same window, and into one four times as long.
+    "window": {"k": 0},
+    "long": {"k": 0, "window": 1024},
+    # Retrieval: a pointer into passages too.
+    "copy": {},
 }
+"""Other forms of reading passages were compared at commit 397991a: docs/language-model.md."""
 REFERENCE = "long"
 """Its tokens are given; the others get as many as the same compute allows."""
 
 
 def config_of(name: str, vocab: int, size: dict[str, Any]) -> LMConfig:
     """The shape of a model."""
-    layers = size.get("layers", 4)
-    given = {
-        "cross_layers": tuple(range(1, layers, 2)), "copy_layer": (layers + 1) // 2,
-    } | size | SHAPES[name]  # fmt: skip
-    if given["memory"] != "cross":
-        given["cross_layers"] = ()
-    return LMConfig(vocab=vocab, **given)
+    copy_layer = (size.get("layers", 4) + 1) // 2
+    return LMConfig(vocab=vocab, copy_layer=copy_layer, **size, **SHAPES[name])
 
 
 def flops_a_token(config: LMConfig, corpus: LMCorpus, run: PretrainConfig) -> float:
@@ -91,7 +83,7 @@ def trained(
     config = config_of(name, tokenizer.vocab, size)
     mine = run_of(name, config, corpus, size, run)
     digest = fingerprint(config, mine, corpus.sha256())
-    first = begun(start, config, tokenizer) if start is not None else None
+    first = started_from(start, config, tokenizer) if start is not None else None
     if first is not None:
         digest = f"{digest}-{first[1]['fingerprint']}"
     if out.exists():
@@ -101,14 +93,9 @@ def trained(
         return model.to(pick_device(device)), report
     torch.manual_seed(mine.seed)
     model = (first[0] if first is not None else RetrievalLM(config)).to(pick_device(device))
-    lengths = tokenizer.byte_lengths()
-
-    def bytes_of(chunks: Numbers) -> int:
-        return int(lengths[corpus.tokens[chunks]].sum())
-
     work = open_workspace(out, digest)
     ticker = Ticker(steps_of(config, mine), Line(name))
-    state = pretrain(model, corpus, mine, work / "main", ticker, bytes_of)
+    state = pretrain(model, corpus, mine, work / "main", ticker, tokenizer.byte_lengths())
     report = {
         "fingerprint": digest, "run": mine.to_json(), "config": config.to_json(),
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -122,7 +109,7 @@ def trained(
     return model.to(pick_device(device)), report
 
 
-def begun(
+def started_from(
     start: Path, config: LMConfig, tokenizer: LMTokenizer
 ) -> tuple[RetrievalLM, dict[str, Any]]:
     """The model that a run begins with, and its report."""

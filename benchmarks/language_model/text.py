@@ -82,8 +82,8 @@ def words_of(
     starts = [not piece or not piece[0].isalpha() for piece in pieces]
     for number in sorted({int(n) for n in corpus.document[chunks]}):
         document = corpus.documents[number]
-        last_wanted = max(c for c in place if document.first <= c < document.end)
-        ids = corpus.tokens[document.first : last_wanted + 2].ravel()
+        last = max(c for c in place if document.first <= c < document.end)
+        ids = corpus.tokens[document.first : last + 2].ravel()
         ids = ids[: (document.end - document.first) * corpus.chunk]
         seen: dict[str, int] = {}
         at = 0
@@ -122,10 +122,10 @@ def evidence_of(corpus: LMCorpus, tokenizer: LMTokenizer, chunks: Numbers, k: in
     leak = np.zeros(len(chunks), dtype=np.bool_)
     for i, chunk in enumerate(chunks.tolist()):
         target = shingler.grams(tokenizer.decode(corpus.tokens[chunk].tolist()))
-        found = [int(n) for n in corpus.neighbours[chunk, :k] if n >= 0]
-        if found and corpus.document[found[0]] == corpus.document[chunk]:
-            distance[i] = (chunk - found[0]) * corpus.chunk
-        for passage in corpus.passages(np.array(found, dtype=np.int64), 2) if found else []:
+        hits = [int(n) for n in corpus.neighbours[chunk, :k] if n >= 0]
+        if hits and corpus.document[hits[0]] == corpus.document[chunk]:
+            distance[i] = (chunk - hits[0]) * corpus.chunk
+        for passage in corpus.passages(np.array(hits, dtype=np.int64), 2) if hits else []:
             halves = passage.reshape(2, -1)
             held[i] = max(held[i], contained(target, shingler.grams(tokenizer.decode(passage))))
             leak[i] |= any(alike(target, shingler.grams(tokenizer.decode(h))) for h in halves)
@@ -140,16 +140,16 @@ def random_neighbours(corpus: LMCorpus, chunks: Numbers, gap: int, seed: int) ->
     random = np.random.default_rng(seed)
     out = np.array(corpus.neighbours, dtype=np.int64)
     pools = {s: corpus.chunks_of("train", s) for s in {d.source for d in corpus.documents}}
-    wanted = np.unique(np.concatenate([chunks + i for i in range(-16, 17)]))
-    for chunk in wanted[(wanted >= 0) & (wanted < len(out))].tolist():
-        found = out[chunk]
+    near = np.unique(np.concatenate([chunks + i for i in range(-16, 17)]))
+    for chunk in near[(near >= 0) & (near < len(out))].tolist():
+        hits = out[chunk]
         document = corpus.documents[int(corpus.document[chunk])]
-        own = bool((corpus.document[found[found >= 0]] == corpus.document[chunk]).any())
+        own = bool((corpus.document[hits[hits >= 0]] == corpus.document[chunk]).any())
         pool = np.arange(document.first, chunk - gap + 1) if own else pools[document.source]
         outside = pool if own else pool[(pool < document.first) | (pool >= document.end)]
         if len(outside):
-            drawn = random.choice(outside, len(found))
-            out[chunk] = np.where(found >= 0, drawn, -1)
+            drawn = random.choice(outside, len(hits))
+            out[chunk] = np.where(hits >= 0, drawn, -1)
     return out
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 PAD = 0
 """Fills a chunk; is never predicted."""
@@ -15,20 +15,23 @@ SPECIAL = 2
 """The first number of a token that stands for text."""
 
 
+REMOVED: Final[Mapping[str, tuple[object, ...]]] = {
+    "memory": ("cross", "none"), "copy": (True,), "cross_layers": ([],), "encoder_layers": (0,),
+}  # fmt: skip
+"""Fields of checkpoints up to commit 397991a, with the values that mean today's network.
+
+Other values are forms of reading passages that were compared and removed.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class LMConfig:
     """The shape of a language model: everything that its tensors' shapes follow from.
 
-    `memory`: how retrieved passages are read. `none`: not at all; `cross`: encoded apart and
-    attended to by cross-attention, chunk by chunk (RETRO, Borgeaud et al. 2022); `prefix`: by the
-    decoder's own layers, visible as a whole before the chunk, whose tokens see what is before them
-    (the sequence-to-sequence mask of UniLM, Dong et al. 2019). `copy` adds a pointer to the tokens
-    of passages and window.
+    `k` 0 is a model that reads no passages; its copy head points into the window alone.
     """
 
     vocab: int
-    memory: Literal["none", "cross", "prefix"] = "cross"
-    copy: bool = True
     dim: int = 256
     layers: int = 4
     heads: int = 4
@@ -36,8 +39,6 @@ class LMConfig:
     chunk: int = 64  # tokens between two retrievals
     k: int = 2  # passages a chunk
     passage_chunks: int = 2  # chunks a passage: the one that was found and what follows it
-    encoder_layers: int = 0  # of the passages' encoder (`cross`), after its short convolution
-    cross_layers: tuple[int, ...] = (1, 3)  # decoder layers with cross-attention
     copy_dim: int = 128
     copy_layer: int = 2  # after so many layers the window's states are the keys of its tokens
 
@@ -46,12 +47,8 @@ class LMConfig:
             raise ValueError(f"{self.dim} wide does not divide into {self.heads} even heads")
         if self.window % self.chunk:
             raise ValueError(f"a window of {self.window} is no whole number of {self.chunk}")
-        if self.memory == "none" and self.k:
-            raise ValueError("a model without memory reads no passages: k is 0")
         if not 0 <= self.copy_layer <= self.layers:
             raise ValueError(f"copy_layer {self.copy_layer} of {self.layers} layers")
-        if any(not 0 <= layer < self.layers for layer in self.cross_layers):
-            raise ValueError(f"cross_layers {self.cross_layers} of {self.layers} layers")
 
     @property
     def chunks(self) -> int:
@@ -63,24 +60,26 @@ class LMConfig:
         """Tokens a passage."""
         return self.passage_chunks * self.chunk
 
-    @property
-    def encodes(self) -> bool:
-        """Whether passages have an encoder of their own."""
-        return self.memory == "cross"
-
     def to_json(self) -> dict[str, Any]:
         """Plain data; the inverse of `from_json`."""
-        return dataclasses.asdict(self) | {"cross_layers": list(self.cross_layers)}
+        return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> LMConfig:
-        """Rebuild from `to_json`.
+        """Rebuild from `to_json`, of this version or an earlier one.
 
         Raises:
             TypeError: A field is unknown or missing.
-            ValueError: The sizes do not fit together.
+            ValueError: The sizes do not fit together, or the form was removed.
         """
-        return cls(**{**raw, "cross_layers": tuple(raw["cross_layers"])})
+        shape = dict(raw)
+        for name, values in REMOVED.items():
+            if name in shape and (value := shape.pop(name)) not in values:
+                raise ValueError(
+                    f"{name} is {value!r}: this form of reading passages was removed, "
+                    "commit 397991a is the last that reads it; pre-train the model again"
+                )
+        return cls(**shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +95,8 @@ class PretrainConfig:
     max_grad_norm: float = 1.0
     drop_retrieval: float = 0.2  # share of the rows that are read without passages
     save_every: int = 200  # steps between two saved states
-    evaluate_every: int = 1000  # steps between two looks at held-out text
-    evaluate_chunks: int = 512  # held-out chunks of such a look
+    evaluate_every: int = 1000  # steps between two measurements on held-out text
+    evaluate_chunks: int = 512  # held-out chunks of such a measurement
     seed: int = 0
 
     def to_json(self) -> dict[str, Any]:

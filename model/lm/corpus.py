@@ -55,12 +55,12 @@ class LMCorpus:
 
     def chunks_of(self, split: str, source: str | None = None) -> Numbers:
         """The numbers of a split's chunks, ascending."""
-        wanted = [
+        ranges = [
             np.arange(d.first, d.end)
             for d in self.documents
             if d.split == split and source in (None, d.source)
         ]
-        return np.concatenate(wanted) if wanted else np.zeros(0, dtype=np.int64)
+        return np.concatenate(ranges) if ranges else np.zeros(0, dtype=np.int64)
 
     def save(self, folder: Path) -> None:
         """Write the files of the module's list; the JSON comes last."""

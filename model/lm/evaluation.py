@@ -60,16 +60,16 @@ def token_nats(
     corpus: LMCorpus,
     chunks: Numbers,
     *,
-    closed: bool = False,
+    closed_book: bool = False,
     neighbours: Numbers | None = None,
 ) -> NDArray[np.float32]:
     """Minus log-probability of each token of some chunks [m, c], in nats; 0 for the padding.
 
-    `closed`: nothing is retrieved. `neighbours` [N, k] stand in for the corpus's own.
+    `closed_book`: nothing is retrieved. `neighbours` [N, k] stand in for the corpus's own.
     """
     config, device = model.config, model.embedding.weight.device
     rows, scored, places = evaluation_rows(corpus, chunks, config.chunks)
-    found = corpus.neighbours if neighbours is None else neighbours
+    hits = corpus.neighbours if neighbours is None else neighbours
     out = np.zeros((len(chunks), corpus.chunk), dtype=np.float32)
     size = max(1, ROWS * 4 // config.chunks)
     training, done = model.training, 0
@@ -77,9 +77,9 @@ def token_nats(
     with torch.inference_mode(), bf16_products(device):
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
-            given = np.where((part >= 0)[..., None], found[np.maximum(part, 0)], -1)
+            given = np.where((part >= 0)[..., None], hits[np.maximum(part, 0)], -1)
             batch = corpus.batch(part, config, given.astype(np.int64))
-            if closed:
+            if closed_book:
                 batch.places[:] = -1
             nats = -model(batch.to(device)).float().cpu().numpy()[scored[start : start + size]]
             out[places[done : done + len(nats)]] = nats
@@ -89,10 +89,10 @@ def token_nats(
 
 
 def total_nats(
-    model: RetrievalLM, corpus: LMCorpus, chunks: Numbers, *, closed: bool = False
+    model: RetrievalLM, corpus: LMCorpus, chunks: Numbers, *, closed_book: bool = False
 ) -> float:
     """The sum of `token_nats`."""
-    return float(token_nats(model, corpus, chunks, closed=closed).sum(dtype=np.float64))
+    return float(token_nats(model, corpus, chunks, closed_book=closed_book).sum(dtype=np.float64))
 
 
 def spread(chunks: Numbers, most: int, run: int = 8) -> Numbers:

@@ -1,9 +1,8 @@
 """A language model that was pre-trained here as a server's generator, beside
 `model.text_generation.generator`.
 
-Documents do not stand before the prompt: each is a passage of the model's memory, pointed into by
-the copy head or read by cross-attention, however long the prompt is. It continues texts and holds
-no dialogue.
+Documents do not stand before the prompt: each is a passage that the copy head points into, however
+long the prompt is. It continues texts and holds no dialogue.
 """
 
 from __future__ import annotations
@@ -41,11 +40,10 @@ class LMDecoder:
     """`RetrievalLM` run step by step: a state is the session of some texts."""
 
     seq2seq = False
+    shares = True  # rows share a pass
 
     def __init__(self, model: RetrievalLM) -> None:
         self.model = model
-        # A prefix lies at fixed places before a text, which those of a row that is moved are not.
-        self.shares = model.config.memory != "prefix"
 
     def step(self, state: LMSession, tokens: Sequence[int]) -> Tensor:
         """One token for each text -> log-probabilities [b, v] of the next."""
@@ -114,7 +112,7 @@ class LMGenerator:
         if len(ids) + new > self.context:
             raise PromptTooLong(len(ids), new, self.context)
         config = self.decoder.model.config
-        room = 0 if config.memory == "none" else PASSAGES
+        room = PASSAGES if config.k else 0
         read = self._tokenizer.encode([headed(d.title, d.text) for d in documents[:room]])
         passages = tuple(tuple(int(i) for i in one[: config.passage]) for one in read)
         cut = any(len(one) > config.passage for one in read)

@@ -1,8 +1,4 @@
-"""The layers of the language model: rotary attention over a window and a memory, and its block.
-
-Tokens come in groups, all of which see the same passages: [b, n, c, d] is n groups of c tokens. In
-training a group is a chunk; in generation there is one group, the tokens that are new.
-"""
+"""The layers of the language model: rotary attention over a window, its block, a convolution."""
 
 from __future__ import annotations
 
@@ -21,7 +17,7 @@ NEVER = -1e4
 
 @dataclass(slots=True)
 class KeyValues:
-    """What a layer keeps of tokens: keys and values [..., h, s, e], keys already turned."""
+    """What a layer keeps of tokens: keys and values [b, h, s, e], keys already turned."""
 
     keys: Tensor
     values: Tensor
@@ -40,7 +36,7 @@ class Norm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over the window and, in the `prefix` form, over the passages before it."""
+    """Self-attention over the window."""
 
     def __init__(self, config: LMConfig) -> None:
         super().__init__()
@@ -48,100 +44,47 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
         self.out = nn.Linear(config.dim, config.dim, bias=False)
 
-    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys, values [r, h, t, e] of x [r, t, d]."""
-        r, t, _ = x.shape
-        q, k, v = self.qkv(x).view(r, t, 3, self.heads, self.size).permute(2, 0, 3, 1, 4)
-        return q, k, v
-
     def forward(
-        self,
-        x: Tensor,
-        bias: Tensor,
-        turn: Tensor,
-        past: KeyValues | None = None,
-        memory: tuple[KeyValues, Tensor, Tensor] | None = None,
+        self, x: Tensor, bias: Tensor, turn: Tensor, past: KeyValues | None
     ) -> tuple[Tensor, KeyValues]:
-        """X [b, n, c, d] with `bias` [b, 1, t, s] over past and new tokens; what is kept of them.
+        """New tokens x [b, t, d] over past and new ones, and what is kept of both.
 
-        `memory`: keys and values [b, n, h, m, e], their bias [b, n, 1, 1, m], and how the queries
-        are turned towards them [2, t, e / 2].
+        `bias` [b, 1, t, s] is added to the scores, `turn` [2, t, e / 2] rotates the new tokens.
         """
-        b, n, c, d = x.shape
-        q, k, v = self.split(x.view(b, n * c, d))
-        near = rotate(q, turn)
-        kept = KeyValues(rotate(k, turn), v)
+        b, t, d = x.shape
+        q, k, v = self.qkv(x).view(b, t, 3, self.heads, self.size).permute(2, 0, 3, 1, 4)
+        q, k = rotate(q, turn), rotate(k, turn)  # [b, h, t, e]
         if past is not None:
-            kept = KeyValues(
-                torch.cat([past.keys, kept.keys], 2), torch.cat([past.values, kept.values], 2)
-            )
-        scores = near @ kept.keys.transpose(-1, -2) * self.size**-0.5 + bias  # [b, h, t, s]
-        if memory is None:
-            y = scores.softmax(-1) @ kept.values
-        else:
-            there, hidden, turn_far = memory
-            far = grouped(rotate(q, turn_far), n) @ there.keys.transpose(-1, -2)
-            far = far * self.size**-0.5 + hidden  # [b, n, h, c, m]
-            s = scores.shape[-1]
-            weights = torch.cat([grouped(scores, n), far], -1).softmax(-1)
-            y = ungrouped(weights[..., :s]) @ kept.values
-            y = y + ungrouped(weights[..., s:] @ there.values)
-        return self.out(y.transpose(1, 2).reshape(b, n, c, d)), kept
-
-
-class CrossAttention(nn.Module):
-    """From each group's tokens to its passages; a learned null entry is always there."""
-
-    def __init__(self, config: LMConfig) -> None:
-        super().__init__()
-        self.heads, self.size = config.heads, config.dim // config.heads
-        self.query = nn.Linear(config.dim, config.dim, bias=False)
-        self.key_value = nn.Linear(config.dim, 2 * config.dim, bias=False)
-        self.out = nn.Linear(config.dim, config.dim, bias=False)
-        self.null = nn.Parameter(torch.zeros(2, self.heads, 1, self.size))
-
-    def keep(self, states: Tensor) -> KeyValues:
-        """Keys and values [u, h, p, e] of passages [u, p, d]."""
-        u, p, _ = states.shape
-        k, v = self.key_value(states).view(u, p, 2, self.heads, self.size).permute(2, 0, 3, 1, 4)
-        return KeyValues(k, v)
-
-    def forward(self, x: Tensor, there: KeyValues, hidden: Tensor) -> Tensor:
-        """X [b, n, c, d]; keys and values [b, n, h, m, e], their bias [b, n, 1, 1, m]."""
-        b, n, c, d = x.shape
-        q = self.query(x).view(b, n, c, self.heads, self.size).transpose(2, 3)
-        null = self.null.to(q.dtype)
-        scores = torch.cat([q @ null[0].transpose(-1, -2),
-                            q @ there.keys.transpose(-1, -2) + hidden], -1)  # fmt: skip
-        weights = (scores * self.size**-0.5).softmax(-1)
-        y = weights[..., 1:] @ there.values + weights[..., :1] * null[1]
-        out: Tensor = self.out(y.transpose(2, 3).reshape(b, n, c, d))
-        return out
+            k, v = torch.cat([past.keys, k], 2), torch.cat([past.values, v], 2)
+        scores = q @ k.transpose(-1, -2) * self.size**-0.5 + bias  # [b, h, t, s]
+        y = scores.softmax(-1) @ v
+        return self.out(y.transpose(1, 2).reshape(b, t, d)), KeyValues(k, v)
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention where the configuration says so, and a squared-ReLU MLP."""
+    """Self-attention and a squared-ReLU MLP (So et al. 2021), each behind a norm."""
 
-    def __init__(self, config: LMConfig, *, cross: bool = False) -> None:
+    def __init__(self, config: LMConfig) -> None:
         super().__init__()
         dim = config.dim
         self.attention_norm, self.attention = Norm(dim), Attention(config)
-        self.cross_norm = Norm(dim) if cross else None
-        self.cross = CrossAttention(config) if cross else None
         self.mlp_norm = Norm(dim)
         self.up = nn.Linear(dim, 4 * dim, bias=False)
         self.down = nn.Linear(4 * dim, dim, bias=False)
 
-    def mlp(self, x: Tensor) -> Tensor:
-        """The part that looks at one position (squared ReLU: So et al. 2021)."""
-        out: Tensor = self.down(F.relu(self.up(self.mlp_norm(x))).square())
-        return out
+    def forward(
+        self, x: Tensor, bias: Tensor, turn: Tensor, past: KeyValues | None
+    ) -> tuple[Tensor, KeyValues]:
+        """States [b, t, d] -> states [b, t, d]; see `Attention.forward`."""
+        y, kept = self.attention(self.attention_norm(x), bias, turn, past)
+        x = x + y
+        return x + self.down(F.relu(self.up(self.mlp_norm(x))).square()), kept
 
 
 class ShortConvolution(nn.Module):
     """Each token gets something of the three before it: what stood before a word is how to find it.
 
-    Depthwise and causal, so a passage's tokens do not depend on their neighbours' order beyond it.
+    Depthwise and causal: a token depends on nothing that comes after it.
     """
 
     WIDTH = 4
@@ -153,21 +96,9 @@ class ShortConvolution(nn.Module):
         self.mix = nn.Linear(dim, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[u, p, d]."""
+        """[u, p, d] -> [u, p, d]."""
         y = x
         for back, weight in enumerate(self.weight.to(x.dtype), 1):
             y = y + F.pad(x, (0, 0, back, 0))[:, : x.shape[1]] * weight
         out: Tensor = x + self.mix(y)
         return out
-
-
-def grouped(x: Tensor, n: int) -> Tensor:
-    """[b, h, n c, e] as [b, n, h, c, e]."""
-    b, h, t, e = x.shape
-    return x.view(b, h, n, t // n, e).transpose(1, 2)
-
-
-def ungrouped(x: Tensor) -> Tensor:
-    """[b, n, h, c, e] as [b, h, n c, e]."""
-    b, n, h, c, e = x.shape
-    return x.transpose(1, 2).reshape(b, h, n * c, e)

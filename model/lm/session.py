@@ -30,7 +30,7 @@ class LMSession:
 
     model: RetrievalLM
     memory: LMMemory
-    past: Past = field(default_factory=Past)
+    past: Past | None = None
     lengths: list[int] = field(default_factory=lambda: [0])  # of each row, in tokens
 
     @classmethod
@@ -48,17 +48,16 @@ class LMSession:
         """
         assert len(self.lengths) == 1
         self._check(ids)
-        said: Tensor | None = None
         left = [int(i) for i in ids]
-        while left:
-            room = self.model.config.window - self.past.length
+        while True:
+            room = self.model.config.window - self.lengths[0]
             if room == 0:
                 self._forget([0])
                 continue
-            said = self._advance([left[:room]])[0]
+            log_probs = self._advance([left[:room]])[0]
             left = left[room:]
-        assert said is not None
-        return said
+            if not left:
+                return log_probs
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         """One more token for each text; log-probabilities [b, v] of the next.
@@ -74,52 +73,50 @@ class LMSession:
 
     def kept(self, rows: Sequence[int]) -> LMSession:
         """Only these texts, in this order, without the padding that all of them have."""
-        whole = self.past.length
+        past, memory = self._read(), self.memory
         lengths = [self.lengths[i] for i in rows]
-        lead = whole - max(lengths)
-        chosen = torch.tensor(list(rows), device=self.memory.ids.device)
-        past, memory = self.past, self.memory
+        lead = past.ids.shape[1] - max(lengths)
+        chosen = torch.tensor(list(rows), device=memory.ids.device)
         return LMSession(
             self.model,
-            LMMemory(
-                {i: _chosen(kv, chosen) for i, kv in memory.layers.items()},
-                memory.hidden[chosen],
-                memory.ids[chosen],
-                None if memory.copy_keys is None else memory.copy_keys[chosen],
-            ),
+            LMMemory(memory.keys[chosen], memory.ids[chosen], memory.hidden[chosen]),
             Past(
-                [_moved(_chosen(kv, chosen), -lead) for kv in past.layers],
-                None if past.ids is None else past.ids[chosen, lead:],
-                None if past.copy_keys is None else past.copy_keys[chosen, lead:],
-                None if past.last is None else past.last[chosen],
+                [
+                    _moved(KeyValues(layer.keys[chosen], layer.values[chosen]), -lead)
+                    for layer in past.layers
+                ],
+                past.ids[chosen, lead:],
+                past.copy_keys[chosen, lead:],
+                past.last[chosen],
             ),
             lengths,
         )
 
     def joined(self, other: LMSession) -> LMSession:
         """The texts of both, these first; each has read a token."""
-        size = max(self.past.length, other.past.length)
-        mine, theirs = (s.past for s in (self, other))
-        assert mine.ids is not None
-        assert theirs.ids is not None
-        layers = [
-            _side_by_side(_moved(a, size - mine.length), _moved(b, size - theirs.length))
-            for a, b in zip(mine.layers, theirs.layers, strict=True)
-        ]
+        mine, theirs = self._read(), other._read()
+        size = max(mine.ids.shape[1], theirs.ids.shape[1])
+        layers = []
+        for a, b in zip(mine.layers, theirs.layers, strict=True):
+            a, b = _moved(a, size - mine.ids.shape[1]), _moved(b, size - theirs.ids.shape[1])
+            layers.append(KeyValues(torch.cat([a.keys, b.keys]), torch.cat([a.values, b.values])))
         past = Past(
             layers,
             _rows(mine.ids, theirs.ids, 1, PAD, front=True),
-            _maybe(mine.copy_keys, theirs.copy_keys, 1, front=True),
-            _maybe(mine.last, theirs.last, 1),
+            _rows(mine.copy_keys, theirs.copy_keys, 1, front=True),
+            torch.cat([mine.last, theirs.last]),
         )
         near, far = self.memory, other.memory
         memory = LMMemory(
-            {i: _side_by_side(near.layers[i], far.layers[i]) for i in near.layers},
-            _rows(near.hidden, far.hidden, 4, NEVER),
+            _rows(near.keys, far.keys, 2),
             _rows(near.ids, far.ids, 2, PAD),
-            _maybe(near.copy_keys, far.copy_keys, 2),
+            _rows(near.hidden, far.hidden, 2, NEVER),
         )
         return LMSession(self.model, memory, past, self.lengths + other.lengths)
+
+    def _read(self) -> Past:
+        assert self.past is not None  # each text has read a token
+        return self.past
 
     def _check(self, ids: Sequence[int]) -> None:
         if not len(ids) or not all(0 <= i < self.model.config.vocab for i in ids):
@@ -128,17 +125,16 @@ class LMSession:
     @torch.inference_mode()
     def _advance(self, ids: Sequence[Sequence[int]]) -> Tensor:
         """Tokens [b, t] that fit into the window -> log-probabilities [b, v] after the last."""
-        device, past = self.memory.ids.device, self.past
-        new, seen = len(ids[0]), past.length
-        near = torch.full((len(ids), new, seen + new), NEVER, device=device).triu(seen + 1)
+        device = self.memory.ids.device
+        new, read = len(ids[0]), 0 if self.past is None else self.past.ids.shape[1]
+        near = torch.full((len(ids), new, read + new), NEVER, device=device).triu(read + 1)
         for row, length in enumerate(self.lengths):
-            near[row, :, : seen - length] = NEVER
-        given = torch.tensor(ids, device=device)[:, None]
-        x, targets, self.past = self.model.decode(given, near, self.memory, past)
+            near[row, :, : read - length] = NEVER
+        given = torch.tensor(ids, device=device)
+        x, targets, self.past = self.model.decode(given, near, self.memory, self.past)
         self.lengths = [length + new for length in self.lengths]
-        if targets is not None:
-            targets.near_bias = targets.near_bias[:, -1:]
-        return self.model.log_probs(x[:, :, -1:], targets)[:, 0, 0]
+        targets.near_bias = targets.near_bias[:, -1:]
+        return self.model.log_probs(x[:, -1:], targets)[:, 0]
 
     def _forget(self, full: Sequence[int]) -> None:
         """Read the newest half of these texts' windows again, alone; the others stay."""
@@ -146,9 +142,8 @@ class LMSession:
         parts = [self.kept(rest)] if rest else []
         for i in full:
             one = self.kept([i])
-            assert one.past.ids is not None
-            newest = one.past.ids[0, -(self.model.config.window // 2) :].tolist()
-            one.past, one.lengths = Past(), [0]
+            newest = one._read().ids[0, -(self.model.config.window // 2) :].tolist()
+            one.past, one.lengths = None, [0]
             one._advance([newest])
             parts.append(one)
         order = [*rest, *full]
@@ -165,10 +160,6 @@ def read_passages(model: RetrievalLM, passages: Sequence[Sequence[int]]) -> LMMe
     return model.read(torch.tensor(cut, device=device), places)
 
 
-def _chosen(kept: KeyValues, rows: Tensor) -> KeyValues:
-    return KeyValues(kept.keys[rows], kept.values[rows])
-
-
 def _moved(kept: KeyValues, by: int) -> KeyValues:
     """Keys and values [b, h, s, e] with padding put in front, or (`by` < 0) taken away."""
     if not by:
@@ -178,18 +169,6 @@ def _moved(kept: KeyValues, by: int) -> KeyValues:
     return KeyValues(
         F.pad(rotate(kept.keys, turn), (0, 0, by, 0)), F.pad(kept.values, (0, 0, by, 0))
     )
-
-
-def _side_by_side(first: KeyValues, second: KeyValues) -> KeyValues:
-    """The rows of both, keys and values [..., s, e] padded behind to one length."""
-    dim = first.keys.dim() - 2
-    return KeyValues(_rows(first.keys, second.keys, dim), _rows(first.values, second.values, dim))
-
-
-def _maybe(
-    first: Tensor | None, second: Tensor | None, dim: int, *, front: bool = False
-) -> Tensor | None:
-    return None if first is None or second is None else _rows(first, second, dim, front=front)
 
 
 def _rows(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +48,16 @@ def pretrain(
     run: PretrainConfig,
     folder: Path,
     ticker: Ticker,
-    bytes_of: Callable[[Numbers], int],
+    byte_lengths: Numbers,
 ) -> dict[str, Any]:
     """Train until the run's steps are done; the state in `folder` is gone on from.
 
-    `bytes_of` tells how many bytes of text some chunks hold. Returns the run's progress: step,
-    tokens, seconds of processor and clock, and the last look at held-out text.
+    `byte_lengths` [vocab]: how many bytes of text each token stands for. Returns the run's
+    progress: step, tokens, seconds of processor and clock, newest figures of held-out text.
 
     Raises:
         TrainingRefused: There is no text to learn from, or the loss is no number any more.
-        TrainingCancelled: The ticker's caller asked for it.
+        TrainingCancelled: By the ticker's caller.
     """
     config, total = model.config, steps_of(model.config, run)
     rows = Rows(corpus, config, rows_of(config, run), run.seed)
@@ -82,7 +81,7 @@ def pretrain(
             state["tokens"] += tokens
             curve.add(step, loss=loss, lr=rates[0] * factor)
             if len(held) and (state["step"] % run.evaluate_every == 0 or state["step"] == total):
-                state["held_out"] = _look(model, corpus, held, bytes_of)
+                state["held_out"] = _held_out(model, corpus, held, byte_lengths)
                 curve.add(step, **state["held_out"])
             ticker.tick(loss)
             if state["step"] % run.save_every == 0 or state["step"] == total:
@@ -104,8 +103,8 @@ def train_step(
     device = model.embedding.weight.device
     generator = torch.Generator().manual_seed(run.seed * 1_000_003 + step)
     batch = corpus.batch(rows, model.config)
-    closed = torch.rand(len(rows), generator=generator) < run.drop_retrieval
-    batch.places[closed] = -1
+    closed_book = torch.rand(len(rows), generator=generator) < run.drop_retrieval
+    batch.places[closed_book] = -1
     batch = batch.to(device)
     tokens = int((batch.targets != PAD).sum())
     with bf16_products(device):
@@ -117,15 +116,15 @@ def train_step(
     return float(loss.detach()), tokens
 
 
-def _look(
-    model: RetrievalLM, corpus: LMCorpus, held: Numbers, bytes_of: Callable[[Numbers], int]
+def _held_out(
+    model: RetrievalLM, corpus: LMCorpus, held: Numbers, byte_lengths: Numbers
 ) -> dict[str, float]:
     """Bits per byte of held-out chunks, with what was retrieved and without."""
-    size = bytes_of(held) * float(np.log(2))
+    size = int(byte_lengths[corpus.tokens[held]].sum()) * float(np.log(2))
     return {
-        f"held_out_{view}": total_nats(model, corpus, held, closed=closed) / size
-        for view, closed in (("on", False), ("off", True))
-        if model.config.memory != "none" or closed
+        f"held_out_{condition}": total_nats(model, corpus, held, closed_book=closed_book) / size
+        for condition, closed_book in (("on", False), ("off", True))
+        if model.config.k or closed_book
     }
 
 
@@ -160,7 +159,7 @@ class Rows:
 
 
 class _Clock:
-    """Seconds since it was last asked, of the clock and of this process's processor."""
+    """Seconds since the last call, of the clock and of this process's processor."""
 
     def __init__(self) -> None:
         self.clock, self.cpu = time.monotonic(), time.process_time()

@@ -46,6 +46,13 @@ from model.training.workspace import open_workspace
 
 __all__ = ["ScratchConfig", "ScratchReport", "ScratchText", "train_encoder"]
 
+WARMUP = 0.1  # share of the steps
+DROPOUT = 0.1  # 0.2 brought nothing on titles and reviews
+MASKED = 0.15  # share of the tokens (Devlin et al. 2018)
+SCALE = 20.0  # of cosines, before the softmax
+# Where a masked word counts 1. At 1 the tags of 2,842 sentences come to 64.0 F1, at 5 to 70.8.
+TAGS_WEIGHT = 5.0
+
 
 @dataclass(slots=True)
 class ScratchReport:
@@ -74,7 +81,7 @@ class ScratchModel(nn.Module):
         super().__init__()
         import transformers as library  # seconds to import
 
-        self.config = config
+        self.pairs = config.pairs
         shape: dict[str, Any] = {
             "vocab_size": vocabulary,
             "hidden_size": config.dim,
@@ -82,10 +89,10 @@ class ScratchModel(nn.Module):
             "num_attention_heads": config.heads,
             "intermediate_size": 4 * config.dim,
             "max_position_embeddings": config.max_tokens,
-            "hidden_dropout_prob": config.dropout,
-            "attention_probs_dropout_prob": config.dropout,
+            "hidden_dropout_prob": DROPOUT,
+            "attention_probs_dropout_prob": DROPOUT,
         }
-        if config.places == "rotary":
+        if config.position_encoding == "rotary":
             self.encoder: Any = library.RoFormerModel(library.RoFormerConfig(**shape))
         else:
             self.encoder = library.BertModel(library.BertConfig(**shape), add_pooling_layer=False)
@@ -104,27 +111,27 @@ class ScratchModel(nn.Module):
 
     def losses(self, ids: Tensor, mask: Tensor, truth: Tensor, tags: Tensor) -> dict[str, Tensor]:
         """Ids, mask, tags (or IGNORED) [b, t], labels [b] (or UNLABELLED) -> parts of the loss."""
-        hidden, wanted = hide(ids, mask, self.config.masked, len(self.bias))
+        hidden, truths = hide(ids, mask, MASKED, len(self.bias))
         states = self.states(hidden, mask)
-        there = wanted != IGNORED
+        masked = truths != IGNORED
         words = self.encoder.embeddings.word_embeddings.weight
-        logits = self.transform(states[there]) @ words.T + self.bias
-        found = {"masked": states.sum() * 0}
-        if bool(there.any()):
-            found["masked"] = F.cross_entropy(logits, wanted[there])
+        logits = self.transform(states[masked]) @ words.T + self.bias
+        losses = {"masked": states.sum() * 0}
+        if bool(masked.any()):
+            losses["masked"] = F.cross_entropy(logits, truths[masked])
         if bool((tags != IGNORED).any()):
-            said = self.tags(states).flatten(0, 1)
-            found["tags"] = F.cross_entropy(said, tags.flatten(), ignore_index=IGNORED)
+            tag_logits = self.tags(states).flatten(0, 1)
+            losses["tags"] = F.cross_entropy(tag_logits, tags.flatten(), ignore_index=IGNORED)
         vectors = mean_pool(states, mask)
         labelled = truth != UNLABELLED
         if bool(labelled.any()):
             cosines = vectors[labelled] @ F.normalize(self.labels, dim=-1).T
-            found["labels"] = F.cross_entropy(self.config.scale * cosines, truth[labelled])
-        elif self.config.pairs:
+            losses["labels"] = F.cross_entropy(SCALE * cosines, truth[labelled])
+        elif self.pairs:
             again = mean_pool(self.states(ids, mask), mask)
-            pairs = self.config.scale * vectors @ again.T
-            found["pairs"] = F.cross_entropy(pairs, torch.arange(len(ids), device=ids.device))
-        return found
+            pairs = SCALE * vectors @ again.T
+            losses["pairs"] = F.cross_entropy(pairs, torch.arange(len(ids), device=ids.device))
+        return losses
 
 
 def train_encoder(
@@ -216,20 +223,20 @@ def _fit(
             sums: dict[str, float] = {}
             for i, rows in enumerate(epoch_batches(lengths, config.batch_size, generator)):
                 step = epoch * per_epoch + i
-                factor = rate_at(step, per_epoch * config.epochs, config.warmup)
+                factor = rate_at(step, per_epoch * config.epochs, WARMUP)
                 for group in optimizer.param_groups:
                     group["lr"] = config.lr * factor
                 ids, tags = (part.to(device) for part in data.batch(rows, config, chance))
                 with bf16_products(device):
-                    found = model.losses(ids, ids != PAD, data.truth[rows].to(device), tags)
-                counts = {"tags": config.tags}
-                parts = [counts.get(name, 1.0) * part for name, part in found.items()]
+                    losses = model.losses(ids, ids != PAD, data.truth[rows].to(device), tags)
+                weights = {"tags": TAGS_WEIGHT}
+                parts = [weights.get(name, 1.0) * part for name, part in losses.items()]
                 loss = torch.stack(parts).sum()
                 optimizer.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
-                values = {name: float(part.detach()) for name, part in found.items()}
+                values = {name: float(part.detach()) for name, part in losses.items()}
                 for name, value in values.items():
                     sums[name] = sums.get(name, 0.0) + value / per_epoch
                 curve.add(step, **values)

@@ -239,7 +239,7 @@ def _empty() -> Cache:
 def _start_token(model: Any) -> int:
     for config in (model.generation_config, model.config):
         for name in ("decoder_start_token_id", "bos_token_id", "pad_token_id"):
-            found = getattr(config, name, None)
-            if isinstance(found, int):
-                return found
+            token = getattr(config, name, None)
+            if isinstance(token, int):
+                return token
     return 0

@@ -1,9 +1,7 @@
 """A user's own generator: any causal or sequence-to-sequence model of `transformers`.
 
-A folder or hub id, safetensors only, never remote code. `model.text_generation.generator_files`
-looks at it first,
-`model.text_generation.prompting` puts documents before the prompt,
-`model.text_generation.decoding` runs it.
+A folder or hub id, safetensors only, never remote code. `generator_files` checks it first,
+`prompting` puts documents before the prompt, `decoding` runs it.
 """
 
 from __future__ import annotations
@@ -119,10 +117,10 @@ class Generator:
             TemplateRefused: The model's chat template does not take these turns.
         """
         own = "\n\n".join(t.content for t in turns if t.role == "system")
-        said = [t for t in turns if t.role != "system"]
+        dialogue = [t for t in turns if t.role != "system"]
 
         def render(blocks: Sequence[str]) -> list[int]:
-            return self._chat_ids(system_text(blocks, own or None), said)
+            return self._chat_ids(system_text(blocks, own or None), dialogue)
 
         check_length(sum(len(t.content) for t in turns), new, self.context)
         ids, used, cut = fitted(render, self._count, documents, new=new, context=self.context)
@@ -146,10 +144,10 @@ class Generator:
     def tokens(self, text: str, *, special: bool = True) -> list[int]:
         """The ids of a text, with the marks that the model expects around it."""
         clean = text.encode("utf-8", "replace").decode()
-        found: list[int] = self._tokenizer(clean, add_special_tokens=special)["input_ids"]
-        if special and not self.decoder.seq2seq and found and found[-1] in self.ends:
-            found = found[:-1]  # some tokenizers end each text; this one goes on
-        return found or [_first_id(self._tokenizer, self.ends)]
+        ids: list[int] = self._tokenizer(clean, add_special_tokens=special)["input_ids"]
+        if special and not self.decoder.seq2seq and ids and ids[-1] in self.ends:
+            ids = ids[:-1]  # some tokenizers end each text; this one goes on
+        return ids or [_first_id(self._tokenizer, self.ends)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, without marks."""
@@ -183,7 +181,7 @@ class Generator:
         return text
 
     def _takes_system(self) -> bool:
-        """Whether the template shows what the system says; some refuse it, some drop it."""
+        """Whether the template shows a system turn; some refuse it, some drop it."""
         mark = "zq7system"
         messages = [{"role": "system", "content": mark}, {"role": "user", "content": "a"}]
         try:
@@ -207,9 +205,9 @@ def _from_library(files: GeneratorFiles, dtype: torch.dtype) -> tuple[Any, Any]:
         config = AutoConfig.from_pretrained(place, trust_remote_code=False)
         kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         known = kind._model_mapping.get(type(config), None)
-        wanted = config.architectures or []
-        if known is None or (wanted and known.__name__ not in wanted):
-            what = ", ".join(wanted) or config.model_type
+        named = config.architectures or []
+        if known is None or (named and known.__name__ not in named):
+            what = ", ".join(named) or config.model_type
             raise GeneratorRefused(
                 f"{what} writes no text: a causal or sequence-to-sequence model is needed"
             )
@@ -247,5 +245,5 @@ def _ids(value: object) -> list[int]:
 
 def _first_id(tokenizer: Any, ends: frozenset[int]) -> int:
     """What a text without any token begins with."""
-    found = tokenizer.bos_token_id
-    return int(found) if found is not None else min(ends, default=0)
+    begin = tokenizer.bos_token_id
+    return int(begin) if begin is not None else min(ends, default=0)

@@ -113,8 +113,8 @@ def located(source: str) -> Path:
     except HFValidationError:
         raise GeneratorRefused(f"there is no folder {source!r}, and it is no hub id") from None
     except (OSError, ValueError) as error:
-        told = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise GeneratorRefused(f"{source!r} is no folder, and the hub: {told}") from error
+        detail = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise GeneratorRefused(f"{source!r} is no folder, and the hub: {detail}") from error
 
 
 def refuse_code(folder: Path, config: dict[str, Any]) -> None:
@@ -195,8 +195,8 @@ def cache_values(config: dict[str, Any]) -> int:
     text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
 
     def first(*names: str, default: int = 0) -> int:
-        found = (text.get(name) for name in names)  # type: ignore[union-attr]
-        return next((int(v) for v in found if isinstance(v, int)), default)
+        values = (text.get(name) for name in names)  # type: ignore[union-attr]
+        return next((int(v) for v in values if isinstance(v, int)), default)
 
     layers = first("num_decoder_layers", "decoder_layers", "num_hidden_layers", "num_layers",
                    "n_layer", "layers")  # fmt: skip
@@ -248,11 +248,11 @@ def free_memory(device: str) -> int:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes())
     except OSError:
         raise GeneratorRefused(f"there is no {path.name} in it") from None
     except ValueError as error:
         raise GeneratorRefused(f"{path.name} is no JSON: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise GeneratorRefused(f"{path.name} is no JSON object")
-    return found
+    return value

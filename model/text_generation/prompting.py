@@ -94,9 +94,8 @@ def block(number: int, title: str | None, text: str) -> str:
 
 
 def system_text(blocks: Sequence[str], own: str | None) -> str:
-    """What comes before a dialogue: the caller's own words, what is asked for, the documents."""
-    told = [INSTRUCTION if blocks else NO_DOCUMENTS]
-    return "\n\n".join([*([own] if own else told), *blocks])
+    """What comes before a dialogue: the caller's own instruction or the default, the documents."""
+    return "\n\n".join([own or (INSTRUCTION if blocks else NO_DOCUMENTS), *blocks])
 
 
 def completion_text(blocks: Sequence[str], text: str) -> str:
@@ -154,9 +153,9 @@ def shortened(text: str, tokens: int, count: Callable[[str], int]) -> str:
             low = middle
         else:
             high = middle - 1
-    kept = text[:low]
-    ends = [match.end() for match in _BREAK.finditer(kept)]
+    fitting = text[:low]
+    ends = [match.end() for match in _BREAK.finditer(fitting)]
     if ends and ends[-1] * 2 >= low:
-        return kept[: ends[-1]].rstrip()
-    head, space, _ = kept.rpartition(" ")
-    return head if space else kept
+        return fitting[: ends[-1]].rstrip()
+    head, space, _ = fitting.rpartition(" ")
+    return head if space else fitting

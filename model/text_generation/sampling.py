@@ -50,9 +50,9 @@ def nucleus(probs: Tensor, top_p: float) -> Tensor:
     """The smallest set of tokens that has `top_p` of the probability, summing to 1; [V] -> [V]."""
     ordered, order = probs.sort(descending=True)
     before = ordered.cumsum(-1) - ordered
-    kept = torch.where(before < top_p, ordered, 0.0)
-    kept[0] = ordered[0]  # top_p 0 is greedy
-    return torch.zeros_like(probs).scatter(-1, order, kept / kept.sum())
+    likeliest = torch.where(before < top_p, ordered, 0.0)
+    likeliest[0] = ordered[0]  # top_p 0 is greedy
+    return torch.zeros_like(probs).scatter(-1, order, likeliest / likeliest.sum())
 
 
 class TextStream:

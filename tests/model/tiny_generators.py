@@ -110,9 +110,7 @@ def make(kind: str, folder: Path, *, template: str | None = None, longest: int =
 def make_language_model(place: Path, **changes: Any) -> Path:
     """A small random language model of Footnote's own, as pre-training saves it."""
     tokenizer = LMTokenizer.train(TEXT * 20, 400)
-    shape: dict[str, Any] = {
-        "dim": 16, "layers": 2, "heads": 2, "window": 32, "chunk": 8, "cross_layers": ()
-    }  # fmt: skip
+    shape: dict[str, Any] = {"dim": 16, "layers": 2, "heads": 2, "window": 32, "chunk": 8}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         model = RetrievalLM(LMConfig(tokenizer.vocab, **(shape | changes)))

@@ -41,8 +41,6 @@ def params(settings: Settings, **given: Any) -> dict[str, Any]:
     return {
         "dataset": None,
         "setting": None,
-        "memory": "cross",
-        "copy": True,
         "k": 2,
         "lr": None,
         "optimizer": "adamw",

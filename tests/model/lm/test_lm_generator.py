@@ -102,7 +102,7 @@ def test_a_prompt_beyond_the_window_is_read_from_where_it_is_in_view(
 
 
 def test_a_model_without_memory_uses_no_document(tmp_path: Path) -> None:
-    place = make_language_model(tmp_path / "bare", memory="none", k=0)
+    place = make_language_model(tmp_path / "bare", k=0)
     generator = LMGenerator.load(place, device="cpu", context=128, streams=2)
     prompt = generator.completion("Where is", DOCUMENTS, new=8)
     assert (prompt.used, prompt.passages) == ((), ())

@@ -48,19 +48,19 @@ def labelled(texts: list[str], labels: list[str]) -> list[ScratchText]:
     return [ScratchText(text, label) for text, label in zip(texts, labels, strict=True)]
 
 
-@pytest.mark.parametrize("pieces", ["unigram", "characters"])
-def test_tokenizers_are_total_and_mark_both_ends(pieces: str) -> None:
-    tokenizer = train_tokenizer(corpus()[0], ScratchConfig(vocabulary=60, pieces=pieces))
+@pytest.mark.parametrize("kind", ["unigram", "characters"])
+def test_tokenizers_are_total_and_mark_both_ends(kind: Any) -> None:
+    tokenizer = train_tokenizer(corpus()[0], ScratchConfig(vocabulary=60, tokenizer=kind))
     for text in ("今天买苹果", "", "👍🏽 e\u0301", "Ａ1 b"):
         ids = tokenizer.encode(text).ids
         assert ids[0] == 2
         assert ids[-1] == 3
     pair = tokenizer.encode("苹果", "锤子")
     assert set(pair.type_ids) == {0, 1}
-    if pieces == "characters":
+    if kind == "characters":
         assert len(tokenizer.encode("苹果").ids) == 4
     with pytest.raises(ValueError, match="syllables"):
-        train_tokenizer(["a"], ScratchConfig(pieces="syllables"))
+        train_tokenizer(["a"], ScratchConfig(tokenizer="syllables"))  # type: ignore[arg-type]
 
 
 def test_hiding_never_touches_marks_or_padding() -> None:
@@ -68,13 +68,13 @@ def test_hiding_never_touches_marks_or_padding() -> None:
     ids = torch.randint(5, 50, (40, 30))
     ids[:, 0], ids[:, -5:] = 2, 0
     mask = ids != 0
-    hidden, wanted = hide(ids, mask, 0.3, 50)
-    chosen = wanted != IGNORED
+    hidden, truths = hide(ids, mask, 0.3, 50)
+    chosen = truths != IGNORED
     assert 0.2 < float(chosen[:, 1:-5].float().mean()) < 0.4
     assert not bool(chosen[:, 0].any() | chosen[:, -5:].any())
     assert bool((hidden[~chosen] == ids[~chosen]).all())
     assert 0.7 < float((hidden[chosen] == MASK).float().mean()) < 0.9
-    assert bool((wanted[chosen] == ids[chosen]).all())
+    assert bool((truths[chosen] == ids[chosen]).all())
 
 
 def test_an_encoder_whose_neighbours_share_their_label(tmp_path: Path) -> None:
@@ -90,15 +90,15 @@ def test_an_encoder_whose_neighbours_share_their_label(tmp_path: Path) -> None:
     assert [labels[i] for i in near.argmax(1)] == list(TOPICS)
 
 
-@pytest.mark.parametrize("places", ["rotary", "learned"])
-def test_texts_without_labels_are_enough(tmp_path: Path, places: Any) -> None:
-    config = dataclasses.replace(SMALL, places=places)
+@pytest.mark.parametrize(("positions", "kind"), [("rotary", "roformer"), ("learned", "bert")])
+def test_texts_without_labels_are_enough(tmp_path: Path, positions: Any, kind: str) -> None:
+    config = dataclasses.replace(SMALL, position_encoding=positions)
     report = train_encoder([ScratchText(t) for t in corpus()[0]], config, tmp_path / "zh")
     assert report.losses.keys() == {"masked", "pairs"}
     encoder = Encoder.load(str(tmp_path / "zh"))
     assert isinstance(encoder.stack, BertStack)
     library = AutoModel.from_pretrained(tmp_path / "zh").eval()
-    assert library.config.model_type == {"rotary": "roformer", "learned": "bert"}[places]
+    assert library.config.model_type == kind
     ids, mask = encoder.pad(encoder.tokenize(["苹果", "今天买锤子锯条很好"]))
     with torch.no_grad():
         states = library(input_ids=ids, attention_mask=mask.long()).last_hidden_state
@@ -177,7 +177,7 @@ def test_an_encoder_is_taught_by_entities(tmp_path: Path) -> None:
         text = f"今天{verb}{''.join(chance.choices('甲乙丙丁戊', k=2))}来"
         rows.append(ScratchText(text, None, [(3, 5, "PER")] if verb == "找" else []))
     rows += [ScratchText(row.text) for row in rows[:8]]
-    config = dataclasses.replace(SMALL, pieces="characters", epochs=16, pairs=False)
+    config = dataclasses.replace(SMALL, tokenizer="characters", epochs=16, pairs=False)
     report = train_encoder(rows, config, tmp_path / "zh")
     assert report.entity_types == 1
     assert report.losses.keys() == {"masked", "tags"}
