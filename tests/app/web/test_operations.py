@@ -26,8 +26,10 @@ def test_health_version_metrics(filled: TestClient) -> None:
     assert "admin_key" not in body["settings"]
     filled.post("/classify", json={"input": "a parcel"})
     text = filled.get("/metrics").text
-    assert 'footnote_requests_total{route="/classify",method="POST",status="200"}' in text
+    assert 'footnote_requests_total{method="POST",route="/classify",status="200"}' in text
     assert "footnote_batch_size_bucket" in text
+    assert "process_resident_memory_bytes" in text
+    assert "_created" not in text
 
 
 def test_not_ready_says_the_stage(tmp_path: Path, settings_for: Any) -> None:
