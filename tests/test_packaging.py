@@ -59,7 +59,7 @@ def test_wheel_holds_every_module(root: Path, wheel: list[str]) -> None:
 
 def test_wheel_holds_the_sample_the_page_and_the_checkpoint(root: Path, wheel: list[str]) -> None:
     assert "index_data/sample/helpdesk.jsonl" in wheel
-    for folder in ("app/static", "model/shipped", "model/shipped-language"):
+    for folder in ("app/static", "app/templates", "model/shipped", "model/shipped-language"):
         files = [path for path in (root / folder).rglob("*") if path.is_file()]
         assert files, f"{folder} is empty"
         assert {path.relative_to(root).as_posix() for path in files} <= set(wheel)
