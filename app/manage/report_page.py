@@ -17,6 +17,7 @@ from app.schemas.admin import ModelReport
 
 Texts = Callable[[str], str | None]
 Json = Mapping[str, Any]
+Builders = Mapping[str, Callable[[Json], Json | None]]  # by the name of the part
 Part = tuple[str, Json]  # the name of a template and what it shows
 POLICY: Final = (
     "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; "
@@ -62,7 +63,7 @@ def page(report: ModelReport, text_of: Texts) -> str:
     )
 
 
-def _parts(builders: Mapping[str, Callable[[Json], Json | None]], report: Json) -> list[Part]:
+def _parts(builders: Builders, report: Json) -> list[Part]:
     """The parts that have something to show.
 
     A report is a file: a part of it that is not as it should be says so, and the others are shown.
@@ -103,7 +104,7 @@ def _head(field: str, head: Json, text_of: Texts) -> Json:
         "epochs": _number(head.get("epochs")),
         "seconds": _number(head.get("seconds")),
     }
-    builders = {
+    builders: Builders = {
         "metrics": _metrics,
         "charts": _charts,
         "labels": _labels,
