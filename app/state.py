@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from app.history.pins import Pins
@@ -42,7 +41,7 @@ from app.records.encoders import EncoderChoice
 from app.records.feedback import Feedback
 from app.records.keys import Keys, is_loopback
 from app.records.registry import NO_CHECKPOINT, Registry
-from app.settings import Settings
+from app.settings import Settings, revealed
 from app.startup import StartUp
 from app.status import Status
 from index_data.generations.index import Index
@@ -71,14 +70,14 @@ class Footnote:
         self.store = DocumentStore(settings.store_dir, address=address)
         self.keys = Keys(
             self.store,
-            admin=settings.admin_key,
-            write=settings.write_key,
-            predict=settings.predict_key,
+            admin=revealed(settings.admin_key),
+            write=revealed(settings.write_key),
+            predict=revealed(settings.predict_key),
             loopback=is_loopback(settings.host),
         )
         self.new_key = self.keys.prepare()
         self.encoders = EncoderChoice(self.store, settings.encoder)
-        self.settings = settings = replace(settings, encoder=self.encoders.source)
+        self.settings = settings = settings.model_copy(update={"encoder": self.encoders.source})
         self.registry = Registry(settings.checkpoint_dir)
         self.language_models = LanguageModels(settings.checkpoint_dir)
         self.feedback = Feedback(self.store)
@@ -205,7 +204,7 @@ class Footnote:
         raises, and leaves everything as it was.
         """
         with self._swap:
-            settings = replace(self.settings, encoder=source)
+            settings = self.settings.model_copy(update={"encoder": source})
             new = load_serving(settings, self.metrics, NO_CHECKPOINT, None)
             sha256 = new.model.encoder_sha256
             choice = self.registry.fitting(sha256)

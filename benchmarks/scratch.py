@@ -127,7 +127,7 @@ def classified(
     done: dict[str, dict[str, Any]] = {}
     for seed in seeds:
         encoder, about = encoder_for(name, texts, dataclasses.replace(config, seed=seed))
-        saved = RUNS / f"{name}-{encoder.sha256[:8]}-{split}-{len(test)}-{seed}.json"
+        saved = FOLDER / f"{name}-{encoder.sha256[:8]}-{split}-{len(test)}-{seed}.json"
         if not saved.exists():
             saved.write_text(json.dumps(conditions(name, seed, encoder, train, test, fresh)))
         done[str(seed)] = {"encoder": about, **json.loads(saved.read_text())}

@@ -63,7 +63,7 @@ def test_wheel_says_that_the_packages_are_typed(wheel: list[str]) -> None:
 
 def test_wheel_holds_the_sample_the_page_and_the_checkpoint(root: Path, wheel: list[str]) -> None:
     assert "index_data/sample/helpdesk.jsonl" in wheel
-    for folder in ("app/static", "model/shipped", "model/shipped-language"):
+    for folder in ("app/static", "app/templates", "model/shipped", "model/shipped-language"):
         files = [path for path in (root / folder).rglob("*") if path.is_file()]
         assert files, f"{folder} is empty"
         assert {path.relative_to(root).as_posix() for path in files} <= set(wheel)
@@ -106,21 +106,16 @@ def test_run_lock_brings_no_cuda_and_no_unused_library(root: Path) -> None:
     assert [name for name in locked if name.startswith(("nvidia", "cuda"))] == []
 
 
-def called(node: ast.Call) -> str:
-    """Return the last part of the name of what is called."""
-    return node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
-
-
 def reads_environment(tree: ast.AST) -> bool:
     """Tell whether a module reads a variable: `getenv`, or `os.environ` for anything else than
-    setting one (a child's thread count) or handing it whole to what `app.settings` offers.
+    setting one (a child's thread count), or a library that reads them.
     """
     allowed: set[int] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store):
             allowed.add(id(node.value))
-        if isinstance(node, ast.Call) and called(node) in ("from_env", "unknown_variables"):
-            allowed.update(map(id, node.args))
+        if not {"pydantic_settings", "dotenv"}.isdisjoint(imported(node)):
+            return True
     return any(
         isinstance(node, ast.Attribute)
         and isinstance(node.value, ast.Name)

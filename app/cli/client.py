@@ -5,7 +5,6 @@ Both ways it is the same API that is spoken, so a command does the same whether 
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +13,8 @@ from typing import Any, Final
 import click
 import httpx
 
-from app.cli.output import is_terminal, note
-from app.settings import InvalidSetting, Settings
+from app.cli.output import is_terminal, note, warn
+from app.settings import InvalidSetting, Settings, read_settings, revealed, unknown_variables
 from index_data.storage.lock import holder
 
 READY_S: Final = 900.0
@@ -23,12 +22,18 @@ POLL_S: Final = 0.3
 FINISHED: Final = frozenset({"succeeded", "failed", "cancelled", "interrupted"})
 
 
-def settings_or_exit() -> Settings:
-    """The settings of the environment; a wrong one ends the command with its name."""
+def settings_or_exit(*, quiet: bool = False) -> Settings:
+    """The settings of the environment; a wrong one ends the command with its name.
+
+    Unless ``quiet``, a warning names the variables that are no setting.
+    """
     try:
-        return Settings.from_env(os.environ)
+        settings = read_settings()
     except InvalidSetting as error:
         raise click.ClickException(str(error)) from error
+    if not quiet and (unknown := unknown_variables()):
+        warn(f"not a setting, ignored: {', '.join(unknown)}")
+    return settings
 
 
 @contextmanager
@@ -46,7 +51,7 @@ def connect(settings: Settings | None = None, *, ready: bool = True) -> Iterator
                 f"the store {settings.store_dir} is held by process {held.pid or '?'}, "
                 "which has no address to ask at"
             )
-        key = settings.admin_key or settings.write_key or settings.predict_key
+        key = revealed(settings.admin_key or settings.write_key or settings.predict_key)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         with httpx.Client(base_url=address, headers=headers, timeout=60) as client:
             try:

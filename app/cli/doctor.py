@@ -41,7 +41,7 @@ def doctor(as_json: bool) -> None:
 
     Only reads, and may run beside a server. Exits with 1 when there is a problem.
     """
-    settings = settings_or_exit()
+    settings = settings_or_exit(quiet=True)
     findings: list[Finding] = []
     for check in (disk, variables, store, generations, checkpoints, encoder, generator):
         for finding in check(settings):
@@ -83,15 +83,15 @@ def disk(settings: Settings) -> list[Finding]:
 
 def variables(settings: Settings) -> list[Finding]:
     """The settings themselves were checked when they were read; here is what nobody reads."""
-    unknown = unknown_variables(os.environ)
+    unknown = unknown_variables()
     if not unknown:
         return [Finding("settings", "ok", "every FOOTNOTE_ variable is one that is read")]
     return [
         Finding(
             "settings",
             "warning",
-            f"nothing reads {', '.join(unknown)}",
-            "misspelt? docs/settings.md lists them all",
+            f"not a setting, ignored: {', '.join(unknown)}",
+            "docs/settings.md lists them all",
         )
     ]
 

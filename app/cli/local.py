@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 
 import click
 import httpx
@@ -88,7 +87,7 @@ def make_server(footnote: Footnote) -> uvicorn.Server:
 def local_server(settings: Settings) -> Iterator[httpx.Client]:
     """A client of a server on loopback that lives as long as the block and lets only it in."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    settings = replace(settings, host="127.0.0.1", port=0)
+    settings = settings.model_copy(update={"host": "127.0.0.1", "port": 0})
     with bind(settings.host, 0) as listening:
         address = url_of(listening)
         footnote = open_state(settings, address)

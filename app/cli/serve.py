@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -30,11 +29,8 @@ TRY: Final = {"input": "I was charged twice for one order"}
 def serve(host: str | None, port: int | None) -> None:
     """Serve the REST API. The port opens at once; /health/ready tells when all is loaded."""
     settings = settings_or_exit()
-    settings = replace(
-        settings,
-        host=settings.host if host is None else host,
-        port=settings.port if port is None else port,
-    )
+    given = {"host": host, "port": port}
+    settings = settings.model_copy(update={k: v for k, v in given.items() if v is not None})
     refuse_second(settings)
     # From here on it takes a second or two: the libraries of the server are imported.
     from app.cli.local import allow_connections, bind, make_server, open_state, url_of

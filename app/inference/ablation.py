@@ -7,7 +7,7 @@ from threading import Lock
 from typing import Any
 
 from app.inference.influence import Verdict
-from app.metrics import Counter, Metrics
+from app.metrics import Metrics, values
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,48 +39,44 @@ class Ablations:
     """The running count of a server, by label field."""
 
     def __init__(self, metrics: Metrics) -> None:
-        self._answers = Counter(
+        self._answers = metrics.counter(
             "footnote_ablation_answers_total",
             "Answers that were also given with retrieval off.",
-            ("field",),
+            "field",
         )
-        self._changed = Counter(
-            "footnote_ablation_changed_total",
-            "Of these, how many retrieval changed.",
-            ("field",),
+        self._changed = metrics.counter(
+            "footnote_ablation_changed_total", "Of these, how many retrieval changed.", "field"
         )
-        self._gained = Counter(
+        self._gained = metrics.gauge(
             "footnote_ablation_confidence_sum",
             "Sum of the confidences with retrieval less those without.",
-            ("field",),
-            "gauge",
+            "field",
         )
-        self._judged = Counter(
+        self._judged = metrics.counter(
             "footnote_ablation_judged_total",
             "Of these, how many feedback judged, by which of the two was right.",
-            ("field", "right"),
+            "field",
+            "right",
         )
-        metrics.add(self._answers, self._changed, self._gained, self._judged)
         self._lock = Lock()
 
     def count(self, field: str, closed: ClosedBook) -> None:
         """Count an answer that was given both ways."""
         with self._lock:
-            self._answers.add(field)
-            self._changed.add(field, by=float(closed.changed))
-            self._gained.add(field, by=closed.gained)
+            self._answers.labels(field).inc()
+            self._changed.labels(field).inc(float(closed.changed))
+            self._gained.labels(field).inc(closed.gained)
 
     def judge(self, field: str, on: str | None, off: str | None, right: str) -> None:
         """Count that a person said which label is right."""
         which = {(1, 1): "both", (1, 0): "on", (0, 1): "off", (0, 0): "neither"}
-        self._judged.add(field, which[on == right, off == right])
+        self._judged.labels(field, which[on == right, off == right]).inc()
 
     def to_json(self) -> dict[str, Any]:
         """What retrieval brought, by field, as ``/version`` tells it."""
         with self._lock:
-            answers = self._answers.values()
-            changed, gained = self._changed.values(), self._gained.values()
-            judged = self._judged.values()
+            answers, judged = values(self._answers), values(self._judged)
+            changed, gained = values(self._changed), values(self._gained)
         return {
             field: {
                 "answers": int(count),

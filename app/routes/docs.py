@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.responses import HTMLResponse, Response
 
+from app.html import render
 from app.inference.snapshot import MODEL_NAME
 from app.jobs import audit as audit_job
 from app.problems import Problem
@@ -26,6 +27,7 @@ from app.web.http import State, json_answer
 
 ASSETS = Path(__file__).parents[1] / "static" / "docs"
 SERVED = {
+    "start.js": "text/javascript",
     "swagger-ui-bundle.js": "text/javascript",
     "swagger-ui.css": "text/css",
     "favicon-32x32.png": "image/png",
@@ -49,17 +51,6 @@ DOCUMENT = {
     },
     "additionalProperties": False,
 }
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Footnote</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="/docs/favicon-32x32.png"><link rel="stylesheet" href="/docs/swagger-ui.css">
-</head><body><div id="page"></div><script src="/docs/swagger-ui-bundle.js"></script>
-<script src="/docs/start.js"></script></body></html>
-"""
-START = """SwaggerUIBundle({url: "/openapi.json", dom_id: "#page", deepLinking: true,
-  tryItOutEnabled: true, persistAuthorization: true, displayRequestDuration: true,
-  defaultModelsExpandDepth: 0, validatorUrl: null});
-"""
 # Nothing from elsewhere is loaded, and nothing that was typed is sent elsewhere.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
@@ -72,14 +63,12 @@ router = APIRouter(include_in_schema=False, dependencies=[Depends(scope("open"))
 @router.get("/docs")
 async def page() -> Response:
     """Swagger UI from the files that come with Footnote."""
-    return HTMLResponse(PAGE, headers={"Content-Security-Policy": POLICY})
+    return HTMLResponse(render("docs.html"), headers={"Content-Security-Policy": POLICY})
 
 
 @router.get("/docs/{name}")
 async def asset(name: str) -> Response:
     """A file of the page."""
-    if name == "start.js":
-        return Response(START, media_type="text/javascript")
     if name not in SERVED:
         raise Problem("not-found", "There is no such file.")
     body = (ASSETS / name).read_bytes()

@@ -73,8 +73,7 @@ def account(scope: Scope, status: int, seconds: float) -> None:
     """Count a request and log it."""
     route = getattr(scope.get("route"), "path", "unmatched")
     metrics = scope["app"].state.footnote.metrics
-    metrics.requests.add(route, scope["method"], str(status))
-    metrics.seconds.observe(seconds, route)
+    metrics.observe_request(route, scope["method"], status, seconds)
     quiet = route.startswith("/health") or route == "/metrics"
     logger.log(
         logging.DEBUG if quiet else logging.INFO,

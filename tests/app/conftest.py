@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from model.encoder.encoder import Encoder
 from tests.app.tiny import documents, make_encoder
 
 READY_S = 60.0
+Settings.model_config["env_file"] = None  # a developer's own settings do not change what is tested
 TICKETS = {
     "billing": ["I was charged twice for one order", "The invoice shows a wrong amount to pay"],
     "delivery": ["Where is my parcel, it is late", "The courier left the package in the rain"],
@@ -60,17 +60,17 @@ def settings_for(encoder_folder: Path) -> Callable[..., Settings]:
     """Settings on a folder of one's own; further ones by name."""
 
     def make(folder: Path, **given: Any) -> Settings:
-        base = Settings(
-            store_dir=folder / "store",
-            checkpoint_dir=folder / "checkpoints",
-            encoder=str(encoder_folder),
-            sample=False,
-            device="cpu",
-            dtype="fp32",
-            threads=1,
-            reindex_after=0,
-        )
-        return replace(base, **given)
+        base = {
+            "store_dir": folder / "store",
+            "checkpoint_dir": folder / "checkpoints",
+            "encoder": str(encoder_folder),
+            "sample": False,
+            "device": "cpu",
+            "dtype": "fp32",
+            "threads": 1,
+            "reindex_after": 0,
+        }
+        return Settings(**{**base, **given})
 
     return make
 

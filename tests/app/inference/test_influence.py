@@ -242,4 +242,4 @@ def test_what_retrieval_brought_is_counted() -> None:
     assert told["changed"] == pytest.approx(2 / 3, abs=1e-6)
     assert told["confidence"] == pytest.approx((0.2 + 0.3 + 0.9) / 3, abs=1e-6)
     assert told["judged"] == {"on": 1, "off": 0, "both": 0, "neither": 1}
-    assert 'footnote_ablation_changed_total{field="label"} 2' in metrics.text()
+    assert 'footnote_ablation_changed_total{field="label"} 2.0\n' in metrics.text().decode()

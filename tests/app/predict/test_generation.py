@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -254,7 +253,7 @@ def test_the_doctor_looks_at_a_generator(settings_for: Any, generator_folder: Pa
     (finding,) = doctor.generator(settings)
     assert (finding.state, finding.about) == ("ok", "generator")
     assert doctor.generator(settings_for(generator_folder)) == []
-    (finding,) = doctor.generator(replace(settings, generator="org/name"))
+    (finding,) = doctor.generator(settings.model_copy(update={"generator": "org/name"}))
     assert finding.state == "warning"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +107,6 @@ def test_the_doctor_looks_at_it(settings: Settings, tmp_path: Path) -> None:
     assert finding.state == "ok", finding
     damaged = make_language_model(tmp_path / "damaged")
     (damaged / "tokenizer.json").write_text("{}")
-    (finding,) = doctor.generator(replace(settings, generator=str(damaged)))
+    (finding,) = doctor.generator(settings.model_copy(update={"generator": str(damaged)}))
     assert finding.state == "problem"
     assert "sha256" in finding.detail

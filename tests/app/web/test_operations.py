@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,14 @@ from starlette.testclient import TestClient
 
 from app.problems import KINDS, MAX_BODY, FieldError, Problem
 from app.routes.docs import scopes
-from app.settings import InvalidSetting, Settings, documentation, unknown_variables
+from app.settings import (
+    InvalidSetting,
+    Settings,
+    documentation,
+    read_settings,
+    revealed,
+    unknown_variables,
+)
 from app.state import Footnote
 from app.web.middleware import REQUEST_ID, JsonFormatter
 from index_data.storage.store import StoreLocked
@@ -26,8 +32,10 @@ def test_health_version_metrics(filled: TestClient) -> None:
     assert "admin_key" not in body["settings"]
     filled.post("/classify", json={"input": "a parcel"})
     text = filled.get("/metrics").text
-    assert 'footnote_requests_total{route="/classify",method="POST",status="200"}' in text
+    assert 'footnote_requests_total{method="POST",route="/classify",status="200"}' in text
     assert "footnote_batch_size_bucket" in text
+    assert "process_resident_memory_bytes" in text
+    assert "_created" not in text
 
 
 def test_not_ready_says_the_stage(tmp_path: Path, settings_for: Any) -> None:
@@ -133,11 +141,15 @@ def test_settings_are_documented(root: Path) -> None:
     assert documentation() in (root / "docs" / "settings.md").read_text()
 
 
-def test_settings_are_read_and_refused() -> None:
-    env = {"FOOTNOTE_PORT": "0", "FOOTNOTE_SAMPLE": "0", "FOOTNOTE_STORE_DIR": "/x", **os.environ}
-    settings = Settings.from_env(env)
-    assert (settings.port, settings.sample, settings.store_dir) == (0, False, Path("/x"))
-    assert unknown_variables({"FOOTNOTE_PROT": "1", "FOOTNOTE_PORT": "1"}) == ["FOOTNOTE_PROT"]
+def test_settings_are_read_and_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        for name, value in {"PORT": "0", "SAMPLE": "0", "STORE_DIR": "/x"}.items():
+            patch.setenv(f"FOOTNOTE_{name}", value)
+        settings = read_settings()
+        assert (settings.port, settings.sample, settings.store_dir) == (0, False, Path("/x"))
+        patch.setenv("FOOTNOTE_PROT", "1")
+        patch.setenv("FOOTNOTE_DATA", "/where/the/evaluation/data/lies")
+        assert unknown_variables() == ["FOOTNOTE_PROT (did you mean FOOTNOTE_PORT?)"]
     for name, value in {
         "PORT": "70000",
         "SAMPLE": "maybe",
@@ -146,6 +158,41 @@ def test_settings_are_read_and_refused() -> None:
         "IDLE_TIMEOUT_S": "nan",
         "THREADS": "two",
         "GENERATOR": "Shiped",
+        "HOST": "",
+        "STORE_DIR": "",
+        "ADMIN_KEY": "",
     }.items():
-        with pytest.raises(InvalidSetting, match=f"FOOTNOTE_{name}"):
-            Settings.from_env({f"FOOTNOTE_{name}": value})
+        with monkeypatch.context() as patch:
+            patch.setenv(f"FOOTNOTE_{name}", value)
+            with pytest.raises(InvalidSetting, match=f"FOOTNOTE_{name} cannot be"):
+                read_settings()
+
+
+def test_a_file_of_settings_is_read_after_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ["FOOTNOTE_PORT=81", "FOOTNOTE_THREADS=3", "FOOTNOTE_PROT=1", "OTHER=x", "FOOTNOTE_"]
+    (tmp_path / ".env").write_text("\n".join(lines))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(Settings.model_config, "env_file", ".env")
+    monkeypatch.setenv("FOOTNOTE_PORT", "82")
+    settings = read_settings()
+    assert (settings.port, settings.threads) == (82, 3)
+    assert unknown_variables()[-1] == "FOOTNOTE_PROT (did you mean FOOTNOTE_PORT?)"
+    (tmp_path / ".env").write_text("FOOTNOTE_THREADS=\n")
+    with pytest.raises(InvalidSetting, match="FOOTNOTE_THREADS cannot be used: it is empty"):
+        read_settings()
+    (tmp_path / ".env").write_bytes(b"FOOTNOTE_HOST=\xff\n")
+    with pytest.raises(InvalidSetting, match="\\.env cannot be read"):
+        read_settings()
+
+
+def test_a_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOOTNOTE_ADMIN_KEY", "a-secret")
+    settings = read_settings()
+    assert revealed(settings.admin_key) == "a-secret"
+    assert not {"admin_key", "write_key", "predict_key"} & settings.public().keys()
+    monkeypatch.setenv("FOOTNOTE_PORT", "eighty")
+    with pytest.raises(InvalidSetting) as refused:
+        read_settings()
+    assert "a-secret" not in f"{settings!r} {settings} {settings.model_dump()} {refused.value}"
