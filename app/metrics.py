@@ -5,14 +5,25 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
-
-from app.inference.batching import BatchStats
+from dataclasses import dataclass
 
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 BATCH_SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 Labels = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchStats:
+    """One forward pass: how many inputs, and for how long the model's thread ran (s)."""
+
+    kind: str
+    size: int
+    seconds: float
+
+
+Observe = Callable[[BatchStats], None]
 
 
 class Counter:

@@ -127,8 +127,7 @@ def _rows(
 
     Bad rows are named and left out.
     """
-    from index_data.documents import Document
-    from index_data.entities import entities_of
+    from index_data.documents import Document, entities_of
     from index_data.importing.importers import Columns, ImportRefused, find_files, read_file
     from model.scratch.train import ScratchText
 

@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from app.inference.batching import BatchStats, Observe, in_sizes, settle, similar_lengths
+from app.inference.batching import in_sizes, settle, similar_lengths
 from app.inference.question_queue import Question, QuestionQueue
+from app.metrics import BatchStats, Observe
 
 if TYPE_CHECKING:
     from model.labels.memory import Retrieved

@@ -18,9 +18,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from app.inference.batching import BatchStats, settle
+from app.inference.batching import settle
 from app.inference.engine import EngineClosed
 from app.inference.writer import Piece, Scored, Ticket, WriterInfo
+from app.metrics import BatchStats
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from app.jobs import reindex as indexing_job
+from app.jobs import reindex
 from app.jobs.evaluate import ANSWERED_AT_ONCE, held_out_rows
 from app.jobs.train import load_encoder, opened
 from app.records.registry import NO_CHECKPOINT, Registry
@@ -33,8 +33,8 @@ ASKED: Final = 1_000  # labelled documents, those first that heads hold out
 
 def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     """Build a generation and, where it is to be judged, compare it (the child's part)."""
-    result = indexing_job.run(params, reporter)
-    if indexing_job.wish_of(params.get("activate")) != "if_better":
+    result = reindex.run(params, reporter)
+    if reindex.activation_mode(params.get("activate")) != "if_better":
         return result
     built = Path(result["folder"])
     return result | {"compared": compare(params, built, result["encoder"], reporter)}
@@ -91,7 +91,7 @@ def compare(
 
 
 def decide(figures: dict[str, Any], margin: float) -> dict[str, Any]:
-    """Whether the new generation is to serve, and why: the rule of a trained head's gate."""
+    """Whether the new generation is to serve, and why: the rule of a trained head."""
     from model.metrics import Paired
 
     test: Paired = Paired(figures["rows"], figures["better"], figures["worse"])
