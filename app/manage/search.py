@@ -20,6 +20,7 @@ from app.inference.retrieval import (
 from app.inference.snapshot import Snapshots
 from app.problems import invalid
 from app.schemas.documents import AnalyzeRequest, SearchRequest
+from app.settings import Settings
 from index_data.documents import canonical_language
 from index_data.search import highlight
 from index_data.search.searcher import Hit
@@ -93,11 +94,16 @@ def hit_json(hit: Hit, query: str | None, analyzer: analysis.Analyzer) -> dict[s
 
 
 async def analyze(
-    request: AnalyzeRequest, *, snapshots: Snapshots, pipeline: Pipeline, permits: Permits
+    request: AnalyzeRequest,
+    *,
+    snapshots: Snapshots,
+    settings: Settings,
+    pipeline: Pipeline,
+    permits: Permits,
 ) -> dict[str, Any]:
     """The answer of ``POST /analyze``. Raises ``validation``."""
-    if len(request.text) > pipeline.max_chars:
-        raise invalid("#/text", f"at most {pipeline.max_chars} characters")
+    if len(request.text) > settings.max_input_chars:
+        raise invalid("#/text", f"at most {settings.max_input_chars} characters")
     lang = language(request.lang)
     searcher = snapshots.now().searcher
     analyzer = analysis.STANDARD if searcher is None else searcher.analyzer

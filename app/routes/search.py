@@ -62,6 +62,7 @@ async def analyze(request: Request, footnote: State) -> Response:
     analysed = await search_service.analyze(
         wanted,
         snapshots=footnote.snapshots,
+        settings=footnote.settings,
         pipeline=footnote.pipeline,
         permits=footnote.permits,
     )
