@@ -38,7 +38,6 @@ class Status:
 
     stage: str = "starting"
     detail: str = ""
-    since: float = field(default_factory=time.monotonic)
     failed: bool = False
 
     @property
@@ -87,7 +86,7 @@ class StartUp:
         )
         began = time.monotonic()
         for stage, work in stages:
-            status.stage, status.since = stage, time.monotonic()
+            status.stage = stage
             logger.info("start: %s", stage)
             try:
                 work()

@@ -33,7 +33,7 @@ def in_sizes(batch: Sequence[T]) -> Iterator[Sequence[T]]:
 
 
 def settle(work: Callable[[M], T], future: Future[T], model: M) -> None:
-    """Do a piece of work on the thread of a model, for whoever waits for it, or has left."""
+    """Do a piece of work on the thread of a model, unless whoever waits for it cancelled."""
     if not future.set_running_or_notify_cancel():
         return
     try:

@@ -74,8 +74,8 @@ def compare(
     held = [{row.id for row in part} for part, _ in parts]
     names = [name for name in old_rows if name in new_rows and all(name in part for part in held)]
     right = [
-        _right(reader, [rows[name] for name in names], field, labels, reporter, view)
-        for view, reader, rows in (("old", old, old_rows), ("new", new, new_rows))
+        _right(reader, [rows[name] for name in names], field, labels, reporter, side)
+        for side, reader, rows in (("old", old, old_rows), ("new", new, new_rows))
     ]
     test = Paired.of(right[1], right[0])
     count = max(len(names), 1)
@@ -157,12 +157,12 @@ def _right(
     field: str,
     labels: list[str],
     reporter: Reporter,
-    view: str,
+    side: str,
 ) -> list[bool]:
     """Which of the rows are answered rightly, by the code that serves; of several labels, all."""
     found: list[bool] = []
     for start in range(0, len(rows), ANSWERED_AT_ONCE):
-        reporter.progress(start, len(rows), f"compare: {view}")
+        reporter.progress(start, len(rows), f"compare: {side}")
         part = rows[start : start + ANSWERED_AT_ONCE]
         tokens = [reader.tokenize(row.text) for row in part]
         states = reader.read(tokens, [field] * len(part))

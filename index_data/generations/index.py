@@ -124,7 +124,7 @@ class Index:
             problems.append(f"{active}: is missing")
         for _, path in folders:
             try:
-                self._switch(path, self._kept.known(path), progress, self._encoder_sha)
+                self._switch(path, self._kept.known(path), self._encoder_sha, progress)
             except NeverPublished as problem:
                 log.info("index: %s", problem)
             except GenerationCorrupt as problem:
@@ -182,7 +182,6 @@ class Index:
     def publish(
         self,
         path: Path,
-        progress: Progress | None = None,
         *,
         encoder_sha: str | None = None,
         serve: Serve | None = None,
@@ -195,7 +194,7 @@ class Index:
         """
         manifest = self._kept.register(path)
         before = self._number
-        self._switch(path, manifest, progress, encoder_sha or self._encoder_sha, serve)
+        self._switch(path, manifest, encoder_sha or self._encoder_sha, serve=serve)
         self._keep_only(before, manifest.number)
 
     def keep(self, path: Path) -> None:
@@ -211,12 +210,12 @@ class Index:
         Nothing is registered. Raises GenerationCorrupt when the folder is not whole.
         """
         manifest = verify(path, sha256=manifest_sha256(path))
-        self._switch(path, manifest, None, self._encoder_sha)
+        self._switch(path, manifest, self._encoder_sha)
 
-    def activate(self, number: int, progress: Progress | None = None) -> None:
+    def activate(self, number: int) -> None:
         """Serve another generation that is kept. Raises GenerationCorrupt, or KeyError for none."""
         path = dict(self._kept.folders())[number]
-        self._switch(path, self._kept.known(path), progress, self._encoder_sha)
+        self._switch(path, self._kept.known(path), self._encoder_sha)
 
     def forget_before(self, sequence: int) -> list[int]:
         """Remove the generations that do not reach a write, but not the one that serves."""
@@ -247,8 +246,8 @@ class Index:
         self,
         path: Path,
         manifest: Manifest,
-        progress: Progress | None,
         encoder_sha: str | None,
+        progress: Progress | None = None,
         serve: Serve | None = None,
     ) -> None:
         """Open a generation, bring it up to date beside the one that serves, then swap."""

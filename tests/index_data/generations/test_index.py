@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from index_data.documents import Document
 from index_data.generations.build import BuildCancelled, build_generation
-from index_data.generations.index import Index, NoGeneration
+from index_data.generations.index import EncoderChanged, Index, NoGeneration
 from index_data.search.fusion import Fusion
 from index_data.search.searcher import MethodUnavailable, Searcher
 from index_data.segment.manifest import GenerationCorrupt
@@ -383,3 +383,31 @@ def test_the_hybrid_follows_the_length_of_the_passages(store: DocumentStore, fol
     index.publish(build(store, folder))
     assert index.searcher.fusion == long
     assert Index(store, folder, fusion=Fusion(weight=0.2)).searcher.fusion.weight == 0.2
+
+
+def test_whoever_watches_gets_every_searcher(store: DocumentStore, folder: Path) -> None:
+    store.upsert(documents(20)).result()
+    index = published(store, folder)
+    seen: list[Searcher] = []
+    index.watch(seen.append)
+    assert seen == [index.searcher]
+    add(store, index, [Document("new", "zebra")])
+    assert seen[1:] == [index.searcher]
+    together: list[Searcher] = []
+    index.publish(build(store, folder), serve=together.append)
+    assert together == [index.searcher]
+    assert len(seen) == 2
+
+
+def test_vectors_of_another_encoder_are_refused(store: DocumentStore, folder: Path) -> None:
+    index = published(store, folder)
+    before = index.searcher
+    (written,) = store.upsert([Document("new", "zebra")]).result().documents
+    vectors = encode([written.text])
+    with pytest.raises(EncoderChanged):
+        index.apply([written], (), {written.id: vectors}, encoder_sha="another")
+    with pytest.raises(EncoderChanged):
+        index.as_if(written, vectors, encoder_sha="another")
+    assert index.searcher is before
+    index.apply([written], (), {written.id: vectors}, encoder_sha=ENCODER)
+    assert index.searcher.sequence == written.sequence
