@@ -190,9 +190,10 @@ class Indexer:
     def _backfill(self) -> None:
         """Give vectors to documents that a stop of the server left without, a batch at a time."""
         while self._snapshots.now().serving is not None and self._bare and not self._closing:
-            batch = [self._bare.pop() for _ in range(min(BATCH, len(self._bare)))]
+            batch = self._bare[-BATCH:]
             vectors, encoder_sha = self._vectors(batch)
             self.index.apply(batch, (), vectors, encoder_sha=encoder_sha)
+            del self._bare[-BATCH:]
 
 
 def batches(changes: Iterator[Change]) -> Iterator[list[Change]]:
