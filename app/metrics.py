@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 
 from prometheus_client import (
@@ -19,11 +20,21 @@ from prometheus_client import (
 )
 from prometheus_client.metrics import MetricWrapperBase
 
-from app.inference.batching import BatchStats
-
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+
+
+@dataclass(frozen=True, slots=True)
+class BatchStats:
+    """One forward pass: how many inputs, and for how long the model's thread ran (s)."""
+
+    kind: str
+    size: int
+    seconds: float
+
+
+Observe = Callable[[BatchStats], None]
 
 
 class Metrics:

@@ -39,13 +39,13 @@ class Kind:
 KINDS: Mapping[str, Kind] = {
     "validation": Kind(
         422, "The request is not valid",
-        "Something in the request has the wrong type, is out of range, is unknown, or the body is "
-        "not valid JSON. `errors` names each place with a JSON pointer. Mend it and send it again.",
+        "A part of the request has the wrong type, is out of range, is unknown, or the body is "
+        "not valid JSON. `errors` names each place with a JSON pointer. Fix the request and retry.",
     ),
     "capability-missing": Kind(
         422, "This server cannot do that",
-        "The request is well formed, but the loaded checkpoint or this version has no such ability."
-        " `detail` names what it can do.",
+        "The request is well formed, but the loaded checkpoint or this version cannot do it. "
+        "`detail` names what it can do.",
     ),
     "unauthenticated": Kind(
         401, "A key is needed",
@@ -58,7 +58,7 @@ KINDS: Mapping[str, Kind] = {
         "changes documents and gives feedback, `admin` does everything.",
     ),
     "not-found": Kind(
-        404, "There is no such thing",
+        404, "Not found",
         "No route, document, prediction, feedback or job has this address.",
     ),
     "method-not-allowed": Kind(
@@ -71,13 +71,14 @@ KINDS: Mapping[str, Kind] = {
         "request was given up. An NDJSON import keeps the whole batches that had arrived.",
     ),
     "pin-unavailable": Kind(
-        409, "The pinned model or index is not kept any more",
+        409, "The pinned model or index is not available",
         "`pin` or a replay asks for a model, a state of the index, or a version of a document that "
         "is gone. `gone` says which.",
     ),
     "job-conflict": Kind(
-        409, "That does not fit what is going on",
-        "A job or a change that is under way, or was made since, stands in the way.",
+        409, "Conflict",
+        "A job or a change that is under way, or was made since, conflicts with this request. "
+        "Wait until it is finished, or read the present state, then retry.",
     ),
     "precondition-failed": Kind(
         412, "The document has changed",
@@ -96,8 +97,8 @@ KINDS: Mapping[str, Kind] = {
     ),
     "queue-full": Kind(
         429, "Too many requests at once",
-        "Every place in the queue is taken, so this request was refused before any work was done "
-        "on it. Try again after the seconds in `Retry-After`.",
+        "The queue is full, so this request was refused before any work was done on it. Retry "
+        "after the seconds in `Retry-After`.",
     ),
     "not-ready": Kind(
         503, "Not ready yet",
@@ -110,8 +111,8 @@ KINDS: Mapping[str, Kind] = {
         "space and send it again; the server need not be restarted.",
     ),
     "internal": Kind(
-        500, "A fault of the server",
-        "Something went wrong that is not the request's fault. The log has the details under the "
+        500, "Internal error",
+        "The server failed; the request is not at fault. The log has the details under the "
         "`request_id`.",
     ),
 }  # fmt: skip

@@ -9,44 +9,84 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
 
 from app.inference.indexer import Indexer
 from app.inference.loading import load_generator, load_serving
-from app.jobs import reindex as indexing_job
-from app.jobs import train as training_job
-from app.manage import erasure
-from app.records.registry import NO_CHECKPOINT
-from app.status import READY
+from app.inference.snapshot import Snapshots
+from app.jobs import reindex
+from app.jobs.queue import Jobs
+from app.jobs.train import sweep
+from app.metrics import Metrics
+from app.records.encoders import EncoderChoice
+from app.records.erased import outdated_generations
+from app.records.registry import NO_CHECKPOINT, Registry
+from app.settings import Settings
 from index_data.generations.index import Index, NoGeneration
-
-if TYPE_CHECKING:
-    from app.state import Footnote
+from index_data.storage.store import DocumentStore
 
 logger = logging.getLogger(__name__)
 
+READY: Final = "ready"
 
+
+@dataclass(slots=True)
+class Status:
+    """How far a server has come up."""
+
+    stage: str = "starting"
+    detail: str = ""
+    failed: bool = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are answered."""
+        return self.stage == READY
+
+
+@dataclass(kw_only=True)
 class StartUp:
-    """Loads the model, the generator, the index and the sample into a server's state."""
+    """Loads model, generator, index and sample, and hands them to the snapshots and the indexer."""
 
-    def __init__(self, footnote: Footnote, closing: threading.Event) -> None:
-        self._footnote = footnote
-        self._status = footnote.status
-        self._closing = closing
+    settings: Settings
+    metrics: Metrics
+    store: DocumentStore
+    registry: Registry
+    encoders: EncoderChoice
+    snapshots: Snapshots
+    indexer: Indexer
+    jobs: Jobs
+    status: Status = field(default_factory=Status)
+
+    def __post_init__(self) -> None:
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self.run, name="start-up", daemon=True)
+
+    def start(self) -> None:
+        """Begin; :attr:`status` tells how far it is."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End after the present stage, and wait for that, 30 seconds at most."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=30)
 
     def run(self) -> None:
-        """Go through the stages; `Status` tells how far it is."""
-        footnote, status = self._footnote, self._status
-        writing = (("loading the generator", self._load_generator),)
+        """Go through the stages."""
+        status = self.status
+        generator = (("loading the generator", self._load_generator),)
         stages: tuple[tuple[str, Callable[[], None]], ...] = (
             ("loading the model", self._load_model),
-            *(writing if footnote.settings.generator else ()),
+            *(generator if self.settings.generator else ()),
             ("opening the index", self._open_index),
             ("filling the store with the sample", self._fill_sample),
         )
         began = time.monotonic()
         for stage, work in stages:
-            status.stage, status.since = stage, time.monotonic()
+            status.stage = stage
             logger.info("start: %s", stage)
             try:
                 work()
@@ -57,71 +97,73 @@ class StartUp:
                 return
             if self._closing.is_set():
                 return
-        footnote.jobs.start()
-        training_job.sweep(footnote.settings, footnote.jobs.all())
+        self.jobs.start()
+        sweep(self.settings, self.jobs.all())
         status.stage, status.detail = READY, ""
         logger.info("start: ready after %.1f s", time.monotonic() - began)
         self._reindex_if_needed()
 
     def _reindex_if_needed(self) -> None:
         """Queue a generation where there is none, or none that fits the encoder that is wanted."""
-        footnote = self._footnote
-        searcher = footnote.open_index().searcher
-        order = {"mode": "full", "activate": True}
-        if footnote.encoders.pending:
-            wanted = {"encoder": footnote.encoders.wanted}
-            footnote.jobs.submit(indexing_job.TYPE, order | wanted)
-        elif footnote.store.count() and (
-            searcher.generation == 0
-            or "index" in self._status.degraded
-            or (footnote.serving is not None and searcher.views[0].segment.vectors is None)
-            or erasure.pending(footnote)
+        index, serving = self.indexer.index, self.snapshots.now().serving
+        params: dict[str, Any] = {"mode": "full", "activate": True}
+        if self.encoders.pending:
+            self.jobs.submit(reindex.TYPE, params | {"encoder": self.encoders.wanted})
+        elif self.store.count() and (
+            index.searcher.generation == 0
+            or "index" in self.snapshots.faults
+            or (serving is not None and index.searcher.views[0].segment.vectors is None)
+            or outdated_generations(self.store, index)
         ):
-            footnote.jobs.submit(indexing_job.TYPE, order)
+            self.jobs.submit(reindex.TYPE, params)
 
     def _load_model(self) -> None:
         from model.encoder.encoder import EncoderRefused
         from model.folders import CheckpointRefused
 
-        footnote, degraded = self._footnote, self._status.degraded
-        settings, metrics = footnote.settings, footnote.metrics
-        choice = footnote.registry.choose()
-        if choice.problems:
-            degraded["checkpoint"] = "; ".join(choice.problems)[:500]
+        choice = self.registry.choose()
+        problems = list(choice.problems)
         try:
-            footnote.serving = load_serving(settings, metrics, choice.version, choice.folder)
+            self._serve(choice.version, choice.folder)
         except CheckpointRefused as error:
-            refused = f"checkpoint {choice.version}: {error}"
-            degraded["checkpoint"] = "; ".join([*choice.problems, refused])[:500]
+            problems.append(f"checkpoint {choice.version}: {error}")
+            self._degrade("checkpoint", "; ".join(problems))
             try:
-                footnote.serving = load_serving(settings, metrics, NO_CHECKPOINT, None)
-            except EncoderRefused as problem:
-                degraded["encoder"] = str(problem)[:500]
+                self._serve(NO_CHECKPOINT, None)
+            except EncoderRefused as refused:
+                self._degrade("encoder", str(refused))
+            return
         except (EncoderRefused, ValueError, RuntimeError) as error:
-            degraded["encoder"] = f"the encoder does not load: {error}"[:500]
-        for text in degraded.values():
-            logger.warning("start: %s", text)
+            self._degrade("encoder", f"the encoder does not load: {error}")
+        if problems:
+            self._degrade("checkpoint", "; ".join(problems))
+
+    def _serve(self, version: str, folder: Path | None) -> None:
+        source = self.encoders.source
+        self.snapshots.put(
+            serving=load_serving(self.settings, self.metrics, version, folder, source)
+        )
+
+    def _degrade(self, part: str, why: str) -> None:
+        self.snapshots.degrade(part, why[:500])
+        logger.warning("start: %s", why[:500])
 
     def _load_generator(self) -> None:
         from model.text_generation.generator_files import GeneratorRefused
 
-        footnote = self._footnote
         try:
-            footnote.generator = load_generator(footnote.settings, footnote.metrics)
+            self.snapshots.put(writer=load_generator(self.settings, self.metrics))
         except (GeneratorRefused, ValueError) as error:
-            told = f"FOOTNOTE_GENERATOR is not loaded: {error}"[:500]
-            self._status.degraded["generator"] = told
-            logger.warning("start: %s", told)
+            self._degrade("generator", f"FOOTNOTE_GENERATOR is not loaded: {error}")
 
     def _open_index(self) -> None:
         from index_data.generations.warmup import warm_up
 
         warm_up()
-        footnote, settings = self._footnote, self._footnote.settings
-        serving = footnote.serving
+        settings, serving = self.settings, self.snapshots.now().serving
         index = Index(
-            footnote.store,
-            indexing_job.index_folder(settings),
+            self.store,
+            reindex.index_folder(settings),
             scorer="whoosh" if settings.scorer == "whoosh" else "compiled",
             passage_words=settings.passage_words,
             encoder_sha=None if serving is None else serving.model.encoder_sha256,
@@ -133,30 +175,24 @@ class StartUp:
             problems = reason.problems
             index.open_without_generation(self._progress)
         if problems:
-            told = "; ".join(problems)[:400]
-            self._status.degraded["index"] = f"index: {told}; a new generation is being built"
-        footnote.index = index
-        footnote.indexer = Indexer(footnote.store, index)
-        footnote.indexer.encode_with(serving)
-        footnote.indexer.start()
+            why = f"index: {'; '.join(problems)[:400]}; a new generation is being built"
+            self.snapshots.degrade("index", why)
+        self.indexer.open(index)
 
     def _fill_sample(self) -> None:
         """Fill a store that has never been written to, and wait until it is searchable."""
-        footnote = self._footnote
-        if not footnote.settings.sample or footnote.store.sequence:
+        if not self.settings.sample or self.store.sequence:
             return
         from index_data.sample import helpdesk
 
-        documents = list(helpdesk())
-        first = footnote.store.sequence
-        result = footnote.store.upsert(documents).result()
-        indexer = footnote.open_indexer()
+        indexer, first = self.indexer, self.store.sequence
+        result = self.store.upsert(list(helpdesk())).result()
         indexer.notify()
         while indexer.reached < result.sequence and not self._closing.wait(0.2):
             self._progress(indexer.reached - first, result.sequence - first, "documents encoded")
 
     def _progress(self, step: int, total: int, what: str) -> None:
         detail = f"{what}: {step} of {total}"
-        if detail != self._status.detail and (step % 100 == 0 or step == total):
+        if detail != self.status.detail and (step % 100 == 0 or step == total):
             logger.info("start: %s", detail)
-        self._status.detail = detail
+        self.status.detail = detail

@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from index_data.entities import fault_in
+from index_data.entities import Entities, fault_in, spans
 from index_data.text.similarity import near_duplicate, normalise
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "LabelValue",
     "canonical_language",
     "content_id",
+    "entities_of",
     "from_canonical",
     "near_duplicate",
     "normalise",
@@ -153,6 +154,12 @@ def parse_document(raw: object) -> Document:
 def content_id(text: str) -> str:
     """The id of a document that came without one."""
     return f"doc-{hashlib.sha256(text.encode('utf-8')).hexdigest()[:32]}"
+
+
+def entities_of(document: Document) -> Entities | None:
+    """The entities of a document; None where nobody marked any (an empty list: there are none)."""
+    raw = document.metadata.get("entities")
+    return None if raw is None or fault_in(document.text, raw) else spans(raw)
 
 
 def canonical_language(tag: str) -> str | None:

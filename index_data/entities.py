@@ -6,10 +6,7 @@ Places are code points of the document's text. Entities do not overlap; they may
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final
-
-if TYPE_CHECKING:
-    from index_data.documents import Document
+from typing import Any, Final
 
 COLUMN: Final = "metadata.entities"
 """The filter column whose values are the types that a document's entities have."""
@@ -41,12 +38,6 @@ def fault_in(text: str, raw: object) -> Fault | None:
 def spans(raw: list[dict[str, Any]]) -> Entities:
     """Checked entities as (start, end, type), in order."""
     return tuple(sorted((e["start"], e["end"], e["type"]) for e in raw))
-
-
-def entities_of(document: Document) -> Entities | None:
-    """The entities of a document; None where nobody marked any (an empty list: there are none)."""
-    raw = document.metadata.get("entities")
-    return None if raw is None or fault_in(document.text, raw) else spans(raw)
 
 
 def within(entities: Entities, start: int, end: int) -> Entities:

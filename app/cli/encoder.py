@@ -68,7 +68,7 @@ def encoder(
 
 
 def _trained(rows: list[ScratchText], config: ScratchConfig, out: Path) -> ScratchReport:
-    from app.jobs.reindex import pick_device
+    from app.inference.device import pick_device
     from model.scratch.train import train_encoder
 
     with StepBar("encoder") as progress:
@@ -87,8 +87,7 @@ def _rows(
 
     Bad rows are named and left out.
     """
-    from index_data.documents import Document
-    from index_data.entities import entities_of
+    from index_data.documents import Document, entities_of
     from index_data.importing.importers import Columns, ImportRefused, find_files, read_file
     from model.scratch.train import ScratchText
 

@@ -91,11 +91,11 @@ def announce(footnote: Footnote, address: str) -> None:
             click.echo(f"  {told} ...")
         time.sleep(0.05)
     rest_from_collection()
-    searcher = footnote.open_index().searcher
+    serving, searcher = footnote.snapshot().serving, footnote.open_index().searcher
     count = sum(view.count for view in searcher.views)
-    model = "none" if footnote.serving is None else footnote.serving.model.version
+    model = "none" if serving is None else serving.model.version
     click.echo(f"Ready after {time.monotonic() - began:.1f} s: {count} documents, model {model}")
-    for problem in status.degraded.values():
+    for problem in footnote.snapshot().degraded:
         click.echo(f"  but: {problem}")
     click.echo("Try it:")
     click.echo(f"  {curl(footnote, address)}")

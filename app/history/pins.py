@@ -79,7 +79,7 @@ class Pins:
         if sha256 is not None and sha256 != now.model().model.sha256:
             serving = await asyncio.to_thread(self.serving, now.model(), sha256)
             pinned = replace(pinned, serving=serving)
-        if pinned.torn:
+        if not _fit(pinned):
             raise unavailable("index", "The index at that sequence has another encoder's vectors.")
         return pinned
 
@@ -112,3 +112,10 @@ class Pins:
             if searcher.sequence == sequence:
                 return searcher
         raise unavailable("index", "The index is not kept at this sequence.")
+
+
+def _fit(pinned: Snapshot) -> bool:
+    """Whether a searcher and a model of different times belong to one encoder."""
+    if pinned.searcher is None or pinned.serving is None:
+        return True
+    return pinned.searcher.encoder_sha in (None, pinned.serving.model.encoder_sha256)

@@ -23,7 +23,6 @@ from app.inference.snapshot import Snapshot
 from app.schemas.predict import ClassifyRequest, PredictRequest
 from index_data.documents import Document
 from index_data.search.searcher import Hit, Searcher
-from index_data.segment.vectors import from_half
 
 if TYPE_CHECKING:
     from app.problems import Problem
@@ -159,11 +158,7 @@ def version(
         for passage in range(int(segment.offsets[row]), int(segment.offsets[row + 1])):
             if tuple(segment.spans[passage].tolist()) != span:
                 continue
-            known = segment.vectors is not None and (
-                not len(segment.has_vector) or bool(segment.has_vector[passage])
-            )
-            vector = from_half(segment.vectors[passage]) if known else None  # type: ignore[index]
-            return segment.documents[row], vector
+            return segment.documents[row], segment.vector(passage)
     return None
 
 

@@ -4,24 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import TypeVar
 
 M = TypeVar("M")
 T = TypeVar("T")
 SIZES = (128, 96, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)  # of the parts of a batch
-
-
-@dataclass(frozen=True, slots=True)
-class BatchStats:
-    """One forward pass, for the metrics: how many inputs, and for how long the thread ran."""
-
-    kind: str
-    size: int
-    seconds: float
-
-
-Observe = Callable[[BatchStats], None]
 
 
 def similar_lengths(lengths: Sequence[int]) -> list[list[int]]:
@@ -46,7 +33,7 @@ def in_sizes(batch: Sequence[T]) -> Iterator[Sequence[T]]:
 
 
 def settle(work: Callable[[M], T], future: Future[T], model: M) -> None:
-    """Do a piece of work on the thread of a model, for whoever waits for it, or has left."""
+    """Do a piece of work on the thread of a model, unless whoever waits for it cancelled."""
     if not future.set_running_or_notify_cancel():
         return
     try:

@@ -32,7 +32,6 @@ from app.inference.influence import as_retrieved
 from app.inference.snapshot import Serving, Snapshot
 from index_data.documents import Document, near_duplicate
 from index_data.search.searcher import Searcher
-from index_data.segment.vectors import from_half
 
 if TYPE_CHECKING:
     from model.labels.prediction import Prediction
@@ -257,12 +256,9 @@ def _usable(
     for number, row in places:
         segment = searcher.views[number].segment
         document = segment.documents[row]
-        passage = int(segment.offsets[row])
-        known = segment.vectors is not None and (
-            not len(segment.has_vector) or bool(segment.has_vector[passage])
-        )
-        if known and names_of(document, field):
-            yield document, from_half(segment.vectors[passage])  # type: ignore[index]
+        vector = segment.vector(int(segment.offsets[row]))
+        if vector is not None and names_of(document, field):
+            yield document, vector
 
 
 def names_of(document: Document, field: str) -> list[str]:

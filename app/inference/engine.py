@@ -4,10 +4,10 @@ Four queues, the most urgent first: the prediction step of requests whose docume
 reading of new requests and, in turns with it, of the passages of questions; and the encoding of
 documents. A batch takes what is waiting up to a token
 budget (greedy); it waits a few milliseconds for company only when the last batch had company too.
-Entries whose client has left (their future was cancelled) are dropped before any work.
+Entries whose client disconnected (their future was cancelled) are dropped before any work.
 
 An engine belongs to one model: whoever captured it keeps it until the answer is whole, so that a
-batch never mixes models, and a retired engine ends when its last user has left.
+batch never mixes models, and a retired engine ends when its last user is done.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from app.inference.batching import BatchStats, Observe, in_sizes, settle, similar_lengths
+from app.inference.batching import in_sizes, settle, similar_lengths
 from app.inference.question_queue import Question, QuestionQueue
+from app.metrics import BatchStats, Observe
 
 if TYPE_CHECKING:
     from model.labels.memory import Retrieved
@@ -183,7 +184,7 @@ class Engine:
                 self._wake.notify()
 
     def retire(self) -> None:
-        """Let the engine end once its users have left and its queues are empty."""
+        """Let the engine end once its users are done and its queues are empty."""
         with self._wake:
             self._retired = True
             self._wake.notify()

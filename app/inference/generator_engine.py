@@ -1,7 +1,7 @@
 """The generator's own thread: texts are written here token by token, many in each forward pass.
 
 Between any two steps, texts join and leave, a prompt is read a part further (parts take about
-:data:`PART_S`), and texts whose client has left are dropped. So a long prompt holds nobody up,
+:data:`PART_S`), and texts whose client disconnected are dropped. So a long prompt holds nobody up,
 nothing goes on for longer than a step after it is cancelled, and the classifier, which has a thread
 of its own, is not waited for and does not wait.
 """
@@ -18,9 +18,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from app.inference.batching import BatchStats, settle
+from app.inference.batching import settle
 from app.inference.engine import EngineClosed
 from app.inference.writer import Piece, Scored, Ticket, WriterInfo
+from app.metrics import BatchStats
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -169,7 +170,7 @@ class GeneratorEngine:
             settle(*self._calls.popleft(), generator)
 
     def _admit(self, generator: AnyGenerator) -> None:
-        """Begin to read the prompts for which there is room."""
+        """Begin to read as many prompts as there are free streams."""
         while self._waiting:
             busy = len(self._reading) + sum(len(b.rows) for b in self._batches)
             if busy >= self._streams and not self._waiting[0].cancelled:
@@ -347,13 +348,13 @@ class GeneratorEngine:
 
 
 def _fail(future: Future[Any], error: BaseException) -> None:
-    """Say what went wrong, unless whoever waited has left."""
+    """Say what went wrong, unless whoever waited cancelled."""
     if future.set_running_or_notify_cancel():
         future.set_exception(error)
 
 
 def _tell(ticket: Ticket, piece: Piece) -> None:
-    """Deliver; a client whose event loop is gone is a client that left."""
+    """Deliver; where the event loop is gone the client disconnected."""
     try:
         ticket.deliver(piece)
     except RuntimeError:

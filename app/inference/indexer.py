@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.inference.engine import EngineClosed
-from app.inference.snapshot import Serving
+from app.inference.snapshot import Snapshots
+from app.problems import Problem, invalid
 from index_data.documents import Document
-from index_data.generations.index import Index
+from index_data.generations.index import EncoderChanged, Index
 from index_data.storage.store import DocumentStore, StoredVectors, Tombstone
 
 logger = logging.getLogger(__name__)
@@ -30,45 +31,62 @@ Change = Document | Tombstone
 
 
 class Indexer:
-    """Keeps an index up with its store. One thread; :meth:`wait` may be called from any."""
+    """Keeps the index up with the store. One thread; all methods may be called from any.
 
-    def __init__(self, store: DocumentStore, index: Index) -> None:
+    Vectors are made by the encoder of the model that serves; without one documents go in without.
+    """
+
+    def __init__(self, store: DocumentStore, snapshots: Snapshots) -> None:
         self._store = store
-        self._index = index
+        self._snapshots = snapshots
+        self._index: Index | None = None
         self._wake = threading.Condition()
-        self._serving: Serving | None = None
         self._closing = False
-        self._reached = index.searcher.sequence
+        self._reached = 0
         self._waiters: list[tuple[int, Future[None]]] = []
-        self._bare = without_vectors(index)
+        self._bare: list[Document] = []  # that were stored, and have no vectors yet
         self._putting: Future[int] | None = None
         self._thread = threading.Thread(target=self._run, name="indexer", daemon=True)
+
+    @property
+    def index(self) -> Index:
+        """The index. Raises ``not-ready`` while it is not open."""
+        if self._index is None:
+            raise Problem("not-ready", "The index is not open yet.", retry_after=1)
+        return self._index
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is an index."""
+        return self._index is not None
+
+    def check_open(self) -> None:
+        """Raise ``not-ready`` while no index is open."""
+        _ = self.index
 
     @property
     def reached(self) -> int:
         """The sequence up to which every write is in the index."""
         return self._reached
 
-    def start(self) -> None:
-        """Begin; whatever the index has not seen is taken up first."""
+    def open(self, index: Index) -> None:
+        """Serve an index that was opened, and begin: what it has not seen is taken up first."""
+        self._reached = index.searcher.sequence
+        self._bare = index.without_vectors()
+        self._index = index
         self._thread.start()
-
-    def encode_with(self, serving: Serving | None) -> None:
-        """Whose encoder makes the vectors; ``None``: documents go in without."""
-        with self._wake:
-            self._serving = serving
-            self._wake.notify()
+        index.watch(lambda searcher: self._snapshots.put(searcher=searcher))
 
     def notify(self) -> None:
-        """Say that something was written."""
+        """Say that something was written, or that another model serves."""
         with self._wake:
             self._wake.notify()
 
     def after(self, sequence: int) -> Future[None]:
-        """A future that is done once the index has this write."""
+        """A future that is done once the index has this write; at once where no index is open."""
         future: Future[None] = Future()
         with self._wake:
-            if self._reached >= sequence:
+            if self._reached >= sequence or self._index is None:
                 future.set_result(None)
             else:
                 self._waiters.append((sequence, future))
@@ -76,8 +94,18 @@ class Indexer:
         return future
 
     async def wait(self, sequence: int) -> None:
-        """Wait until the index has this write."""
+        """Wait until the index has this write, where one is open."""
         await asyncio.wrap_future(self.after(sequence))
+
+    async def reach(self, sequence: int, pointer: str) -> None:
+        """Wait until the index has a write that a request names at ``pointer``.
+
+        Raises ``validation`` for one that was never made, ``not-ready`` while no index is open.
+        """
+        if sequence > self._store.sequence:
+            raise invalid(pointer, "no write has this number yet")
+        self.check_open()
+        await self.wait(sequence)
 
     def close(self) -> None:
         """End the thread. What is not in the index yet is taken up at the next start."""
@@ -106,7 +134,7 @@ class Indexer:
         """Wait until there is something to do; False when it is time to end."""
         with self._wake:
             while not self._closing and self._store.sequence <= self._reached:
-                if self._bare and self._serving is not None:
+                if self._bare and self._snapshots.now().serving is not None:
                     break
                 self._wake.wait(1.0)
             return not self._closing
@@ -114,7 +142,8 @@ class Indexer:
     def _apply(self, batch: list[Change]) -> None:
         documents = [change for change in batch if isinstance(change, Document)]
         tombstones = [change for change in batch if not isinstance(change, Document)]
-        self._index.apply(documents, tombstones, self._vectors(documents))
+        vectors, encoder_sha = self._vectors(documents)
+        self.index.apply(documents, tombstones, vectors, encoder_sha=encoder_sha)
         self._arrived(batch[-1].sequence)
 
     def _arrived(self, sequence: int) -> None:
@@ -126,17 +155,21 @@ class Indexer:
             if future.set_running_or_notify_cancel():
                 future.set_result(None)
 
-    def _vectors(self, documents: list[Document]) -> Vectors | None:
-        """Vectors of all passages, kept in the store too; None where there is no encoder."""
-        serving = self._serving
+    def _vectors(self, documents: list[Document]) -> tuple[Vectors | None, str | None]:
+        """Vectors of all passages, kept in the store too, and the sha256 of their encoder.
+
+        None where there is no encoder.
+        """
+        serving = self._snapshots.now().serving
         if serving is None or not documents:
-            return None
-        texts = [self._index.passage_texts(document) for document in documents]
+            return None, None
+        texts = [self.index.passage_texts(document) for document in documents]
         flat = [text for passages in texts for text in passages]
         try:
             rows = serving.engine.encode(flat).result()
         except EngineClosed:  # a swap happened in between; the new model is known by now
-            return None if self._serving is serving else self._vectors(documents)
+            closing = self._snapshots.now().serving is serving
+            return (None, None) if closing else self._vectors(documents)
         vectors: Vectors = {}
         first = 0
         for document, passages in zip(documents, texts, strict=True):
@@ -150,28 +183,20 @@ class Indexer:
         putting, self._putting = self._putting, None  # one that failed is told once
         if putting is not None:
             putting.result()
-        self._putting = self._store.put_vectors(kept, serving.model.encoder_sha256)
-        return vectors
+        encoder_sha = serving.model.encoder_sha256
+        self._putting = self._store.put_vectors(kept, encoder_sha)
+        return vectors, encoder_sha
 
     def _backfill(self) -> None:
         """Give vectors to documents that a stop of the server left without, a batch at a time."""
-        while self._serving is not None and self._bare and not self._closing:
-            batch = [self._bare.pop() for _ in range(min(BATCH, len(self._bare)))]
-            self._index.apply(batch, (), self._vectors(batch))
-
-
-def without_vectors(index: Index) -> list[Document]:
-    """The documents since the generation that have no vectors: they were stored, then power went.
-
-    What a generation lacks, the next one brings.
-    """
-    return [
-        view.segment.documents[row]
-        for view in index.searcher.views[1:]
-        for row in view.live_rows()
-        if view.segment.vectors is None
-        or (len(view.segment.has_vector) and not view.segment.has_vector[view.segment.offsets[row]])
-    ]
+        while self._snapshots.now().serving is not None and self._bare and not self._closing:
+            batch = self._bare[-BATCH:]
+            del self._bare[-BATCH:]
+            vectors, encoder_sha = self._vectors(batch)
+            try:
+                self.index.apply(batch, (), vectors, encoder_sha=encoder_sha)
+            except EncoderChanged:  # the new one is known by now
+                self._bare += batch
 
 
 def batches(changes: Iterator[Change]) -> Iterator[list[Change]]:

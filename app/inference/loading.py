@@ -36,18 +36,20 @@ def generator_threads(settings: Settings) -> int:
     return max(1, inference_threads(settings) // 2)
 
 
-def load_encoder(settings: Settings) -> Encoder:
-    """The base encoder of the settings. Raises ``EncoderRefused``, or ``ValueError`` for a device.
+def load_encoder(settings: Settings, source: str | None) -> Encoder:
+    """A base encoder (``None``: the one that comes with Footnote) on the device of the settings.
+
+    Raises ``EncoderRefused``, or ``ValueError`` for a device.
 
     Torch is imported here, on the thread that loads: the port opens before that.
     """
-    from app.jobs.reindex import pick_device
+    from app.inference.device import pick_device
     from model.config import pick_dtype
     from model.encoder.encoder import Encoder
 
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.dtype, device)
-    return Encoder.load(settings.encoder, device=device, dtype=dtype)
+    return Encoder.load(source, device=device, dtype=dtype)
 
 
 def rest_from_collection() -> None:
@@ -68,15 +70,18 @@ def set_threads(count: int) -> None:
 
 
 def new_engine(
-    settings: Settings, metrics: Metrics, checkpoint: Path | None, encoder: Encoder | None
+    settings: Settings, metrics: Metrics, checkpoint: Path | None, encoder: Encoder | str | None
 ) -> Engine:
-    """An engine that will load ``checkpoint`` over ``encoder`` (``None``: that of the settings)."""
+    """An engine that will load ``checkpoint`` over ``encoder``: a loaded one, or where it is."""
 
     def load() -> Reader:
         from model.reader import Reader
 
         set_threads(inference_threads(settings))
-        base = load_encoder(settings) if encoder is None else encoder.fork()
+        if encoder is None or isinstance(encoder, str):
+            base = load_encoder(settings, encoder)
+        else:
+            base = encoder.fork()
         return Reader.load(checkpoint, base)
 
     return Engine(
@@ -94,9 +99,12 @@ def load_serving(
     metrics: Metrics,
     version: str,
     checkpoint: Path | None,
-    encoder: Encoder | None = None,
+    encoder: Encoder | str | None,
 ) -> Serving:
-    """Load a model and warm it up; blocks. Raises what the loading raises (refusals)."""
+    """Load a model and warm it up; blocks. Raises what the loading raises (refusals).
+
+    ``encoder``: a loaded one, or the source of one (``None``: the one that comes with Footnote).
+    """
     engine = new_engine(settings, metrics, checkpoint, encoder)
     reader = engine.start().result()
     serving = Serving(engine, ModelInfo.of(reader, version), reader.encoder)
@@ -111,7 +119,7 @@ def load_generator(settings: Settings, metrics: Metrics) -> GeneratorEngine:
     """
 
     def load() -> AnyGenerator:
-        from app.jobs.reindex import pick_device
+        from app.inference.device import pick_device
         from model.config import pick_dtype
         from model.lm.generator import LMGenerator, is_language_model
         from model.text_generation.generator import Generator

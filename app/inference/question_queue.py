@@ -11,7 +11,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from app.inference.batching import BatchStats, Observe, similar_lengths
+from app.inference.batching import similar_lengths
+from app.metrics import BatchStats, Observe
 
 if TYPE_CHECKING:
     from model.qa.answers import SpanAnswer

@@ -1,26 +1,25 @@
-"""What one request answers from: one index state and one model, captured once and kept."""
+"""What one request answers from: one index state, one model, one generator, captured once."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from app.inference.engine import Engine
+from app.inference.generator_engine import GeneratorEngine
 from app.problems import Problem
-from index_data.documents import Document, normalise
+from app.records.feedback import feedback_id
+from index_data.documents import Document
 from index_data.search.searcher import Hit, Searcher
-from index_data.segment.vectors import from_half
 
 if TYPE_CHECKING:
-    from app.inference.writer import Writer
     from model.encoder.encoder import Encoder
     from model.reader import Reader
 
 MODEL_NAME = "footnote"
 INDEX_NAME = "documents"
-FEEDBACK = "feedback"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +72,10 @@ class Serving:
 class Snapshot:
     """One searcher, one model, one generator; each may be missing where it did not load."""
 
-    searcher: Searcher | None
-    serving: Serving | None
+    searcher: Searcher | None = None
+    serving: Serving | None = None
     degraded: tuple[str, ...] = ()
-    writer: Writer | None = None
+    writer: GeneratorEngine | None = None
 
     def index(self) -> Searcher:
         """The searcher. Raises ``not-ready`` when no index is open."""
@@ -102,15 +101,6 @@ class Snapshot:
         return known if self.writer is None else {**known, "generator": self.writer.info.to_json()}
 
     @property
-    def torn(self) -> bool:
-        """Whether it was captured in the middle of a change of encoder."""
-        return (
-            self.searcher is not None
-            and self.serving is not None
-            and self.searcher.encoder_sha not in (None, self.serving.model.encoder_sha256)
-        )
-
-    @property
     def vectors_fit(self) -> bool:
         """Whether queries can be compared with the index's vectors: one encoder made both."""
         return (
@@ -131,9 +121,50 @@ class Snapshot:
         }
 
 
-def feedback_id(text: str) -> str:
-    """The id of the document that corrections of this text make; equal texts share it."""
-    return f"{FEEDBACK}-{hashlib.sha256(normalise(text).encode()).hexdigest()[:32]}"
+class Snapshots:
+    """The snapshot that the next request answers from.
+
+    Whoever changes a part of it (the index after a write, an activation) replaces the whole under
+    one lock, so that a request reads one that fits without waiting for anything.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._now = Snapshot()
+        self._faults: dict[str, str] = {}
+
+    def now(self) -> Snapshot:
+        """What the next request answers from."""
+        return self._now
+
+    def put(
+        self,
+        *,
+        searcher: Searcher | None = None,
+        serving: Serving | None = None,
+        writer: GeneratorEngine | None = None,
+        repaired: Collection[str] = (),
+    ) -> None:
+        """Replace the parts that are given, all at once; ``repaired`` parts are faultless again."""
+        with self._lock:
+            self._faults = {k: v for k, v in self._faults.items() if k not in repaired}
+            self._now = Snapshot(
+                searcher or self._now.searcher,
+                serving or self._now.serving,
+                tuple(self._faults.values()),
+                writer or self._now.writer,
+            )
+
+    def degrade(self, part: str, why: str) -> None:
+        """Say of a part that it does not serve as it should."""
+        with self._lock:
+            self._faults = {**self._faults, part: why}
+            self._now = replace(self._now, degraded=tuple(self._faults.values()))
+
+    @property
+    def faults(self) -> Mapping[str, str]:
+        """By part, why it does not serve as it should."""
+        return self._faults
 
 
 def corrected(searcher: Searcher, text: str) -> Hit | None:
@@ -149,9 +180,6 @@ def corrected(searcher: Searcher, text: str) -> Hit | None:
             document: Document = segment.documents[row]
             passage = int(segment.offsets[row])
             start, end = (int(v) for v in segment.spans[passage])
-            known = segment.vectors is not None and (
-                not len(segment.has_vector) or bool(segment.has_vector[passage])
-            )
-            vector = from_half(segment.vectors[passage]) if known else None  # type: ignore[index]
+            vector = segment.vector(passage)
             return Hit(wanted, 1, 0.0, {}, document, start, end, vector)
     return None

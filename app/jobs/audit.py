@@ -18,7 +18,6 @@ from app.records.audits import Audits
 from app.settings import Settings
 from app.worker import JobRefused, Reporter
 from index_data.documents import Document, normalise
-from index_data.segment.vectors import from_half
 
 if TYPE_CHECKING:
     from index_data.search.searcher import Searcher
@@ -101,11 +100,8 @@ def labelled(searcher: Searcher, field: str) -> tuple[list[Document], list[Float
             if not isinstance(document.labels.get(field), str):
                 continue
             first, end = int(segment.offsets[row]), int(segment.offsets[row + 1])
-            there = segment.vectors is not None and end == first + 1
-            if there and len(segment.has_vector):
-                there = bool(segment.has_vector[first])
             documents.append(document)
-            vectors.append(from_half(segment.vectors[first]) if there else None)  # type: ignore[index]
+            vectors.append(segment.vector(first) if end == first + 1 else None)
     return documents, vectors
 
 

@@ -54,8 +54,8 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         trained = Reader.load(checkpoint, encoder)
     except CheckpointRefused as refused:
         raise JobRefused(str(refused)) from refused
-    alone = Reader.load(None, encoder)
-    k = params.get("k") or max(trained.wanted(name), alone.wanted(name))
+    neighbours = Reader.load(None, encoder)
+    k = params.get("k") or max(trained.wanted(name), neighbours.wanted(name))
     work = Path(tempfile.mkdtemp(prefix="footnote-evaluate-"))
     try:
         with opened(params, encoder) as searcher:
@@ -74,14 +74,16 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     measured, which = held_out_rows(rows, trained, name, held_out=params["held_out"])
     measured = measured[: params.get("limit")]
     labels = sorted(info.labels)
-    views: list[tuple[str, Callable[[Row], Row], Reader]] = [("neighbours", lambda r: r, alone)]
+    conditions: list[tuple[str, Callable[[Row], Row], Reader]] = [
+        ("neighbours", lambda r: r, neighbours)
+    ]
     if name in trained.heads:
-        views = [("on", lambda r: r, trained), ("off", _closed, trained), *views]
+        conditions = [("on", lambda r: r, trained), ("off", _closed_book, trained), *conditions]
     metrics, abstention = {}, {}
-    for view, change, reader in views:
+    for condition, change, reader in conditions:
         changed = [change(row) for row in measured]
-        metrics[view], abstention[view] = _measure(
-            reader, changed, name, labels, reporter, view, multilabel=info.multilabel
+        metrics[condition], abstention[condition] = _measure(
+            reader, changed, name, labels, reporter, condition, multilabel=info.multilabel
         )
     return {
         "version": params["_version"],
@@ -110,7 +112,7 @@ def held_out_rows(
     return ([rows[i] for i in held], "held-out") if held else (rows, "all")
 
 
-def _closed(row: Row) -> Row:
+def _closed_book(row: Row) -> Row:
     return replace(row, hits=[])
 
 
@@ -120,11 +122,11 @@ def _measure(
     name: str,
     labels: Sequence[str],
     reporter: Reporter,
-    view: str,
+    condition: str,
     *,
     multilabel: bool,
 ) -> tuple[dict[str, float], dict[str, list[dict[str, float]]]]:
-    """Accuracy, macro F1 and calibration error of one view, by the code that serves.
+    """Accuracy, macro F1 and calibration error in one condition, by the code that serves.
 
     Beside them, by confidence and by support, what a threshold would answer and how well.
     ``multilabel``: answers are sets of labels; a row is right when its whole set is; a confidence
@@ -136,7 +138,7 @@ def _measure(
 
     said, sure, support, sets = [], [], [], []
     for start in range(0, len(rows), ANSWERED_AT_ONCE):
-        reporter.progress(start, len(rows), f"measure {view}")
+        reporter.progress(start, len(rows), f"measure {condition}")
         part = rows[start : start + ANSWERED_AT_ONCE]
         tokens = [reader.tokenize(row.text) for row in part]
         states = reader.read(tokens, [name] * len(part))

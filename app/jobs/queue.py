@@ -295,6 +295,6 @@ def _say(connection: Connection, word: bytes) -> None:
 
 def _death(exitcode: int | None) -> str:
     if exitcode is not None and exitcode < 0:
-        hint = " (often for want of memory)" if exitcode == -9 else ""
+        hint = " (most often because memory ran out)" if exitcode == -9 else ""
         return f"The job's process was ended by signal {-exitcode}{hint}."
     return f"The job's process ended with status {exitcode} and no result."

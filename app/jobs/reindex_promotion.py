@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from app.jobs import reindex as indexing_job
+from app.jobs import reindex
 from app.jobs.evaluate import ANSWERED_AT_ONCE, held_out_rows
 from app.jobs.train import load_encoder, opened
 from app.records.registry import NO_CHECKPOINT, Registry
@@ -33,8 +33,8 @@ ASKED: Final = 1_000  # labelled documents, those first that heads hold out
 
 def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     """Build a generation and, where it is to be judged, compare it (the child's part)."""
-    result = indexing_job.run(params, reporter)
-    if indexing_job.wish_of(params.get("activate")) != "if_better":
+    result = reindex.run(params, reporter)
+    if reindex.activation_mode(params.get("activate")) != "if_better":
         return result
     built = Path(result["folder"])
     return result | {"compared": compare(params, built, result["encoder"], reporter)}
@@ -74,8 +74,8 @@ def compare(
     held = [{row.id for row in part} for part, _ in parts]
     names = [name for name in old_rows if name in new_rows and all(name in part for part in held)]
     right = [
-        _right(reader, [rows[name] for name in names], field, labels, reporter, view)
-        for view, reader, rows in (("old", old, old_rows), ("new", new, new_rows))
+        _right(reader, [rows[name] for name in names], field, labels, reporter, side)
+        for side, reader, rows in (("old", old, old_rows), ("new", new, new_rows))
     ]
     test = Paired.of(right[1], right[0])
     count = max(len(names), 1)
@@ -91,7 +91,7 @@ def compare(
 
 
 def decide(figures: dict[str, Any], margin: float) -> dict[str, Any]:
-    """Whether the new generation is to serve, and why: the rule of a trained head's gate."""
+    """Whether the new generation is to serve, and why: the rule of a trained head."""
     from model.metrics import Paired
 
     test: Paired = Paired(figures["rows"], figures["better"], figures["worse"])
@@ -157,12 +157,12 @@ def _right(
     field: str,
     labels: list[str],
     reporter: Reporter,
-    view: str,
+    side: str,
 ) -> list[bool]:
     """Which of the rows are answered rightly, by the code that serves; of several labels, all."""
     found: list[bool] = []
     for start in range(0, len(rows), ANSWERED_AT_ONCE):
-        reporter.progress(start, len(rows), f"compare: {view}")
+        reporter.progress(start, len(rows), f"compare: {side}")
         part = rows[start : start + ANSWERED_AT_ONCE]
         tokens = [reader.tokenize(row.text) for row in part]
         states = reader.read(tokens, [field] * len(part))

@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from app.inference.device import pick_device
 from app.jobs.job import RESUMABLE, Job, JobKind
-from app.jobs.reindex import index_folder, pick_device
+from app.jobs.reindex import index_folder
 from app.records.datasets import FOLDER
 from app.records.registry import NO_CHECKPOINT, Registry
 from app.settings import Settings
@@ -39,7 +40,7 @@ def work_folder(settings: Settings, job_id: str) -> Path:
     return settings.store_dir / WORK / job_id
 
 
-def kind(settings: Settings, registry: Registry, activate: Callable[[str], None]) -> JobKind:
+def kind(settings: Settings, registry: Registry, activate: Callable[[str], object]) -> JobKind:
     """The training job of a server; ``activate`` loads, warms up and swaps a version in."""
 
     def prepare(job: Job) -> dict[str, Any]:

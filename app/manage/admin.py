@@ -5,38 +5,41 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from app.inference.language_models import LanguageModel, report_of
+from app.inference.indexer import Indexer
+from app.inference.language_models import LanguageModel, LanguageModels, report_of
 from app.jobs import pretrain as pretrain_job
-from app.jobs import reindex as indexing_job
+from app.jobs.reindex import activation_mode
+from app.manage.documents import SAMPLE, delete_matching
 from app.manage.report_page import page as render
 from app.problems import Problem, invalid
-from app.records.datasets import Dataset, DatasetBroken
-from app.records.keys import Scope
-from app.records.registry import MANIFEST
+from app.records.datasets import Dataset, DatasetBroken, Datasets
+from app.records.keys import Keys, Scope
+from app.records.registry import MANIFEST, Registry
 from app.schemas import admin as bodies
 from app.schemas.pretrain import SHAPE, LanguageModelBody, PretrainRequest
-from app.state import Footnote
 from app.training.labels import check_index
 from app.training.tasks import TAKEN, TASKS
+from index_data.generations.index import Index
 from index_data.segment.filters import parse_filter
 from index_data.segment.manifest import GenerationCorrupt
+from index_data.storage.store import DocumentStore
 from index_data.text.analysis import ANALYZERS
 
-SAMPLE: Final = {"metadata.source": "sample"}
-DELETED_AT_ONCE: Final = 500
 INDEXED_WITHIN_S: Final = 60.0
 
 
-def train_params(footnote: Footnote, body: bodies.TrainRequest) -> dict[str, Any]:
+def train_params(
+    indexer: Indexer, datasets: Datasets, registry: Registry, body: bodies.TrainRequest
+) -> dict[str, Any]:
     """The parameters of a training job.
 
     Raises ``validation`` at once where there is nothing to learn from or an option does not go
     with the task, ``not-found`` for an unknown base or dataset.
     """
     field = head_of(body)
-    check_learnable(footnote, body, field)
+    check_learnable(indexer, datasets, body, field)
     if body.base is not None:
-        footnote.registry.find(body.base)
+        registry.find(body.base)
     return {
         "task": body.task,
         "field": field,
@@ -51,18 +54,24 @@ def train_params(footnote: Footnote, body: bodies.TrainRequest) -> dict[str, Any
         "holdout": body.holdout,
         "activate": body.activate,
         "margin": body.margin,
-        "version": footnote.registry.new_version(field),
+        "version": registry.new_version(field),
     }
 
 
-def pretrain_params(footnote: Footnote, body: PretrainRequest) -> dict[str, Any]:
+def pretrain_params(
+    store: DocumentStore,
+    datasets: Datasets,
+    registry: Registry,
+    language_models: LanguageModels,
+    body: PretrainRequest,
+) -> dict[str, Any]:
     """The parameters of a pre-training job.
 
     Raises ``validation`` for sizes that do not go together and where there is no text or no such
     model to start from, ``not-found`` for an unknown dataset.
     """
     if body.start is not None:
-        if not (footnote.language_models.folder_of(body.start) / MANIFEST).is_file():
+        if not (language_models.folder_of(body.start) / MANIFEST).is_file():
             raise invalid("#/start", f"there is no language model {body.start}")
         given = body.model_dump(exclude_unset=True)
         if shaped := [name for name in SHAPE if name in given]:
@@ -70,18 +79,18 @@ def pretrain_params(footnote: Footnote, body: PretrainRequest) -> dict[str, Any]
     if body.dim % (2 * body.heads):
         raise invalid("#/heads", f"{body.dim} wide does not divide into {body.heads} even heads")
     if body.dataset is None:
-        if not footnote.store.count():
+        if not store.count():
             raise invalid("#/dataset", "there is no document in the index to learn from")
     else:
-        dataset_for(footnote, body.dataset, pretrain_job.TYPE)
-    version = footnote.registry.new_version("language-model")
+        dataset_for(datasets, body.dataset, pretrain_job.TYPE)
+    version = registry.new_version("language-model")
     return body.model_dump() | {"version": version}
 
 
-def dataset_for(footnote: Footnote, name: str, task: str) -> Dataset:
+def dataset_for(datasets: Datasets, name: str, task: str) -> Dataset:
     """An uploaded set for a task. Raises ``not-found``, and ``validation`` for another task's."""
     try:
-        found = footnote.datasets.find(name)
+        found = datasets.find(name)
     except DatasetBroken as broken:
         raise invalid("#/dataset", str(broken)) from broken
     if found.task != task:
@@ -101,34 +110,36 @@ def head_of(body: bodies.TrainRequest) -> str:
     return body.field
 
 
-def check_learnable(footnote: Footnote, body: bodies.TrainRequest, field: str) -> None:
+def check_learnable(
+    indexer: Indexer, datasets: Datasets, body: bodies.TrainRequest, field: str
+) -> None:
     """Refuse an index with nothing to learn from, or a dataset that is for another task."""
     task = TASKS[body.task]
     if body.dataset is None:
-        task.check_index(footnote.open_index().searcher, field)
+        task.check_index(indexer.index.searcher, field)
         return
-    task.check_dataset(dataset_for(footnote, body.dataset, task.family))
+    task.check_dataset(dataset_for(datasets, body.dataset, task.family))
 
 
-def evaluate_params(footnote: Footnote, body: bodies.EvaluateRequest) -> dict[str, Any]:
+def evaluate_params(indexer: Indexer, body: bodies.EvaluateRequest) -> dict[str, Any]:
     """The parameters of an evaluation. Raises ``validation`` where there are no labels."""
-    check_labels(footnote, body.field)
+    check_labels(indexer, body.field)
     return {"field": body.field, "limit": body.limit, "k": body.k, "held_out": body.held_out}
 
 
-def reindex_params(footnote: Footnote, body: bodies.ReindexRequest) -> dict[str, Any]:
+def reindex_params(indexer: Indexer, body: bodies.ReindexRequest) -> dict[str, Any]:
     """The parameters of a reindex. Raises ``validation`` for an analyzer that there is not."""
     if body.analyzer is not None and body.analyzer not in ANALYZERS:
         raise invalid("#/analyzer", f"there is no such analyzer; there are: {', '.join(ANALYZERS)}")
-    wish = indexing_job.wish_of(body.activate)
-    if body.encoder is not None and wish == "never":
+    mode = activation_mode(body.activate)
+    if body.encoder is not None and mode == "never":
         raise invalid("#/activate", "another encoder goes live together with its generation")
-    footnote.open_index()
-    if (body.encoder is not None or body.analyzer is not None) and wish == "if_better":
-        check_labels(footnote, body.field)
+    indexer.check_open()
+    if (body.encoder is not None or body.analyzer is not None) and mode == "if_better":
+        check_labels(indexer, body.field)
     return {
         "mode": body.mode,
-        "activate": wish,
+        "activate": mode,
         "analyzer": body.analyzer,
         "encoder": body.encoder,
         "field": body.field,
@@ -136,18 +147,18 @@ def reindex_params(footnote: Footnote, body: bodies.ReindexRequest) -> dict[str,
     }
 
 
-def check_labels(footnote: Footnote, field: str) -> None:
+def check_labels(indexer: Indexer, field: str) -> None:
     """Refuse a field with fewer than two labels in the index."""
-    check_index(footnote.open_index().searcher, field)
+    check_index(indexer.index.searcher, field)
 
 
-def list_models(footnote: Footnote) -> bodies.ModelList:
+def list_models(registry: Registry, language_models: LanguageModels) -> bodies.ModelList:
     """The checkpoints with the reports of their heads."""
-    found = footnote.registry.checkpoints()
+    found = registry.checkpoints()
     return bodies.ModelList(
         models=[bodies.ModelBody.model_validate(info.to_json()) for info in found],
-        active=footnote.registry.active,
-        language_models=[_language_model(model) for model in footnote.language_models.all()],
+        active=registry.active,
+        language_models=[_language_model(model) for model in language_models.all()],
     )
 
 
@@ -162,23 +173,29 @@ def _language_model(model: LanguageModel) -> LanguageModelBody:
     )
 
 
-def remove_model(footnote: Footnote, version: str) -> None:
-    """Delete a checkpoint or a language model. Raises ``not-found`` and ``job-conflict``."""
-    generator = footnote.settings.generator
-    folder = footnote.language_models.folder / version
+def remove_model(
+    registry: Registry, language_models: LanguageModels, generator: str | None, version: str
+) -> None:
+    """Delete a checkpoint or a language model. Raises ``not-found`` and ``job-conflict``.
+
+    ``generator``: the folder of the one that serves.
+    """
+    folder = language_models.folder / version
     if generator is not None and Path(generator).resolve() == folder.resolve():
         raise Problem("job-conflict", "The server writes with this one (FOOTNOTE_GENERATOR).")
-    if not footnote.language_models.remove(version):
-        footnote.registry.remove(version)
+    if not language_models.remove(version):
+        registry.remove(version)
 
 
-def model_report(footnote: Footnote, version: str) -> bodies.ModelReport:
-    """What a checkpoint's heads did when they were trained, and what the gate decided.
+def model_report(
+    registry: Registry, language_models: LanguageModels, version: str
+) -> bodies.ModelReport:
+    """What a checkpoint's heads did when they were trained, and whether it was promoted.
 
     A language model's report stands as that of a head. Raises ``not-found`` for what is not there
     (any more).
     """
-    if (language := footnote.language_models.find(version)) is not None:
+    if (language := language_models.find(version)) is not None:
         heads = {"language model": report_of(language)}
         return bodies.ModelReport(
             version=version,
@@ -188,35 +205,34 @@ def model_report(footnote: Footnote, version: str) -> bodies.ModelReport:
             gate=None,
             job_id=None,
         )
-    info = next((c for c in footnote.registry.checkpoints() if c.version == version), None)
+    info = next((c for c in registry.checkpoints() if c.version == version), None)
     if info is None:
         raise Problem("not-found", "There is no checkpoint of this version; it may be deleted.")
     if info.problem is not None:
         raise Problem("validation", f"The checkpoint does not verify: {info.problem}")
-    gate = footnote.registry.decision(version)
+    promotion = registry.decision(version)
     return bodies.ModelReport(
         version=version,
         active=info.active,
         created=info.about.get("created"),
         heads=info.about.get("heads", {}),
-        gate=gate,
-        job_id=None if gate is None else gate.get("job_id"),
+        gate=promotion,
+        job_id=None if promotion is None else promotion.get("job_id"),
     )
 
 
-def report_page(footnote: Footnote, report: bodies.ModelReport) -> str:
+def report_page(store: DocumentStore, report: bodies.ModelReport) -> str:
     """The report as a page, with the texts of documents as they stand now."""
 
     def text_of(name: str) -> str | None:
-        document = footnote.store.get(name)
+        document = store.get(name)
         return None if document is None else document.text
 
     return render(report, text_of)
 
 
-def list_indexes(footnote: Footnote) -> bodies.IndexList:
+def list_indexes(index: Index) -> bodies.IndexList:
     """The generations that are kept, the newest first."""
-    index = footnote.open_index()
     return bodies.IndexList(
         indexes=[
             bodies.IndexBody(
@@ -237,9 +253,8 @@ def list_indexes(footnote: Footnote) -> bodies.IndexList:
     )
 
 
-def activate_index(footnote: Footnote, generation: int) -> bodies.IndexActivated:
+def activate_index(index: Index, generation: int) -> bodies.IndexActivated:
     """Serve another generation. Raises ``not-found``, or ``validation`` if it does not verify."""
-    index = footnote.open_index()
     try:
         index.activate(generation)
     except KeyError:
@@ -250,43 +265,35 @@ def activate_index(footnote: Footnote, generation: int) -> bodies.IndexActivated
     return bodies.IndexActivated(generation=searcher.generation, sequence=searcher.sequence)
 
 
-def delete_sample(footnote: Footnote) -> bodies.SampleDeleted:
+def delete_sample(store: DocumentStore, indexer: Indexer) -> bodies.SampleDeleted:
     """Delete the sample documents and wait until no search finds them."""
-    indexer = footnote.open_indexer()
-    wanted = parse_filter(SAMPLE)
-    deleted, sequence, cursor = 0, footnote.store.sequence, None
-    while True:
-        page, cursor = footnote.store.list(cursor=cursor, limit=DELETED_AT_ONCE, where=wanted)
-        if page:
-            result = footnote.store.delete([document.id for document in page]).result()
-            deleted, sequence = deleted + result.deleted, result.sequence
-            indexer.notify()
-        if cursor is None:
-            break
+    indexer.check_open()
+    deleted = delete_matching(store, parse_filter(SAMPLE))
+    sequence = store.sequence
     indexer.after(sequence).result(timeout=INDEXED_WITHIN_S)
     return bodies.SampleDeleted(deleted=deleted, sequence=sequence)
 
 
-def list_keys(footnote: Footnote) -> bodies.KeyList:
+def list_keys(keys: Keys) -> bodies.KeyList:
     """The keys by their digests."""
-    found = [bodies.KeyBody.model_validate(info.to_json()) for info in footnote.keys.list()]
-    return bodies.KeyList(keys=found, open=footnote.keys.open)
+    found = [bodies.KeyBody.model_validate(info.to_json()) for info in keys.list()]
+    return bodies.KeyList(keys=found, open=keys.open)
 
 
-def add_key(footnote: Footnote, body: bodies.KeyRequest) -> bodies.KeyMade:
+def add_key(keys: Keys, body: bodies.KeyRequest) -> bodies.KeyMade:
     """A new key. Raises ``validation`` for a first key with which nobody would be admin."""
-    if footnote.keys.open and body.scope != "admin":
+    if keys.open and body.scope != "admin":
         raise invalid(
             "#/scope", "the first key closes the server to all others: make it an admin's"
         )
-    made = footnote.keys.add(Scope.named(body.scope), name=body.name)
+    made = keys.add(Scope.named(body.scope), name=body.name)
     return bodies.KeyMade(key=made, scope=body.scope)
 
 
-def revoke_key(footnote: Footnote, key_id: str) -> bodies.KeyBody:
+def revoke_key(keys: Keys, key_id: str) -> bodies.KeyBody:
     """Remove a key. Raises ``not-found``."""
     try:
-        info = footnote.keys.revoke(key_id)
+        info = keys.revoke(key_id)
     except KeyError:
         raise Problem("not-found", "Not exactly one stored key has an id that starts so.") from None
     return bodies.KeyBody.model_validate(info.to_json())

@@ -6,27 +6,30 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+from app.inference.indexer import Indexer
 from app.jobs import audit as audit_job
 from app.jobs.job import Job
+from app.jobs.queue import Jobs
 from app.manage.admin import check_labels
 from app.problems import Problem, invalid
+from app.records.audits import Audits
 from app.schemas import admin as bodies
-from app.state import Footnote
 from index_data.documents import Document, InvalidDocument, parse_document
+from index_data.storage.store import DocumentStore
 
 
-def params(footnote: Footnote, body: bodies.AuditRequest) -> dict[str, Any]:
+def params(indexer: Indexer, body: bodies.AuditRequest) -> dict[str, Any]:
     """The parameters of an audit. Raises ``validation`` where there are no labels."""
-    check_labels(footnote, body.field)
+    check_labels(indexer, body.field)
     return body.model_dump()
 
 
-def audit_of(footnote: Footnote, audit_id: str) -> Job:
+def audit_of(jobs: Jobs, audit_id: str) -> Job:
     """The finished job of an audit.
 
     Raises ``not-found``, or ``job-conflict`` while it has found nothing yet.
     """
-    job = footnote.jobs.get(audit_id)
+    job = jobs.get(audit_id)
     if job.type != audit_job.TYPE:
         raise Problem("not-found", "There is no audit with this id.")
     if job.result is None:
@@ -34,19 +37,20 @@ def audit_of(footnote: Footnote, audit_id: str) -> Job:
     return job
 
 
-def page(footnote: Footnote, audit_id: str, offset: int, limit: int) -> bodies.AuditPage:
+def page(
+    jobs: Jobs, audits: Audits, store: DocumentStore, audit_id: str, *, offset: int, limit: int
+) -> bodies.AuditPage:
     """Some findings, with the texts as they stand now."""
-    job = audit_of(footnote, audit_id)
+    job = audit_of(jobs, audit_id)
     result = job.result or {}
     field = str(result["field"])
-    found = footnote.audits.page(audit_id, offset, limit)
-    dismissed = footnote.audits.dismissed(field)
+    found = audits.page(audit_id, offset, limit)
+    dismissed = audits.dismissed(field)
     findings = []
     for one in found:
-        document = footnote.store.get(one.doc_id)
+        document = store.get(one.doc_id)
         against = [
-            bodies.Contradiction(**c, text=_text(footnote.store.get(c["doc_id"])))
-            for c in one.contradicting
+            bodies.Contradiction(**c, text=_text(store.get(c["doc_id"]))) for c in one.contradicting
         ]
         findings.append(
             bodies.AuditFinding(
@@ -74,21 +78,26 @@ def page(footnote: Footnote, audit_id: str, offset: int, limit: int) -> bodies.A
 
 
 async def decide(
-    footnote: Footnote, audit_id: str, body: bodies.AuditDecision
+    jobs: Jobs,
+    audits: Audits,
+    indexer: Indexer,
+    store: DocumentStore,
+    audit_id: str,
+    body: bodies.AuditDecision,
 ) -> bodies.AuditDecided:
     """Correct and dismiss. Nothing is written if any of it is not a finding of this audit."""
-    job = audit_of(footnote, audit_id)
+    job = audit_of(jobs, audit_id)
     field = str((job.result or {})["field"])
-    indexer = footnote.open_indexer()
+    indexer.check_open()
     ids = [one.doc_id for one in body.correct]
-    known = await asyncio.to_thread(footnote.audits.of, audit_id, [*ids, *body.dismiss])
+    known = await asyncio.to_thread(audits.of, audit_id, [*ids, *body.dismiss])
     for pointer, names in (("#/correct/{}/doc_id", ids), ("#/dismiss/{}", body.dismiss)):
         for i, name in enumerate(names):
             if name not in known:
                 raise invalid(pointer.format(i), "not a finding of this audit")
     changed = []
     for i, one in enumerate(body.correct):
-        document = await asyncio.to_thread(footnote.store.get, one.doc_id)
+        document = await asyncio.to_thread(store.get, one.doc_id)
         if document is None:
             raise invalid(f"#/correct/{i}/doc_id", "the document was deleted")
         label = one.label or known[one.doc_id].suggested
@@ -98,14 +107,14 @@ async def decide(
         except InvalidDocument as error:
             raise invalid(f"#/correct/{i}/label", error.detail) from None
         changed.append(relabelled)
-    sequence = footnote.store.sequence
+    sequence = store.sequence
     if changed:
-        written = await asyncio.wrap_future(footnote.store.upsert(changed))
+        written = await asyncio.wrap_future(store.upsert(changed))
         sequence = written.sequence
         await indexer.wait(sequence)
     labels = {name: known[name].label for name in body.dismiss}
     if labels:
-        await asyncio.wrap_future(footnote.audits.dismiss(field, labels))
+        await asyncio.wrap_future(audits.dismiss(field, labels))
     return bodies.AuditDecided(corrected=len(changed), dismissed=len(labels), sequence=sequence)
 
 

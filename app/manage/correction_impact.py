@@ -24,6 +24,7 @@ from app.predict.replay import asked
 from app.problems import Problem
 from app.state import Footnote
 from index_data.documents import Document
+from index_data.generations.index import EncoderChanged
 
 AT_ONCE = 8  # predictions asked again together: other requests come between
 SCANNED = 8  # predictions looked at for each that may be asked again; equal ones are asked once
@@ -54,10 +55,14 @@ async def suppose(footnote: Footnote, document: Document) -> Supposed:
     engine = snapshot.model().engine
     with engine.use():
         vectors = await asyncio.wrap_future(engine.encode(index.passage_texts(document)))
-    before, after = await asyncio.to_thread(index.as_if, document, vectors)
+    encoder_sha = snapshot.model().model.encoder_sha256
+    try:
+        before, after = await asyncio.to_thread(
+            index.as_if, document, vectors, encoder_sha=encoder_sha
+        )
+    except EncoderChanged:
+        raise Problem("not-ready", "The encoder is being changed.", retry_after=1) from None
     now = replace(snapshot, searcher=before)
-    if now.torn:
-        raise Problem("not-ready", "The encoder is being changed.", retry_after=1)
     return Supposed(now, replace(snapshot, searcher=after), vectors)
 
 

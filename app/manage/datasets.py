@@ -8,9 +8,8 @@ from typing import Any
 
 from app.manage.documents import lines
 from app.problems import FieldError, Problem
-from app.records.datasets import DatasetBroken, Upload
+from app.records.datasets import DatasetBroken, Datasets, Upload
 from app.schemas import datasets as bodies
-from app.state import Footnote
 
 AT_ONCE = 500  # lines checked between two looks at the network,
 AT_ONCE_BYTES = 1 << 20  # and their bytes
@@ -19,13 +18,13 @@ Line = tuple[int, bytes | None]
 
 
 async def upload_lines(
-    footnote: Footnote, chunks: AsyncIterator[bytes], *, kind: str | None, name: str
+    sets: Datasets, chunks: AsyncIterator[bytes], *, kind: str | None, name: str
 ) -> bodies.DatasetMade:
     """Take NDJSON as it arrives, a batch at a time: memory does not grow with its length.
 
     Raises ``validation`` when no row could be taken; a broken upload leaves nothing behind.
     """
-    upload = footnote.datasets.upload(kind=kind, name=name)
+    upload = sets.upload(kind=kind, name=name)
     try:
         batch: list[Line] = []
         size = number = 0
@@ -43,9 +42,9 @@ async def upload_lines(
         raise
 
 
-def upload_rows(footnote: Footnote, body: bodies.DatasetRequest) -> bodies.DatasetMade:
+def upload_rows(sets: Datasets, body: bodies.DatasetRequest) -> bodies.DatasetMade:
     """Take the rows of one JSON body. Raises ``validation`` when none could be taken."""
-    upload = footnote.datasets.upload(kind=body.kind, name=body.name)
+    upload = sets.upload(kind=body.kind, name=body.name)
     try:
         for number, row in enumerate(body.rows, 1):
             upload.add_value(number, row)
@@ -77,21 +76,21 @@ def made(upload: Upload) -> bodies.DatasetMade:
     )
 
 
-def listed(footnote: Footnote) -> bodies.DatasetList:
+def listed(sets: Datasets) -> bodies.DatasetList:
     """Every set, the newest first."""
-    found: list[dict[str, Any]] = [d.to_json() for d in footnote.datasets.all()]
+    found: list[dict[str, Any]] = [d.to_json() for d in sets.all()]
     return bodies.DatasetList(datasets=[bodies.DatasetBody(**d) for d in found])
 
 
-def read(footnote: Footnote, name: str) -> bodies.DatasetBody:
+def read(sets: Datasets, name: str) -> bodies.DatasetBody:
     """One set. Raises ``not-found``, and ``validation`` where it does not read any more."""
     try:
-        return bodies.DatasetBody(**footnote.datasets.find(name).to_json())
+        return bodies.DatasetBody(**sets.find(name).to_json())
     except DatasetBroken as broken:
         raise Problem("validation", str(broken)) from broken
 
 
-def delete(footnote: Footnote, name: str) -> bodies.DatasetDeleted:
+def delete(sets: Datasets, name: str) -> bodies.DatasetDeleted:
     """Take a set away. Raises ``not-found``."""
-    footnote.datasets.delete(name)
+    sets.delete(name)
     return bodies.DatasetDeleted(id=name, deleted=True)

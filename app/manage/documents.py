@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import orjson
 
+from app.inference.indexer import Indexer
 from app.inference.retrieval import filter_of
 from app.manage import erasure
 from app.problems import FieldError, Problem, invalid
-from app.state import Footnote
 from index_data.documents import Document, InvalidDocument, parse_document
 from index_data.segment.filters import Filter, parse_filter
-from index_data.storage.store import InvalidCursor
+from index_data.storage.store import DocumentStore, InvalidCursor
 
 Wait = Literal["indexed", "durable"]
 
@@ -25,6 +25,15 @@ MAX_LINE = 8 * 1024 * 1024
 NAMED = 1_000  # ids and rejections listed in an answer; all are counted
 SAMPLE_WARNED = "sample:warned"
 SAMPLE = {"metadata.source": "sample"}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where documents are written to; ``imported`` is told after an import."""
+
+    store: DocumentStore
+    indexer: Indexer
+    imported: Callable[[], None]
 
 
 @dataclass(slots=True)
@@ -58,7 +67,7 @@ class Report:
         }
 
 
-async def import_json(footnote: Footnote, body: object, wait: Wait) -> dict[str, Any]:
+async def import_json(target: Target, body: object, wait: Wait) -> dict[str, Any]:
     """Upsert one document, or those of ``{"documents": [...]}``. Raises :class:`Problem`."""
     if not isinstance(body, dict):
         raise invalid("#", "a document, or an object with 'documents', is wanted")
@@ -72,21 +81,19 @@ async def import_json(footnote: Footnote, body: object, wait: Wait) -> dict[str,
         take(report, documents, line, raw)
     if not documents:
         raise all_rejected(report, multilabel)
-    check_indexing(footnote, wait)
-    await store(footnote, documents, report)
-    return await finished(footnote, report, wait, documents[0])
+    check_indexing(target.indexer, wait)
+    await write(target, documents, report)
+    return await finished(target, report, wait, documents[0])
 
 
-async def import_lines(
-    footnote: Footnote, chunks: AsyncIterator[bytes], wait: Wait
-) -> dict[str, Any]:
+async def import_lines(target: Target, chunks: AsyncIterator[bytes], wait: Wait) -> dict[str, Any]:
     """Upsert NDJSON as it arrives, a batch at a time: memory does not grow with its length.
 
     Each batch of :data:`BATCH_LINES` is durable before the next is read, so whatever breaks keeps
     the whole batches. Raises ``validation`` when every line is rejected.
     """
-    check_indexing(footnote, wait)
-    report = Report(sequence=footnote.store.sequence)
+    check_indexing(target.indexer, wait)
+    report = Report(sequence=target.store.sequence)
     batch: list[Document] = []
     first: Document | None = None
     size = 0
@@ -102,13 +109,13 @@ async def import_lines(
         take_line(report, batch, number, line)
         first = first or (batch[0] if batch else None)
         if len(batch) >= BATCH_LINES or size >= BATCH_BYTES:
-            await store(footnote, batch, report)
+            await write(target, batch, report)
             batch, size = [], 0
     if batch:
-        await store(footnote, batch, report)
+        await write(target, batch, report)
     if first is None:
         raise all_rejected(report, True)
-    return await finished(footnote, report, wait, first)
+    return await finished(target, report, wait, first)
 
 
 async def lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes | None]:
@@ -159,49 +166,46 @@ def all_rejected(report: Report, multilabel: bool) -> Problem:
     return Problem("validation", detail, errors=errors)
 
 
-def check_indexing(footnote: Footnote, wait: Wait) -> None:
+def check_indexing(indexer: Indexer, wait: Wait) -> None:
     """Raise ``not-ready`` before anything is written that could not be waited for."""
     if wait == "indexed":
-        footnote.open_indexer()
+        indexer.check_open()
 
 
-async def store(footnote: Footnote, documents: Sequence[Document], report: Report) -> None:
+async def write(target: Target, documents: Sequence[Document], report: Report) -> None:
     """Write a batch durably and let the indexer know."""
-    result = await asyncio.wrap_future(footnote.store.upsert(documents))
+    result = await asyncio.wrap_future(target.store.upsert(documents))
     report.created += result.created
     report.updated += result.updated
     report.sequence = result.sequence
     report.ids += result.ids[: NAMED - len(report.ids)]
-    if footnote.indexer is not None:
-        footnote.indexer.notify()
+    target.indexer.notify()
 
 
-async def finished(
-    footnote: Footnote, report: Report, wait: Wait, first: Document
-) -> dict[str, Any]:
+async def finished(target: Target, report: Report, wait: Wait, first: Document) -> dict[str, Any]:
     """Wait as asked, and say what there is to say."""
     if wait == "indexed":
-        await footnote.open_indexer().wait(report.sequence)
+        await target.indexer.wait(report.sequence)
     warnings = []
     if first.metadata.get("source") != "sample":
-        warnings = await asyncio.to_thread(sample_warning, footnote)
-    footnote.written()
+        warnings = await asyncio.to_thread(sample_warning, target.store)
+    target.imported()
     return report.to_json(warnings)
 
 
-def sample_warning(footnote: Footnote) -> list[str]:
+def sample_warning(store: DocumentStore) -> list[str]:
     """Once, on the first import of a user's own: that the sample is still there."""
-    if footnote.store.meta_get(SAMPLE_WARNED) is not None:
+    if store.meta_get(SAMPLE_WARNED) is not None:
         return []
-    footnote.store.meta_set(SAMPLE_WARNED, "1")
-    found, _ = footnote.store.list(limit=1, where=parse_filter(SAMPLE))
+    store.meta_set(SAMPLE_WARNED, "1")
+    found, _ = store.list(limit=1, where=parse_filter(SAMPLE))
     if not found:
         return []
     return ["The sample documents are still there; DELETE /admin/sample takes them out."]
 
 
 async def replace_one(
-    footnote: Footnote, name: str, body: object, *, if_match: str | None, wait: Wait
+    target: Target, name: str, body: object, *, if_match: str | None, wait: Wait
 ) -> tuple[dict[str, Any], Document]:
     """Put one document under its id. Raises :class:`Problem` and ``PreconditionFailed``."""
     if not isinstance(body, dict):
@@ -212,61 +216,59 @@ async def replace_one(
         document = parse_document({**body, "id": name})
     except InvalidDocument as error:
         raise invalid(f"#{error.pointer}", error.detail) from None
-    check_indexing(footnote, wait)
-    result = await asyncio.wrap_future(footnote.store.upsert([document], if_match=if_match))
+    check_indexing(target.indexer, wait)
+    result = await asyncio.wrap_future(target.store.upsert([document], if_match=if_match))
     report = Report(result.created, result.updated, ids=result.ids, sequence=result.sequence)
-    return await finished(footnote, report, wait, document), document
+    return await finished(target, report, wait, document), document
 
 
-async def delete_one(footnote: Footnote, name: str, *, if_match: str | None) -> dict[str, Any]:
+async def delete_one(target: Target, name: str, *, if_match: str | None) -> dict[str, Any]:
     """Delete one document. Raises ``not-found`` and ``PreconditionFailed``."""
-    result = await asyncio.wrap_future(footnote.store.delete([name], if_match=if_match))
+    result = await asyncio.wrap_future(target.store.delete([name], if_match=if_match))
     if not result.deleted:
         raise Problem("not-found", "There is no document with this id.")
-    if footnote.indexer is not None:
-        await footnote.indexer.wait(result.sequence)
+    await target.indexer.wait(result.sequence)
     return {"deleted": 1, "dry_run": False, "sequence": result.sequence}
 
 
-async def erase_one(footnote: Footnote, name: str, *, if_match: str | None) -> dict[str, Any]:
+async def erase_one(holders: erasure.Holders, name: str, *, if_match: str | None) -> dict[str, Any]:
     """Erase one document, with the receipt. Raises ``not-found`` and ``PreconditionFailed``."""
-    receipt = await erasure.erase(footnote, name, if_match=if_match)
+    receipt = await erasure.erase(holders, name, if_match=if_match)
     deleted = int(receipt["document"])
     told = {"deleted": deleted, "dry_run": False, "sequence": receipt["sequence"]}
     return told | {"receipt": receipt}
 
 
-async def delete_where(footnote: Footnote, raw: dict[str, Any], dry_run: bool) -> dict[str, Any]:
+async def delete_where(target: Target, raw: dict[str, Any], dry_run: bool) -> dict[str, Any]:
     """Delete what a filter matches, or only count it. Raises ``validation``."""
     wanted = filter_of(raw, "#/filter")
     if not wanted:
         raise invalid("#/filter", "at least one condition is needed")
     if dry_run:
-        count = len(await asyncio.to_thread(matching, footnote, wanted))
-        return {"deleted": count, "dry_run": True, "sequence": footnote.store.sequence}
-    deleted = await asyncio.to_thread(delete_matching, footnote, wanted)
-    sequence = footnote.store.sequence
-    if footnote.indexer is not None:
-        await footnote.indexer.wait(sequence)
+        count = len(await asyncio.to_thread(matching, target.store, wanted))
+        return {"deleted": count, "dry_run": True, "sequence": target.store.sequence}
+    deleted = await asyncio.to_thread(delete_matching, target.store, wanted)
+    sequence = target.store.sequence
+    await target.indexer.wait(sequence)
     return {"deleted": deleted, "dry_run": False, "sequence": sequence}
 
 
-def matching(footnote: Footnote, wanted: Filter) -> list[str]:
+def matching(store: DocumentStore, wanted: Filter) -> list[str]:
     """The ids of the documents that a filter matches. Reads the whole store: not on the loop."""
-    return [d.id for batch in footnote.store.scan() for d in batch if wanted.matches(d)]
+    return [d.id for batch in store.scan() for d in batch if wanted.matches(d)]
 
 
-def delete_matching(footnote: Footnote, wanted: Filter) -> int:
+def delete_matching(store: DocumentStore, wanted: Filter) -> int:
     """Delete what a filter matches, a batch at a time; how many there were. Blocks."""
-    ids = matching(footnote, wanted)
+    ids = matching(store, wanted)
     return sum(
-        footnote.store.delete(ids[i : i + BATCH_LINES]).result().deleted
+        store.delete(ids[i : i + BATCH_LINES]).result().deleted
         for i in range(0, len(ids), BATCH_LINES)
     )
 
 
 async def page(
-    footnote: Footnote, *, cursor: str | None, limit: int, raw_filter: str | None
+    store: DocumentStore, *, cursor: str | None, limit: int, raw_filter: str | None
 ) -> dict[str, Any]:
     """A page of documents. Raises ``validation``."""
     wanted = None
@@ -280,24 +282,24 @@ async def page(
         wanted = filter_of(decoded, "#/filter")
     try:
         found, following = await asyncio.to_thread(
-            footnote.store.list, cursor=cursor, limit=limit, where=wanted
+            store.list, cursor=cursor, limit=limit, where=wanted
         )
-        total = await asyncio.to_thread(footnote.store.count)
+        total = await asyncio.to_thread(store.count)
     except InvalidCursor:
         raise invalid("#/cursor", "no page of this list has given this cursor") from None
     return {
         "documents": [{**d.to_json(), "sequence": d.sequence} for d in found],
         "next_cursor": following,
         "total": total,
-        "sequence": footnote.store.sequence,
+        "sequence": store.sequence,
     }
 
 
-async def read_one(footnote: Footnote, name: str) -> Document:
+async def read_one(store: DocumentStore, name: str) -> Document:
     """One document. Raises ``not-found``."""
-    found = await asyncio.to_thread(footnote.store.get, name)
+    found = await asyncio.to_thread(store.get, name)
     if found is None:
-        if name in await asyncio.to_thread(footnote.store.damaged):
+        if name in await asyncio.to_thread(store.damaged):
             raise Problem("not-found", "The stored document is damaged: write it again.")
         raise Problem("not-found", "There is no document with this id.")
     return found

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from app.html import cut
+from app.web.html import cut
 
 WIDTH: Final = 480
 HEIGHT: Final = 260

@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
-from app.html import cut, render
 from app.manage.report_charts import finite, line_chart, matrix, reliability_chart, shown_labels
 from app.schemas.admin import ModelReport
+from app.web.html import cut, render
 
 Texts = Callable[[str], str | None]
 Json = Mapping[str, Any]

@@ -6,6 +6,9 @@ import asyncio
 import time
 from typing import Any
 
+from app.inference.admission import Permits
+from app.inference.indexer import Indexer
+from app.inference.pipeline import Pipeline
 from app.inference.retrieval import (
     UNREADABLE,
     SearchOptions,
@@ -14,28 +17,35 @@ from app.inference.retrieval import (
     method_by,
     method_for,
 )
-from app.predict.classify import reach
+from app.inference.snapshot import Snapshots
 from app.problems import invalid
 from app.schemas.documents import AnalyzeRequest, SearchRequest
-from app.state import Footnote
+from app.settings import Settings
 from index_data.documents import canonical_language
 from index_data.search import highlight
 from index_data.search.searcher import Hit
 from index_data.text import analysis
 
 
-async def search(footnote: Footnote, request: SearchRequest) -> dict[str, Any]:
+async def search(
+    request: SearchRequest,
+    *,
+    snapshots: Snapshots,
+    indexer: Indexer,
+    pipeline: Pipeline,
+    permits: Permits,
+) -> dict[str, Any]:
     """The answer of ``POST /search``. Raises :class:`Problem`."""
     began = time.perf_counter()
-    problem = footnote.pipeline.problem_of(request.query, "#/query")
+    problem = pipeline.problem_of(request.query, "#/query")
     if problem is not None:
         raise problem
     lang = language(request.lang)
     wanted_filter = filter_of(request.filter, "#/filter")
     if request.min_sequence is not None:
-        await reach(footnote, request.min_sequence, "#/min_sequence")
-    with footnote.permits.take():
-        snapshot = footnote.snapshot()
+        await indexer.reach(request.min_sequence, "#/min_sequence")
+    with permits.take():
+        snapshot = snapshots.now()
         method, degraded = method_for(snapshot, request.method, "method")
         vector = None
         if method != "bm25":
@@ -52,7 +62,7 @@ async def search(footnote: Footnote, request: SearchRequest) -> dict[str, Any]:
             filter=wanted_filter,
             exclude_ids=request.exclude_ids,
         )
-        hits = await find(footnote.pipeline.pool, snapshot, request.query, vector, wanted)
+        hits = await find(pipeline.pool, snapshot, request.query, vector, wanted)
     shown = request.query if request.highlight else None
     return {
         "hits": [hit_json(hit, shown, snapshot.index().analyzer) for hit in hits],
@@ -83,17 +93,24 @@ def hit_json(hit: Hit, query: str | None, analyzer: analysis.Analyzer) -> dict[s
     }
 
 
-async def analyze(footnote: Footnote, request: AnalyzeRequest) -> dict[str, Any]:
+async def analyze(
+    request: AnalyzeRequest,
+    *,
+    snapshots: Snapshots,
+    settings: Settings,
+    pipeline: Pipeline,
+    permits: Permits,
+) -> dict[str, Any]:
     """The answer of ``POST /analyze``. Raises ``validation``."""
-    if len(request.text) > footnote.settings.max_input_chars:
-        raise invalid("#/text", f"at most {footnote.settings.max_input_chars} characters")
+    if len(request.text) > settings.max_input_chars:
+        raise invalid("#/text", f"at most {settings.max_input_chars} characters")
     lang = language(request.lang)
-    searcher = footnote.snapshot().searcher
+    searcher = snapshots.now().searcher
     analyzer = analysis.STANDARD if searcher is None else searcher.analyzer
     loop = asyncio.get_running_loop()
-    with footnote.permits.take():
+    with permits.take():
         found, tokens = await loop.run_in_executor(
-            footnote.pipeline.pool, analysis.analyze, request.text, lang, analyzer
+            pipeline.pool, analysis.analyze, request.text, lang, analyzer
         )
     warnings = [] if analysis.supported(lang) else ["no analyzer for this language: no stemming"]
     return {

@@ -26,7 +26,8 @@ from app.problems import FieldError, Problem
 from app.schemas.predict import AbstainReason, PredictRequest, ProvidedDocument
 from app.settings import Settings
 from app.state import Footnote
-from index_data.entities import COLUMN, Entities, entities_of, fault_in, spans, within
+from index_data.documents import entities_of
+from index_data.entities import COLUMN, Entities, fault_in, spans, within
 from index_data.search.searcher import Hit
 from index_data.segment.filters import MARKED, Filter
 

@@ -2,7 +2,7 @@
 
 Vectors and heads belong to one encoder, so a new one goes live together with its generation. The
 choice is kept in the store, beside the setting that it was made under: a setting that has changed
-since is a wish, which a reindex fulfils while the old encoder serves.
+since names another encoder, which a reindex makes fit while the old one serves.
 """
 
 from __future__ import annotations

@@ -13,11 +13,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
-from app.inference.snapshot import FEEDBACK, feedback_id
 from app.problems import Problem
 from index_data.documents import Document, normalise
 from index_data.storage.store import (
@@ -36,6 +35,12 @@ CREATE TABLE IF NOT EXISTS feedback (
 )
 """
 PAGE = 500
+SOURCE: Final = "feedback"  # `metadata.source` of the documents that corrections make
+
+
+def feedback_id(text: str) -> str:
+    """The id of the document that corrections of this text make; equal texts share it."""
+    return f"{SOURCE}-{hashlib.sha256(normalise(text).encode()).hexdigest()[:32]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +213,7 @@ def document_of(feedback_items: Sequence[FeedbackItem]) -> Document:
     labels: dict[str, str | list[str]] = {
         o.field: o.label for o in feedback_items if o.label is not None
     }
-    metadata: dict[str, Any] = {"source": FEEDBACK}
+    metadata: dict[str, Any] = {"source": SOURCE}
     marked = [o for o in feedback_items if o.entities is not None]
     # Offsets belong to the text as it was sent, which others may have sent with other spaces.
     text = (marked or feedback_items)[-1].text

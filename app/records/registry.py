@@ -1,7 +1,7 @@
 """The checkpoints of a folder: which there are, which one serves, and the way back.
 
 ``active.json`` names what serves and what served before it; it is replaced by renaming, so that a
-power cut leaves the old one or the new one. ``VERSION.gate.json`` is what the gate decided about a
+power cut leaves the old one or the new one. ``VERSION.gate.json`` is what promotion decided about a
 checkpoint: beside it, since the files inside are sealed by its manifest. The checkpoint that ships
 beside the code is what serves as long as the folder holds none.
 """
@@ -192,12 +192,12 @@ class Registry:
             self._decision_file(version).unlink(missing_ok=True)
 
     def keep_decision(self, version: str, decision: dict[str, Any]) -> None:
-        """Write down, durably, what the gate decided about a checkpoint; the last word counts."""
+        """Write down, durably, what promotion decided about a checkpoint; the last counts."""
         with self._lock:
             self._replace(self._decision_file(version), decision)
 
     def decision(self, version: str) -> dict[str, Any] | None:
-        """What the gate decided about a checkpoint; ``None``: nothing is known."""
+        """What promotion decided about a checkpoint; ``None``: nothing is known."""
         try:
             body = json.loads(self._decision_file(version).read_text(encoding="utf-8"))
         except (OSError, ValueError):

@@ -101,7 +101,9 @@ async def train(request: Request, footnote: State) -> Response:
     closed book), by the task's own figure: accuracy, F1 of whole entities, F1 of answers.
     """
     wanted = checked(bodies.TrainRequest, await read_json(request))
-    params = admin_service.train_params(footnote, wanted)
+    params = admin_service.train_params(
+        footnote.indexer, footnote.datasets, footnote.registry, wanted
+    )
     return job_answer(await asyncio.to_thread(footnote.jobs.submit, training_job.TYPE, params))
 
 
@@ -120,7 +122,9 @@ async def pretrain(request: Request, footnote: State) -> Response:
     them; it serves nothing by itself.
     """
     wanted = checked(PretrainRequest, await read_json(request))
-    params = admin_service.pretrain_params(footnote, wanted)
+    params = admin_service.pretrain_params(
+        footnote.store, footnote.datasets, footnote.registry, footnote.language_models, wanted
+    )
     return job_answer(await asyncio.to_thread(footnote.jobs.submit, pretrain_job.TYPE, params))
 
 
@@ -134,7 +138,7 @@ async def pretrain(request: Request, footnote: State) -> Response:
 async def reindex(request: Request, footnote: State) -> Response:
     """The old generation serves until the new one is whole. Unchanged vectors are taken over."""
     wanted = checked(bodies.ReindexRequest, await read_json(request))
-    params = admin_service.reindex_params(footnote, wanted)
+    params = admin_service.reindex_params(footnote.indexer, wanted)
     return job_answer(await asyncio.to_thread(footnote.jobs.submit, indexing_job.TYPE, params))
 
 
@@ -148,7 +152,7 @@ async def reindex(request: Request, footnote: State) -> Response:
 async def evaluate(request: Request, footnote: State) -> Response:
     """With retrieval, without, and the neighbours alone, on rows that the head did not see."""
     wanted = checked(bodies.EvaluateRequest, await read_json(request))
-    params = admin_service.evaluate_params(footnote, wanted)
+    params = admin_service.evaluate_params(footnote.indexer, wanted)
     return job_answer(await asyncio.to_thread(footnote.jobs.submit, evaluation_job.TYPE, params))
 
 
@@ -160,7 +164,10 @@ async def evaluate(request: Request, footnote: State) -> Response:
 )
 async def models(footnote: State) -> Response:
     """Each with the reports of its heads: data, metrics with and without retrieval, curve."""
-    return answer(await asyncio.to_thread(admin_service.list_models, footnote))
+    listed = await asyncio.to_thread(
+        admin_service.list_models, footnote.registry, footnote.language_models
+    )
+    return answer(listed)
 
 
 @router.post(
@@ -200,9 +207,11 @@ async def model_report(
     format: Annotated[Literal["json", "html"] | None, Query(description=REPORT_FORMAT)] = None,
 ) -> Response:
     """Metrics by view and label, confusion, calibration, curve, worst mistakes; the gate's word."""
-    report = await asyncio.to_thread(admin_service.model_report, footnote, version)
+    report = await asyncio.to_thread(
+        admin_service.model_report, footnote.registry, footnote.language_models, version
+    )
     if format == "html" or (format is None and "text/html" in request.headers.get("accept", "")):
-        shown = await asyncio.to_thread(admin_service.report_page, footnote, report)
+        shown = await asyncio.to_thread(admin_service.report_page, footnote.store, report)
         return HTMLResponse(shown, headers=PAGE_HEADERS)
     return answer(report)
 
@@ -215,7 +224,13 @@ async def model_report(
 )
 async def delete_model(version: Version, footnote: State) -> Response:
     """For good; never the one that serves."""
-    await asyncio.to_thread(admin_service.remove_model, footnote, version)
+    await asyncio.to_thread(
+        admin_service.remove_model,
+        footnote.registry,
+        footnote.language_models,
+        footnote.settings.generator,
+        version,
+    )
     return answer(bodies.ModelDeleted(version=version))
 
 
@@ -227,7 +242,7 @@ async def delete_model(version: Version, footnote: State) -> Response:
 )
 async def indexes(footnote: State) -> Response:
     """Those that are kept, the newest first."""
-    return answer(await asyncio.to_thread(admin_service.list_indexes, footnote))
+    return answer(await asyncio.to_thread(admin_service.list_indexes, footnote.open_index()))
 
 
 @router.post(
@@ -238,7 +253,8 @@ async def indexes(footnote: State) -> Response:
 )
 async def activate_index(generation: Generation, footnote: State) -> Response:
     """It is brought up to the last write before it serves."""
-    return answer(await asyncio.to_thread(admin_service.activate_index, footnote, generation))
+    index = footnote.open_index()
+    return answer(await asyncio.to_thread(admin_service.activate_index, index, generation))
 
 
 @router.delete(
@@ -249,13 +265,14 @@ async def activate_index(generation: Generation, footnote: State) -> Response:
 )
 async def delete_sample(footnote: State) -> Response:
     """Every document with `metadata.source` = `sample`."""
-    return answer(await asyncio.to_thread(admin_service.delete_sample, footnote))
+    deleted = await asyncio.to_thread(admin_service.delete_sample, footnote.store, footnote.indexer)
+    return answer(deleted)
 
 
 @router.get("/keys", summary="List the keys", dependencies=ADMIN, responses=answers(bodies.KeyList))
 async def keys(footnote: State) -> Response:
     """Each by the digest of it; never the key."""
-    return answer(admin_service.list_keys(footnote))
+    return answer(admin_service.list_keys(footnote.keys))
 
 
 @router.post(
@@ -270,7 +287,7 @@ async def keys(footnote: State) -> Response:
 async def add_key(request: Request, footnote: State) -> Response:
     """Only its digest is kept. On a server without keys the first one closes it to all others."""
     wanted = checked(bodies.KeyRequest, await read_json(request))
-    return answer(await asyncio.to_thread(admin_service.add_key, footnote, wanted), 201)
+    return answer(await asyncio.to_thread(admin_service.add_key, footnote.keys, wanted), 201)
 
 
 @router.delete(
@@ -281,4 +298,4 @@ async def add_key(request: Request, footnote: State) -> Response:
 )
 async def revoke_key(key_id: KeyId, footnote: State) -> Response:
     """By its id, or the first 8 or more characters of it. Keys of the environment stay."""
-    return answer(await asyncio.to_thread(admin_service.revoke_key, footnote, key_id))
+    return answer(await asyncio.to_thread(admin_service.revoke_key, footnote.keys, key_id))

@@ -31,7 +31,7 @@ AuditId = Annotated[str, Path(max_length=64)]
 async def audit(request: Request, footnote: State) -> Response:
     """Documents whose neighbours and a head that has not seen them contradict their label."""
     wanted = checked(bodies.AuditRequest, await read_json(request))
-    params = audit_service.params(footnote, wanted)
+    params = audit_service.params(footnote.indexer, wanted)
     return job_answer(await asyncio.to_thread(footnote.jobs.submit, audit_job.TYPE, params))
 
 
@@ -48,8 +48,16 @@ async def findings(
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> Response:
     """Worst first, with the texts and labels as they stand now. The id is that of the job."""
-    work = asyncio.to_thread(audit_service.page, footnote, audit_id, offset, limit)
-    return answer(await work)
+    page = await asyncio.to_thread(
+        audit_service.page,
+        footnote.jobs,
+        footnote.audits,
+        footnote.store,
+        audit_id,
+        offset=offset,
+        limit=limit,
+    )
+    return answer(page)
 
 
 @router.post(
@@ -62,4 +70,7 @@ async def findings(
 async def decide(audit_id: AuditId, request: Request, footnote: State) -> Response:
     """A correction counts from the next request on; what is dismissed is not shown again."""
     wanted = checked(bodies.AuditDecision, await read_json(request))
-    return answer(await audit_service.decide(footnote, audit_id, wanted))
+    decided = await audit_service.decide(
+        footnote.jobs, footnote.audits, footnote.indexer, footnote.store, audit_id, wanted
+    )
+    return answer(decided)

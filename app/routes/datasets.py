@@ -65,10 +65,10 @@ async def upload(
     """NDJSON of any length, read as a stream, or `{"rows": [...]}`; every row is checked."""
     if media_type(request) in NDJSON:
         arriving = chunks(request, footnote.settings.idle_timeout_s)
-        made = await dataset_service.upload_lines(footnote, arriving, kind=kind, name=name)
+        made = await dataset_service.upload_lines(footnote.datasets, arriving, kind=kind, name=name)
     else:
         body = checked(bodies.DatasetRequest, await read_json(request))
-        made = await asyncio.to_thread(dataset_service.upload_rows, footnote, body)
+        made = await asyncio.to_thread(dataset_service.upload_rows, footnote.datasets, body)
     return json_answer(made.model_dump(), 201, {"Location": f"/admin/datasets/{made.id}"})
 
 
@@ -77,7 +77,9 @@ async def upload(
 )
 async def datasets(footnote: State) -> Response:
     """The newest first."""
-    return json_answer((await asyncio.to_thread(dataset_service.listed, footnote)).model_dump())
+    return json_answer(
+        (await asyncio.to_thread(dataset_service.listed, footnote.datasets)).model_dump()
+    )
 
 
 @router.get(
@@ -88,7 +90,7 @@ async def datasets(footnote: State) -> Response:
 )
 async def dataset(dataset_id: DatasetId, footnote: State) -> Response:
     """Its shape, size and labels; not its rows."""
-    found = await asyncio.to_thread(dataset_service.read, footnote, dataset_id)
+    found = await asyncio.to_thread(dataset_service.read, footnote.datasets, dataset_id)
     return json_answer(found.model_dump())
 
 
@@ -100,5 +102,5 @@ async def dataset(dataset_id: DatasetId, footnote: State) -> Response:
 )
 async def delete(dataset_id: DatasetId, footnote: State) -> Response:
     """What was trained on it stays."""
-    done = await asyncio.to_thread(dataset_service.delete, footnote, dataset_id)
+    done = await asyncio.to_thread(dataset_service.delete, footnote.datasets, dataset_id)
     return json_answer(done.model_dump())

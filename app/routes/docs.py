@@ -13,7 +13,6 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.responses import HTMLResponse, Response
 
-from app.html import render
 from app.inference.snapshot import MODEL_NAME
 from app.jobs import audit as audit_job
 from app.problems import Problem
@@ -23,6 +22,7 @@ from app.routes import datasets
 from app.routes.feedback import CORRECTION
 from app.schemas import base
 from app.state import Footnote
+from app.web.html import render
 from app.web.http import State, json_answer
 
 ASSETS = Path(__file__).parents[1] / "static" / "docs"

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import Response
 
 from app.manage import documents as document_service
+from app.manage import erasure
 from app.problems import Slug
 from app.records.keys import scope
 from app.schemas.documents import (
@@ -17,6 +18,7 @@ from app.schemas.documents import (
     DocumentPage,
     WriteResponse,
 )
+from app.state import Footnote
 from app.web.body import checked, chunks, media_type, read_json
 from app.web.http import State, answers, body_of, json_answer, unless_gone
 
@@ -53,6 +55,25 @@ Erase = Annotated[
 IfMatch = Annotated[str | None, Header(description="Only if this is still the ETag.")]
 
 
+def target_of(footnote: Footnote) -> document_service.Target:
+    """Where documents are written to."""
+    return document_service.Target(footnote.store, footnote.indexer, footnote.imported)
+
+
+def holders_of(footnote: Footnote) -> erasure.Holders:
+    """Everything that may hold something of a document."""
+    return erasure.Holders(
+        store=footnote.store,
+        feedback=footnote.feedback,
+        indexer=footnote.indexer,
+        pins=footnote.pins,
+        predictions=footnote.predictions,
+        jobs=footnote.jobs,
+        registry=footnote.registry,
+        language_models=footnote.language_models,
+    )
+
+
 @router.post(
     "/documents",
     summary="Add or update documents",
@@ -66,9 +87,9 @@ async def post_documents(request: Request, footnote: State, wait: Wait = "indexe
     """One JSON document, `{"documents": [...]}`, or NDJSON of any length, read as a stream."""
     if media_type(request) in NDJSON:
         arriving = chunks(request, footnote.settings.idle_timeout_s)
-        return json_answer(await document_service.import_lines(footnote, arriving, wait))
+        return json_answer(await document_service.import_lines(target_of(footnote), arriving, wait))
     body = await read_json(request)
-    return json_answer(await document_service.import_json(footnote, body, wait))
+    return json_answer(await document_service.import_json(target_of(footnote), body, wait))
 
 
 @router.get(
@@ -88,7 +109,7 @@ async def list_documents(
 ) -> Response:
     """A page of documents; `next_cursor` asks for the next one."""
     return json_answer(
-        await document_service.page(footnote, cursor=cursor, limit=limit, raw_filter=filter)
+        await document_service.page(footnote.store, cursor=cursor, limit=limit, raw_filter=filter)
     )
 
 
@@ -102,7 +123,7 @@ async def get_document(
     document_id: str, footnote: State, if_none_match: Annotated[str | None, Header()] = None
 ) -> Response:
     """A document with its ETag."""
-    found = await document_service.read_one(footnote, document_id)
+    found = await document_service.read_one(footnote.store, document_id)
     headers = {"ETag": found.etag}
     if if_none_match == found.etag:
         return Response(status_code=304, headers=headers)
@@ -127,7 +148,7 @@ async def put_document(
     """The whole document; with `If-Match` only over the version that it names."""
     body = await read_json(request)
     report, document = await document_service.replace_one(
-        footnote, document_id, body, if_match=if_match, wait=wait
+        target_of(footnote), document_id, body, if_match=if_match, wait=wait
     )
     return json_answer(report, 201 if report["created"] else 200, {"ETag": document.etag})
 
@@ -145,9 +166,13 @@ async def delete_document(
 ) -> Response:
     """No search finds it from now on; with `erase` nothing else quotes it either."""
     if erase:
-        told = await document_service.erase_one(footnote, document_id, if_match=if_match)
+        told = await document_service.erase_one(
+            holders_of(footnote), document_id, if_match=if_match
+        )
         return json_answer(told)
-    return json_answer(await document_service.delete_one(footnote, document_id, if_match=if_match))
+    return json_answer(
+        await document_service.delete_one(target_of(footnote), document_id, if_match=if_match)
+    )
 
 
 @router.post(
@@ -162,5 +187,5 @@ async def delete_document(
 async def delete_by_filter(request: Request, footnote: State) -> Response:
     """Every document that the filter matches; `dry_run` only counts them."""
     wanted = checked(DeleteRequest, await read_json(request))
-    work = document_service.delete_where(footnote, wanted.filter, wanted.dry_run)
+    work = document_service.delete_where(target_of(footnote), wanted.filter, wanted.dry_run)
     return json_answer(await unless_gone(request, work))

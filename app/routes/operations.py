@@ -57,7 +57,7 @@ async def what_serves(footnote: State) -> Response:
             "heads": {f: {"task": h.task, "labels": list(h.labels)} for f, h in heads.items()},
             "index": snapshot.index_json() | {"analyzer": analyzer},
             "retrieval_brought": footnote.ablations.to_json(),
-            "settings": footnote.settings.public(),
+            "settings": footnote.settings.public() | {"encoder": footnote.encoders.source},
         }
     )
 

@@ -39,7 +39,14 @@ ANALYZE = {
 async def search(request: Request, footnote: State) -> Response:
     """The documents for a query, best first: the very retrieval that predictions rest on."""
     wanted = checked(SearchRequest, await read_json(request))
-    return json_answer(await unless_gone(request, search_service.search(footnote, wanted)))
+    work = search_service.search(
+        wanted,
+        snapshots=footnote.snapshots,
+        indexer=footnote.indexer,
+        pipeline=footnote.pipeline,
+        permits=footnote.permits,
+    )
+    return json_answer(await unless_gone(request, work))
 
 
 @router.post(
@@ -52,4 +59,11 @@ async def search(request: Request, footnote: State) -> Response:
 async def analyze(request: Request, footnote: State) -> Response:
     """Tokens with their places, which are stop words, and the stems that the index holds."""
     wanted = checked(AnalyzeRequest, await read_json(request))
-    return json_answer(await search_service.analyze(footnote, wanted))
+    analysed = await search_service.analyze(
+        wanted,
+        snapshots=footnote.snapshots,
+        settings=footnote.settings,
+        pipeline=footnote.pipeline,
+        permits=footnote.permits,
+    )
+    return json_answer(analysed)

@@ -26,8 +26,8 @@ from app.training.frozen_rows import (
     read_info,
 )
 from app.training.frozen_rows import lines as objects
-from index_data.documents import Document, content_id, near_duplicate
-from index_data.entities import COLUMN, entities_of, spans, within
+from index_data.documents import Document, content_id, entities_of, near_duplicate
+from index_data.entities import COLUMN, spans, within
 from index_data.segment.filters import MARKED
 
 if TYPE_CHECKING:

@@ -43,6 +43,14 @@ _ACTIVE = "index:active"
 _ANALYZER = "index:analyzer"
 
 
+Serve = Callable[[Searcher], None]
+"""Called with the searcher that answers from now on, while no write is applied; must not block."""
+
+
+class EncoderChanged(RuntimeError):
+    """Vectors of another encoder than the one that the index serves with by now."""
+
+
 class NoGeneration(RuntimeError):
     """No generation verifies: one must be built. `problems` says what was wrong with each."""
 
@@ -78,6 +86,7 @@ class Index:
         self._encoder_sha = encoder_sha
         self._fusion = fusion
         self._lock = threading.RLock()
+        self._serve: Serve = lambda searcher: None
         self._number = 0
         self._state = self._empty()
         self._searcher = self._snapshot(0, self._state, encoder_sha)
@@ -91,6 +100,12 @@ class Index:
     def encoder_sha(self) -> str | None:
         """The encoder whose vectors are used."""
         return self._encoder_sha
+
+    def watch(self, serve: Serve) -> None:
+        """Hand the searcher over, the present one now and every one that follows."""
+        with self._lock:
+            self._serve = serve
+            serve(self._searcher)
 
     def open(self, progress: Progress | None = None) -> list[str]:
         """Serve the newest generation that verifies, brought up to the store's sequence.
@@ -109,7 +124,7 @@ class Index:
             problems.append(f"{active}: is missing")
         for _, path in folders:
             try:
-                self._switch(path, self._kept.known(path), progress, self._encoder_sha)
+                self._switch(path, self._kept.known(path), self._encoder_sha, progress)
             except NeverPublished as problem:
                 log.info("index: %s", problem)
             except GenerationCorrupt as problem:
@@ -135,49 +150,51 @@ class Index:
         documents: Iterable[Document] = (),
         tombstones: Iterable[Tombstone] = (),
         vectors: Mapping[str, NDArray[np.float32]] | None = None,
+        *,
+        encoder_sha: str | None = None,
     ) -> None:
         """Count these writes from the next search on. `vectors`: by id, [passages, dim].
 
         Writes may arrive in any order; of one document the last by sequence stands. Giving a
-        document again with vectors adds them. Raises ValueError when vectors do not fit.
+        document again with vectors adds them. `encoder_sha`: of the encoder that made them.
+        Raises ValueError when vectors do not fit, and EncoderChanged.
         """
         gone = {tombstone.id: tombstone.sequence for tombstone in tombstones}
         with self._lock:
+            self._check_encoder(encoder_sha)
             self._put(self._number, self._state.apply(list(documents), gone, vectors))
 
-    def as_if(self, document: Document, vectors: NDArray[np.float32]) -> tuple[Searcher, Searcher]:
+    def as_if(
+        self, document: Document, vectors: NDArray[np.float32], *, encoder_sha: str | None = None
+    ) -> tuple[Searcher, Searcher]:
         """The present searcher, and what it would be with this document written now.
 
-        Both of one state; nothing changes. `vectors`: [passages, dim].
+        Both of one state; nothing changes. `vectors`: [passages, dim], by the encoder of this
+        sha256. Raises EncoderChanged.
         """
         with self._lock:
+            self._check_encoder(encoder_sha)
             searcher, state = self._searcher, self._state
         written = replace(document, sequence=state.sequence + 1)
         after = state.apply([written], {}, {document.id: vectors})
         return searcher, self._snapshot(searcher.generation, after, searcher.encoder_sha)
 
-    def catch_up(self, progress: Progress | None = None) -> None:
-        """Apply all that the store has and the index has not seen."""
-        with self._lock:
-            self._put(self._number, self._replay(self._state, progress))
-
     def publish(
         self,
         path: Path,
-        progress: Progress | None = None,
         *,
         encoder_sha: str | None = None,
-        together: Callable[[], None] | None = None,
+        serve: Serve | None = None,
     ) -> None:
         """Take a generation that was just built: register it, switch, remove the older ones.
 
-        `encoder_sha`: from now on queries come with this encoder. `together` is called at the
-        moment of the switch. Raises GenerationCorrupt when the folder is not whole; the old one
-        goes on serving then.
+        `encoder_sha`: from now on queries come with this encoder. `serve`: called with the new
+        searcher in place of what watches, to change more together with it. Raises
+        GenerationCorrupt when the folder is not whole; the old one goes on serving then.
         """
         manifest = self._kept.register(path)
         before = self._number
-        self._switch(path, manifest, progress, encoder_sha or self._encoder_sha, together)
+        self._switch(path, manifest, encoder_sha or self._encoder_sha, serve=serve)
         self._keep_only(before, manifest.number)
 
     def keep(self, path: Path) -> None:
@@ -193,12 +210,12 @@ class Index:
         Nothing is registered. Raises GenerationCorrupt when the folder is not whole.
         """
         manifest = verify(path, sha256=manifest_sha256(path))
-        self._switch(path, manifest, None, self._encoder_sha)
+        self._switch(path, manifest, self._encoder_sha)
 
-    def activate(self, number: int, progress: Progress | None = None) -> None:
+    def activate(self, number: int) -> None:
         """Serve another generation that is kept. Raises GenerationCorrupt, or KeyError for none."""
         path = dict(self._kept.folders())[number]
-        self._switch(path, self._kept.known(path), progress, self._encoder_sha)
+        self._switch(path, self._kept.known(path), self._encoder_sha)
 
     def forget_before(self, sequence: int) -> list[int]:
         """Remove the generations that do not reach a write, but not the one that serves."""
@@ -213,28 +230,25 @@ class Index:
         """The generations that are kept, the newest first."""
         return self._kept.all(self._number)
 
-    def without_vectors(self, limit: int) -> list[Document]:
-        """Documents written since the generation that have no vectors, `limit` at most."""
-        found: list[Document] = []
-        for view in self._searcher.views[1:]:
-            segment = view.segment
-            for row in view.live_rows():
-                first = int(segment.offsets[row])
-                if segment.vectors is None or (
-                    len(segment.has_vector) and not segment.has_vector[first]
-                ):
-                    found.append(segment.documents[row])
-                    if len(found) == limit:
-                        return found
-        return found
+    def without_vectors(self) -> list[Document]:
+        """Documents written since the generation that have no vectors: power went in between.
+
+        What a generation lacks, the next one brings.
+        """
+        return [
+            view.segment.documents[row]
+            for view in self._searcher.views[1:]
+            for row in view.live_rows()
+            if view.segment.vector(int(view.segment.offsets[row])) is None
+        ]
 
     def _switch(
         self,
         path: Path,
         manifest: Manifest,
-        progress: Progress | None,
         encoder_sha: str | None,
-        together: Callable[[], None] | None = None,
+        progress: Progress | None = None,
+        serve: Serve | None = None,
     ) -> None:
         """Open a generation, bring it up to date beside the one that serves, then swap."""
         fits = encoder_sha in (None, manifest.encoder_sha)
@@ -259,9 +273,7 @@ class Index:
         with self._lock:  # no write is applied now: take what came during the replay
             state = self._replay(state, progress, encoder_sha)
             self._encoder_sha = encoder_sha
-            self._put(manifest.number, state)
-            if together is not None:
-                together()
+            self._put(manifest.number, state, serve)
         self._mark(_ACTIVE, path.name)
         self._mark(_ANALYZER, state.analyzer.version)
 
@@ -300,10 +312,15 @@ class Index:
             analyzer=analyzer,
         )
 
-    def _put(self, number: int, state: State) -> None:
+    def _check_encoder(self, encoder_sha: str | None) -> None:
+        if None not in (encoder_sha, self._encoder_sha) and encoder_sha != self._encoder_sha:
+            raise EncoderChanged("the index serves with another encoder by now")
+
+    def _put(self, number: int, state: State, serve: Serve | None = None) -> None:
         self._number = number
         self._state = state
         self._searcher = self._snapshot(number, state, self._encoder_sha)
+        (serve or self._serve)(self._searcher)
 
     def _snapshot(self, number: int, state: State, encoder_sha: str | None) -> Searcher:
         return Searcher(

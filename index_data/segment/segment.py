@@ -21,7 +21,7 @@ from index_data.segment.columns import Columns, columns_of
 from index_data.segment.filters import Filter
 from index_data.segment.postings import Postings, merge, postings_of, saturation
 from index_data.segment.topk import NO_MASK, Mask
-from index_data.segment.vectors import Half, present, to_half
+from index_data.segment.vectors import Half, from_half, present, to_half
 from index_data.text import analysis
 from index_data.text.analysis import STANDARD, Analyzer
 
@@ -111,6 +111,12 @@ class Segment:
         """The number of the document with this id; the last one, were there several."""
         found = [int(r) for r in self.ids.candidates(name) if self.documents[int(r)].id == name]
         return max(found, default=None)
+
+    def vector(self, passage: int) -> NDArray[np.float32] | None:
+        """The vector [dim] of a passage; None where it has none (yet)."""
+        if self.vectors is None or (len(self.has_vector) and not self.has_vector[passage]):
+            return None
+        return from_half(self.vectors[passage])
 
     def allowed(self, wanted: Filter | None) -> Mask:
         """The passages whose documents pass the filter, as a mask for the scorers."""

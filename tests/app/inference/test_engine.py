@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.inference.admission import Permits
-from app.inference.batching import SIZES, BatchStats, in_sizes, similar_lengths
+from app.inference.batching import SIZES, in_sizes, similar_lengths
 from app.inference.engine import Engine, EngineClosed
+from app.metrics import BatchStats
 from app.problems import Problem
 from model.checkpoint import HeadFiles, save_checkpoint
 from model.config import HeadConfig

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from app.inference.batching import BatchStats
 from app.inference.engine import EngineClosed
 from app.inference.generator_engine import GeneratorEngine
 from app.inference.writer import Piece, Ticket
+from app.metrics import BatchStats
 from model.text_generation.generator import Generator
 from model.text_generation.prompting import Prompt
 from model.text_generation.sampling import Sampling

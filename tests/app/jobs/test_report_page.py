@@ -13,12 +13,12 @@ from xml.etree import ElementTree
 import pytest
 from starlette.testclient import TestClient
 
-from app.html import render
 from app.manage.report_charts import MATRIX, matrix, shown_labels
 from app.manage.report_page import page
 from app.records.registry import Registry
 from app.schemas.admin import ModelReport
 from app.settings import Settings
+from app.web.html import render
 from model.checkpoint import HeadFiles, save_checkpoint
 from model.config import HeadConfig
 from model.encoder.encoder import Encoder

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from app.jobs.reindex import DeltaWatch
+from app.jobs.job import Job
+from app.jobs.reindex import submit_if_due
 from app.settings import Settings
 from tests.app.conftest import serving, state
 from tests.app.tiny import documents
@@ -185,13 +186,16 @@ def test_a_delta_that_has_grown_is_built_into_a_generation(
 ) -> None:
     with serving(settings_for(tmp_path)) as client:
         footnote = state(client)
-        watch = DeltaWatch(footnote.jobs, footnote.open_index, documents=10)
-        assert watch.check() is None
+
+        def check() -> Job | None:
+            return submit_if_due(footnote.jobs, footnote.open_index(), 10)
+
+        assert check() is None
         body = {"documents": [document.to_json() for document in documents(4)]}
         client.post("/documents", json=body)
-        job = watch.check()
+        job = check()
         assert job is not None
-        assert watch.check() is None  # one is on its way
+        assert check() is None  # one is on its way
         assert wait(client, job.to_json())["state"] == "succeeded"
         assert footnote.open_index().searcher.generation == 1
-        assert watch.check() is None
+        assert check() is None

@@ -37,8 +37,9 @@ def served(
 
 
 def engine_of(footnote: Footnote) -> GeneratorEngine:
-    assert footnote.generator is not None
-    return footnote.generator
+    generator = footnote.snapshot().writer
+    assert generator is not None
+    return generator
 
 
 class Watched:

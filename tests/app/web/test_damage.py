@@ -41,7 +41,7 @@ def truncate(path: Path) -> None:
 
 def publish(footnote: Footnote) -> Path:
     """A generation of all that is stored, put in use as a job would."""
-    served = footnote.serving
+    served = footnote.snapshot().serving
     assert served is not None
     folder = build_generation(
         footnote.settings.store_dir,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +69,12 @@ def test_a_checkpoint_that_does_not_load_is_named(tmp_path: Path, settings_for: 
     (broken / "manifest.json").write_text("{}")
     footnote = Footnote(settings)
     footnote.start()
-    footnote._thread.join()
     try:
+        while not (footnote.status.ready or footnote.status.failed):
+            time.sleep(0.02)
         assert footnote.status.ready
-        assert "20200101" in footnote.status.degraded["checkpoint"]
-        assert footnote.serving is not None
+        assert "20200101" in footnote.snapshots.faults["checkpoint"]
+        assert footnote.snapshot().serving is not None
     finally:
         footnote.close()
 
@@ -95,9 +97,9 @@ def test_a_second_server_is_refused(client: TestClient, settings_for: Any, tmp_p
 
 def test_a_model_is_swapped_while_it_serves(client: TestClient) -> None:
     footnote = client.app.state.footnote  # type: ignore[attr-defined]
-    old = footnote.serving
-    footnote.activate_model("none", None)
-    assert footnote.serving is not old
+    old = footnote.snapshot().serving
+    footnote.activation.activate("none")
+    assert footnote.snapshot().serving is not old
     assert old.engine.join(timeout=10)
     answer = client.post("/classify", json={"input": "I was charged twice for one order"})
     assert answer.json()["data"][0]["label"] == "billing"

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from index_data.documents import Document
 from index_data.generations.build import BuildCancelled, build_generation
-from index_data.generations.index import Index, NoGeneration
+from index_data.generations.index import EncoderChanged, Index, NoGeneration
 from index_data.search.fusion import Fusion
 from index_data.search.searcher import MethodUnavailable, Searcher
 from index_data.segment.manifest import GenerationCorrupt
-from index_data.storage.store import DocumentStore, StoredVectors
+from index_data.storage.store import DocumentStore, StoredVectors, Tombstone
 
 DIM = 16
 ENCODER = "encoder-of-tests"
@@ -49,6 +49,17 @@ def store(tmp_path: Path) -> Iterator[DocumentStore]:
     store = DocumentStore(tmp_path / "store")
     yield store
     store.close()
+
+
+def catch_up(store: DocumentStore, index: Index) -> None:
+    """Apply what the store has and the index has not seen, with the vectors that are stored."""
+    reached = index.searcher.sequence
+    changes = list(store.changes(reached, until=store.sequence))
+    index.apply(
+        [change for change in changes if isinstance(change, Document)],
+        [change for change in changes if isinstance(change, Tombstone)],
+        {v.doc_id: v.vectors.astype(np.float32) for v in store.vectors_after(reached, ENCODER)},
+    )
 
 
 def build(store: DocumentStore, folder: Path, *, vectors: bool = True) -> Path:
@@ -106,7 +117,7 @@ def test_what_is_written_counts_at_once(store: DocumentStore, folder: Path) -> N
     assert [d for d, _ in answers(index.searcher, "zebra", method="bm25")] == ["new", "d3"]
     assert index.searcher.size == 21
     gone = store.delete(["new"]).result()
-    index.catch_up()
+    catch_up(store, index)
     assert [d for d, _ in answers(index.searcher, "zebra", method="bm25")] == ["d3"]
     assert index.searcher.sequence == gone.sequence == store.sequence
     assert answers(before, "zebra", method="bm25") == []  # a snapshot stays what it was
@@ -120,7 +131,7 @@ def test_late_writes_do_not_undo_later_ones(store: DocumentStore, folder: Path) 
     index.apply(first)
     assert [h.text for h in index.searcher.search("zebra", k=5)] == ["zebra second"]
     store.delete(["a"]).result()
-    index.catch_up()
+    catch_up(store, index)
     index.apply(second)
     assert index.searcher.search("zebra", k=5) == []
 
@@ -129,14 +140,14 @@ def test_vectors_may_come_after_the_document(store: DocumentStore, folder: Path)
     store.upsert(documents(5)).result()
     index = published(store, folder)
     add(store, index, [Document("late", "zebra zebra")], vectors=False)
-    assert [d.id for d in index.without_vectors(10)] == ["late"]
+    assert [d.id for d in index.without_vectors()] == ["late"]
     assert index.searcher.search("zebra", k=1)[0].vector is None
     query = encode(["zebra"])[0]
     assert "late" in [h.doc_id for h in index.searcher.search("zebra", k=6, query_vector=query)]
     document = store.get("late")
     assert document is not None
     index.apply([document], vectors={"late": encode([document.text])})
-    assert index.without_vectors(10) == []
+    assert index.without_vectors() == []
     hit = index.searcher.search("zebra", k=1, query_vector=query)[0]
     assert hit.doc_id == "late"
     assert hit.vector is not None
@@ -153,10 +164,10 @@ def test_a_restart_replays_documents_and_their_vectors(store: DocumentStore, fol
     ]
     store.put_vectors(kept, ENCODER).result()
     store.delete(["d20", "d2"]).result()
-    index.catch_up()
+    catch_up(store, index)
     again = Index(store, folder, encoder_sha=ENCODER)
     again.open()
-    assert again.without_vectors(10) == []
+    assert again.without_vectors() == []
     assert again.searcher.size == store.count()
     for method in ("bm25", "dense", "hybrid"):
         for query in texts(5, seed=9):
@@ -174,8 +185,8 @@ def test_both_scorers_answer_alike(store: DocumentStore, folder: Path) -> None:
         store.delete([f"d{30 + seed}"]).result()
         compiled.apply(changed)
         whoosh.apply(changed)
-        compiled.catch_up()
-        whoosh.catch_up()
+        catch_up(store, compiled)
+        catch_up(store, whoosh)
         for query in texts(10, seed=seed):
             for method in ("bm25", "hybrid"):
                 expected = answers(compiled.searcher, query, method=method)
@@ -372,3 +383,31 @@ def test_the_hybrid_follows_the_length_of_the_passages(store: DocumentStore, fol
     index.publish(build(store, folder))
     assert index.searcher.fusion == long
     assert Index(store, folder, fusion=Fusion(weight=0.2)).searcher.fusion.weight == 0.2
+
+
+def test_whoever_watches_gets_every_searcher(store: DocumentStore, folder: Path) -> None:
+    store.upsert(documents(20)).result()
+    index = published(store, folder)
+    seen: list[Searcher] = []
+    index.watch(seen.append)
+    assert seen == [index.searcher]
+    add(store, index, [Document("new", "zebra")])
+    assert seen[1:] == [index.searcher]
+    together: list[Searcher] = []
+    index.publish(build(store, folder), serve=together.append)
+    assert together == [index.searcher]
+    assert len(seen) == 2
+
+
+def test_vectors_of_another_encoder_are_refused(store: DocumentStore, folder: Path) -> None:
+    index = published(store, folder)
+    before = index.searcher
+    (written,) = store.upsert([Document("new", "zebra")]).result().documents
+    vectors = encode([written.text])
+    with pytest.raises(EncoderChanged):
+        index.apply([written], (), {written.id: vectors}, encoder_sha="another")
+    with pytest.raises(EncoderChanged):
+        index.as_if(written, vectors, encoder_sha="another")
+    assert index.searcher is before
+    index.apply([written], (), {written.id: vectors}, encoder_sha=ENCODER)
+    assert index.searcher.sequence == written.sequence

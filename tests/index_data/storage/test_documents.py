@@ -13,12 +13,13 @@ from index_data.documents import (
     InvalidDocument,
     canonical_language,
     content_id,
+    entities_of,
     from_canonical,
     near_duplicate,
     normalise,
     parse_document,
 )
-from index_data.entities import entities_of, within
+from index_data.entities import within
 from index_data.segment.filters import parse_filter
 from index_data.text.similarity import Known
 
