@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from index_data.documents import near_duplicate, normalise
 from model.encoder.encoder import Encoder
 from model.labels.memory import Retrieved
-from model.training.labels import Row
+from model.training.split import Row
 
 CACHE = Path(__file__).parent / "runs" / "cache"
 POOL = 96  # neighbours looked at before near-duplicates are dropped

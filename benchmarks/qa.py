@@ -41,15 +41,16 @@ from model.checkpoint import HeadFiles, load_heads, save_checkpoint
 from model.config import bf16_products, pick_dtype
 from model.encoder.encoder import Encoder
 from model.labels.memory import Retrieved
-from model.metrics import paired_interval
+from model.metrics import auroc, paired_interval
 from model.qa.answers import SpanAnswer, SpanReader
 from model.qa.evidence import PassageText
 from model.qa.metrics import exact_match, f1
 from model.qa.network import FEATURES, SpanConfig, SpanNetwork
 from model.qa.rows import SpanRow, SpanTrainConfig
 from model.reader import Reader
-from model.training.qa import judge, judge_alone, train_span
-from model.training.qa_calibration import alone_for, ask_all, auroc
+from model.training.driver import train_head
+from model.training.qa import QaTraining, answers_of, calibrate
+from model.training.qa_calibration import ask_all, calibrate_single, scores, single_passages
 from model.training.split import bucket
 
 SHIPPED = Path(__file__).resolve().parent.parent / "model" / "shipped"
@@ -187,7 +188,7 @@ def evaluate(name: str, given: argparse.Namespace, encoder: Encoder) -> dict[str
     support, confidence = ([a.support for a in both], [a.confidence for a in both])
     result["unanswerable"] = {
         "questions": len(few),
-        "auroc": round(auroc(support, present), 4),
+        "auroc": round(auroc([a.support for a in found], [a.support for a in missed]), 4),
         "answerable_when_there": round(float(np.mean([a.answerable for a in found])), 4),
         "answerable_when_gone": round(float(np.mean([a.answerable for a in missed])), 4),
         "ece of support": round(calibration_gap(support, present), 4),
@@ -215,7 +216,7 @@ def single(
             [(a["text"], a["start"]) for a in r["answers"]],
             [Retrieved(None, other.text, None, 1.0, None) for other in others],
         )  # fmt: skip
-        for passage, present in alone_for(row):
+        for passage, present in single_passages(row):
             whole = passage.text == row.context or any(passage.text == o.text for o in others)
             kinds["paragraphs" if whole else "sentences"].append((question, passage, present))
     out: dict[str, Any] = {}
@@ -227,7 +228,9 @@ def single(
         there = np.array(flags)
         out[name] = {
             "asked": len(asked),
-            "auroc": round(auroc(support, flags), 4),
+            "auroc": round(
+                auroc(*(np.array(support)[side].tolist() for side in (there, ~there))), 4
+            ),
             "answerable_when_there": round(float(claimed[there].mean()), 4),
             "answerable_when_not": round(float(claimed[~there].mean()), 4),
             "ece of support": round(calibration_gap(support, flags), 4),
@@ -252,7 +255,9 @@ def train(name: str, given: argparse.Namespace, encoder: Encoder) -> dict[str, A
             report(f"{step}/{total}", {"loss": loss, "left_s": left})
 
     rows = training_rows(encoder, name)
-    done = train_span(rows, config, encoder, given.train, base=given.base, progress=progress)
+    done = train_head(
+        QaTraining(rows, config, encoder), given.train, base=given.base, progress=progress
+    )
     return done.to_json()
 
 
@@ -275,11 +280,14 @@ def settle(name: str, given: argparse.Namespace, encoder: Encoder) -> dict[str, 
     new: dict[str, Any]
     with bf16_products(encoder.device):
         if alone:
-            fitted = judge_alone(model, held, config.lang)
+            fitted = calibrate_single(model, held, config.lang)
             new = {"calibration": files.report["calibration"] | fitted}
         else:
-            metrics, calibration, _ = judge(model, held, config, fit=True)
-            new = {"metrics": metrics, "calibration": calibration, "held_out": len(held)}
+            on, calibration = calibrate(model, held, config)
+            answered = answers_of(SpanReader(model), None, held)
+            metrics = {name: scores(held, a, config.lang) for name, a in answered.items()}
+            new = {"metrics": {"on": on} | metrics, "calibration": calibration}
+            new["held_out"] = len(held)
     changed = HeadFiles(
         model.config, dict(model.state_dict()), {**files.report, **new}, files.documents
     )

@@ -20,8 +20,8 @@ import numpy as np
 
 from benchmarks.learning_server import post
 from benchmarks.serving import running
+from model.metrics import auroc
 from model.qa.metrics import answer_words
-from model.training.qa_calibration import auroc
 
 QUESTIONS = Path(__file__).with_name("sample_questions.jsonl")
 
@@ -70,6 +70,7 @@ def figures(rows: Sequence[dict[str, Any]], said: Sequence[dict[str, Any]]) -> d
     )
     cited = [s["doc_id"] in r["documents"] for r, s in zip(rows, spans, strict=True)]
     flags = np.array(there)
+    support = np.array([one["support"] for one in said])
     return {
         "questions": [int(flags.sum()), int((~flags).sum())],
         "the likeliest span is right": round(100 * float(right[flags].mean()), 1),
@@ -77,7 +78,7 @@ def figures(rows: Sequence[dict[str, Any]], said: Sequence[dict[str, Any]]) -> d
         "answered, and right": round(100 * float((right & claimed)[flags].mean()), 1),
         "answered, and wrong": round(100 * float((~right & claimed)[flags].mean()), 1),
         "refused where none answers": round(100 * float((~claimed)[~flags].mean()), 1),
-        "AUROC of support": round(auroc([one["support"] for one in said], there), 3),
+        "AUROC of support": round(auroc(support[flags].tolist(), support[~flags].tolist()), 3),
     }
 
 

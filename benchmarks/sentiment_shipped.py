@@ -13,12 +13,15 @@ from benchmarks.classification import answer
 from benchmarks.classification_data import Example, Split, neighbours, read, to_rows, with_vectors
 from benchmarks.progress import Line
 from index_data.sample import helpdesk
+from model.config import TrainConfig
 from model.encoder.encoder import Encoder
 from model.labels.memory import Retrieved
 from model.metrics import accuracy, paired_interval
 from model.provenance import digests
 from model.reader import Reader
-from model.training.labels import Row, TrainConfig, train_head
+from model.training.driver import train_head
+from model.training.labels import LabelTraining
+from model.training.split import Row
 
 FIELD = "sentiment"
 LABELS = ("negative", "positive")
@@ -97,9 +100,12 @@ def main() -> None:
     config = TrainConfig(field=FIELD, task=FIELD, layers=6)
     documents = digests(row.id for row in rows if not row.id.startswith("train-"))
     report = train_head(
-        rows, config, encoder, given.out, base=given.base, baseline=False, documents=documents,
+        LabelTraining(rows, config, encoder, baseline=False),
+        given.out,
+        base=given.base,
+        documents=documents,
         progress=Line(FIELD),
-    )  # fmt: skip
+    )
     print(json.dumps({"held out": report.metrics} | report.calibration | evaluate(given.out)))
 
 

@@ -22,7 +22,7 @@ from app.settings import Settings
 from app.training.context import Training
 from app.training.frozen_rows import SET
 from app.training.promotion import gate
-from app.training.tasks import TASKS
+from app.training.tasks import TASKS, train
 from app.worker import JobCancelled, JobRefused, Reporter
 
 if TYPE_CHECKING:
@@ -94,7 +94,6 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     encoder = load_encoder(params, reporter)
-    task = TASKS[params["task"]]
     training = Training(
         params=params,
         encoder=encoder,
@@ -105,9 +104,9 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     )
     if not (training.work / SET).exists():
         with opened(params, encoder) as searcher:
-            task.freeze(training, searcher)
+            TASKS[params["task"]].freeze(training, searcher)
     try:
-        return task.train(training)
+        return train(training)
     except TrainingCancelled:
         raise JobCancelled from None
     except (TrainingRefused, CheckpointRefused) as refused:

@@ -24,7 +24,7 @@ from app.jobs import reindex as indexing_job
 from app.jobs import train as training_job
 from app.jobs.job import FINISHED
 from app.problems import Problem
-from app.training import label_rows as training_set
+from app.training.frozen_rows import FEEDBACK
 from index_data.documents import normalise
 from index_data.storage.store import DeleteResult, delete_documents
 
@@ -143,7 +143,7 @@ def _drop_training_sets(footnote: Footnote, names: set[str]) -> list[str]:
 def _holds(folder: Path, names: set[str]) -> bool:
     files = (
         ("rows.jsonl", "id"),
-        (training_set.FEEDBACK, "id"),
+        (FEEDBACK, "id"),
         ("passages.jsonl", "doc_id"),
         (pretrain_job.DOCUMENTS, "id"),
     )

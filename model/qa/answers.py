@@ -53,6 +53,11 @@ class SpanAnswer:
         return self.read.readable
 
     @property
+    def text(self) -> str:
+        """The likeliest span, whether it is claimed to answer or not; empty where there is none."""
+        return self.spans[0].text if self.spans else ""
+
+    @property
     def answered(self) -> str | None:
         """The answer without what does not matter in it; None where there is none."""
         return same_answer(self.spans[0].text) if self.answerable else None

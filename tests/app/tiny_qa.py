@@ -8,7 +8,8 @@ from pathlib import Path
 from model.encoder.encoder import Encoder
 from model.labels.memory import Retrieved
 from model.qa.rows import SpanRow, SpanTrainConfig
-from model.training.qa import train_span
+from model.training.driver import train_head
+from model.training.qa import QaTraining
 from tests.app.tiny import OTHER, WORDS
 
 TOOL = "tell me about the tool"
@@ -43,5 +44,5 @@ def train_qa(encoder: Encoder, out: Path) -> Path:
         epochs=14, batch_size=8, lr=2e-2, holdout=0.3, layers=2, rank=4, dropout=0.0,
         windows=((6, 12),), hit_share=0.3, null_share=0.2, max_tokens=64, k=4,
     )  # fmt: skip
-    train_span(rows(), config, encoder, out)
+    train_head(QaTraining(rows(), config, encoder), out)
     return out

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model.training.abstention import COVERAGES, risk_coverage
+from model.metrics import COVERAGES, risk_coverage
 
 
 def test_by_hand() -> None:
