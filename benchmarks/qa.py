@@ -40,7 +40,6 @@ from index_data.search.searcher import METHODS, Hit, Searcher
 from model.checkpoint import HeadFiles, load_heads, save_checkpoint
 from model.config import bf16_products, pick_dtype
 from model.encoder.encoder import Encoder
-from model.labels.memory import Retrieved
 from model.metrics import auroc, paired_interval
 from model.qa.answers import SpanAnswer, SpanReader
 from model.qa.evidence import PassageText
@@ -214,7 +213,7 @@ def single(
         row = SpanRow(
             r["id"], question, r["context"],
             [(a["text"], a["start"]) for a in r["answers"]],
-            [Retrieved(None, other.text, None, 1.0, None) for other in others],
+            [PassageText(other.text) for other in others],
         )  # fmt: skip
         for passage, present in single_passages(row):
             whole = passage.text == row.context or any(passage.text == o.text for o in others)

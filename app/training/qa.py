@@ -107,14 +107,14 @@ def is_same(question: str, context: str, other: Document) -> bool:
 
 def head_training(training: Training, _: SetInfo) -> QaTraining:
     """The frozen rows, and how a head is trained on them."""
-    from model.labels.memory import Retrieved
+    from model.qa.evidence import PassageText
     from model.qa.rows import SpanRow, SpanTrainConfig
     from model.training.qa import QaTraining
 
-    def passage(raw: dict[str, Any]) -> Retrieved:
-        return Retrieved(raw["title"], raw["text"], None, 0.0, None)
+    def passage(raw: dict[str, Any]) -> PassageText:
+        return PassageText(raw["text"], title=raw["title"])
 
-    def row(raw: dict[str, Any], scored: list[tuple[Retrieved, float]]) -> SpanRow:
+    def row(raw: dict[str, Any], scored: list[tuple[PassageText, float]]) -> SpanRow:
         hits = [hit for hit, _ in scored]
         own = (hit.title for hit in hits if hit.text in raw["context"])
         title = raw.get("title") or next(own, None)

@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 from model.encoder.encoder import Encoder
-from model.labels.memory import Retrieved
+from model.qa.evidence import PassageText
 from model.qa.rows import SpanRow, SpanTrainConfig
 from model.training.driver import train_head
 from model.training.qa import QaTraining
@@ -30,8 +30,8 @@ def rows() -> list[SpanRow]:
         tool = rng.choice(WORDS["tool"])
         context = text(rng, tool)
         title = rng.choice((None, "The tool", "very good pear"))
-        others = [Retrieved(title, text(rng), None, 1.0, None) for title in (title, None)]
-        hits = [Retrieved(title, context, None, 1.0, None), *others]
+        others = [PassageText(text(rng), title=title) for title in (title, None)]
+        hits = [PassageText(context, title=title), *others]
         answer = (tool, context.split().index(tool))
         start = len(" ".join(context.split()[: answer[1]])) + (answer[1] > 0)
         found.append(SpanRow(str(i), TOOL, context, [(tool, start)], hits, title))

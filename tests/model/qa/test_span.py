@@ -16,7 +16,6 @@ from torch import nn
 
 from model.checkpoint import load_heads
 from model.encoder.encoder import Encoder
-from model.labels.memory import Retrieved
 from model.metrics import auroc
 from model.qa.answers import SpanReader
 from model.qa.evidence import Asked, PassageText, weigh
@@ -52,7 +51,7 @@ def rows(count: int = 60) -> list[SpanRow]:
         start = len(" ".join(words[:place])) + (place > 0)
         others = [" ".join(rng.sample(FILLERS, 5) + [bird]) for bird in TOPICS["birds"][:3]]
         title = (None, None, "crow very")[i % 3]
-        hits = [Retrieved(title, t, None, 1.0, None) for t in (others[0], context, *others[1:])]
+        hits = [PassageText(t, title=title) for t in (others[0], context, *others[1:])]
         found.append(SpanRow(str(i), "the apple", context, [(tool, start)], hits, title))
     return found
 
@@ -263,7 +262,7 @@ def test_what_is_drawn_fits_the_encoder(encoder: Encoder) -> None:
     """Windows of the defaults are longer than some encoders read; a long answer is left out."""
     config = replace(CONFIG, windows=((56, 120),), max_tokens=20, hit_share=0.9, null_share=0.0)
     long = " ".join(FILLERS * 9)
-    hits = [Retrieved("crow very", "crow is a " * 12, None, 1.0, None)]
+    hits = [PassageText("crow is a " * 12, title="crow very")]
     answers = [(long[:60], 0), ("of", long.index("of"))]
     data = prepare(encoder, [SpanRow("1", "the apple", long, answers, hits, "crow")], config)
     assert len(data.gold[0]) == 1
@@ -333,8 +332,7 @@ def test_single_passages_hold_the_answer_or_surely_do_not() -> None:
     context = "It rained. The shop closes at five. Then it is quiet. 店五点关门。然后安静。"
     start = context.index("five")
     hits = [
-        Retrieved(None, text, None, 1.0, np.zeros(2, np.float32))
-        for text in (context[:40], "Five o'clock it is.", "One. Two three. Four.")
+        PassageText(text) for text in (context[:40], "Five o'clock it is.", "One. Two three. Four.")
     ]
     row = SpanRow("1", "When does it close?", context, [("five", start)], hits)
     found = [(passage.text, present) for passage, present in single_passages(row)]
