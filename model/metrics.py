@@ -214,7 +214,7 @@ class Compared:
         """Of (numerator, denominator) for each row; there must be a row."""
         a, b = (np.asarray(rows, dtype=np.float64) for rows in (ours, theirs))
         one, other = _ratio(a, 1.0), _ratio(b, 1.0)  # nothing there and nothing found is right
-        mine, rival = float(_ratio(a.sum(0), 0.0)), float(_ratio(b.sum(0), 0.0))
+        first, second = float(_ratio(a.sum(0), 0.0)), float(_ratio(b.sum(0), 0.0))
         rng = np.random.default_rng(seed)
         n, parts = len(a), []
         for start in range(0, draws, 500):
@@ -222,7 +222,7 @@ class Compared:
             parts.append(_ratio(times @ a, 0.0) - _ratio(times @ b, 0.0))
         lower = float(np.quantile(np.concatenate(parts), 0.1, method="lower"))
         better, worse = int((one > other).sum()), int((one < other).sum())
-        return cls(metric, n, better, worse, mine, rival, mine - rival, lower)
+        return cls(metric, n, better, worse, first, second, first - second, lower)
 
     def lower(self) -> float:
         """The lower end of the one-sided bootstrap interval of the difference."""

@@ -15,7 +15,7 @@ from app.inference.batching import BatchStats, Observe, similar_lengths
 
 if TYPE_CHECKING:
     from model.qa.answers import SpanAnswer
-    from model.qa.evidence import Asked, PassageText
+    from model.qa.evidence import PassageText, QaReading
     from model.qa.pairs import Pair
     from model.reader import Reader
 
@@ -32,7 +32,7 @@ class Question:
     passages: Sequence[PassageText]
     head: str
     future: Future[SpanAnswer]
-    asked: Asked | None = None
+    asked: QaReading | None = None
 
 
 class QuestionQueue:

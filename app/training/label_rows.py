@@ -42,8 +42,8 @@ class Labelled:
 def labelled(documents: Iterator[Document], field: str) -> Labelled:
     """The documents to learn a field from.
 
-    Where at least a tenth of them carry lists, the field is one of several labels, and a single
-    label is a list of one. Fewer are taken for mistakes and left out.
+    Where at least a tenth of them carry lists, its labels are independent, and a single label
+    is a list of one. Fewer are taken for mistakes and left out.
     """
     rows = [document for document in documents if document.labels.get(field) is not None]
     single = [document for document in rows if isinstance(document.labels[field], str)]

@@ -177,9 +177,9 @@ class _Simulated:
         features, among = gate.new(head, neighbours)
         both = torch.cat([probs, among], dim=1).gather(1, rows.truth[:, None]).squeeze(1)
         is_old = rows.truth < n
-        best, said = probs.max(-1)
+        best, answer = probs.max(-1)
         return cls(
-            features, both * is_old, both * ~is_old, said == rows.truth, best, among.amax(-1)
+            features, both * is_old, both * ~is_old, answer == rows.truth, best, among.amax(-1)
         )
 
 

@@ -141,15 +141,15 @@ def calibrate(
     cases = []
     for own in (True, False):
         for row in rows:
-            request = reader.ask(row.question, retrieved_for(row, config.k, own=own))
-            if request.pairs:
-                cases.append(Case(row, request, own))
-    read_all(reader, [case.request for case in cases])
+            reading = reader.ask(row.question, retrieved_for(row, config.k, own=own))
+            if reading.pairs:
+                cases.append(Case(row, reading, own))
+    read_all(reader, [case.reading for case in cases])
     calibration = settle(model, cases, config.lang)
     calibration |= calibrate_single(model, rows, config.lang)
     reader = SpanReader(model)
     present = [case for case in cases if case.present]
-    answers = [reader.answer(case.request) for case in present]
+    answers = [reader.answer(case.reading) for case in present]
     return scores([case.row for case in present], answers, config.lang), calibration
 
 
@@ -168,8 +168,8 @@ def answers_of(
 
 def _given(reader: SpanReader, rows: Sequence[SpanRow]) -> list[SpanAnswer]:
     texts = [PassageText(row.context, title=row.title) for row in rows]
-    requests = [reader.ask(row.question, [text]) for row, text in zip(rows, texts, strict=True)]
-    return ask_all(reader, requests)
+    readings = [reader.ask(row.question, [text]) for row, text in zip(rows, texts, strict=True)]
+    return ask_all(reader, readings)
 
 
 def f1_of(

@@ -20,7 +20,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from model.encoder.encoder import batches_by_length
 from model.metrics import auroc
 from model.qa.answers import SpanAnswer, SpanReader
-from model.qa.evidence import Asked, PassageText, weigh
+from model.qa.evidence import PassageText, QaReading, weigh
 from model.qa.metrics import exact_match, f1
 from model.qa.network import SpanConfig, SpanNetwork
 from model.qa.pairs import Pair
@@ -41,7 +41,7 @@ class Case:
     """A row that was read: what of it is there to find."""
 
     row: SpanRow
-    request: Asked
+    reading: QaReading
     present: bool
 
 
@@ -86,24 +86,24 @@ def sentence_at(text: str, start: int, end: int) -> str:
     return text[first:last].strip()
 
 
-def read_all(reader: SpanReader, requests: Sequence[Asked]) -> None:
+def read_all(reader: SpanReader, readings: Sequence[QaReading]) -> None:
     """Read every pair of some questions, batched by length; equal ones once."""
-    equal: dict[tuple[int, ...], list[tuple[Asked, Pair]]] = {}
-    for request in requests:
-        for pair in request.unread():
-            equal.setdefault((pair.begin, *pair.ids), []).append((request, pair))
+    equal: dict[tuple[int, ...], list[tuple[QaReading, Pair]]] = {}
+    for reading in readings:
+        for pair in reading.unread():
+            equal.setdefault((pair.begin, *pair.ids), []).append((reading, pair))
     groups = list(equal.values())
     for batch in batches_by_length([len(g[0][1].ids) for g in groups], budget=READ_TOKENS):
         logits = reader.read([groups[j][0][1] for j in batch])
         for j, found in zip(batch, logits, strict=True):
-            for request, pair in groups[j]:
-                request.put(pair, found)
+            for reading, pair in groups[j]:
+                reading.put(pair, found)
 
 
-def ask_all(reader: SpanReader, requests: Sequence[Asked]) -> list[SpanAnswer]:
+def ask_all(reader: SpanReader, readings: Sequence[QaReading]) -> list[SpanAnswer]:
     """Read and answer."""
-    read_all(reader, requests)
-    return [reader.answer(request) for request in requests]
+    read_all(reader, readings)
+    return [reader.answer(reading) for reading in readings]
 
 
 def scores(rows: Sequence[SpanRow], answers: Sequence[SpanAnswer], lang: str) -> dict[str, float]:
@@ -150,8 +150,8 @@ def calibrate_single(model: SpanNetwork, rows: Sequence[SpanRow], lang: str) -> 
         for row in rows
         for passage, present in single_passages(row)
     ]
-    cases = [case for case in cases if case.request.pairs]
-    read_all(reader, [case.request for case in cases])
+    cases = [case for case in cases if case.reading.pairs]
+    read_all(reader, [case.reading for case in cases])
     if len({case.present for case in cases}) < 2:
         return {}
     weights, figures = _judges(cases, float(model.mix), model.config, lang)
@@ -184,7 +184,7 @@ def _features(
     features = torch.zeros(len(cases), config.features + 1, dtype=torch.float64)
     truth = torch.zeros(len(cases), 2, dtype=torch.float64)
     for i, case in enumerate(cases):
-        evidence = weigh(case.request, mix, config.answer_tokens)
+        evidence = weigh(case.reading, mix, config.answer_tokens)
         features[i] = torch.from_numpy(np.append(evidence.features()[: config.features], 1.0))
         truth[i, 0] = case.present
         truth[i, 1] = case.present and _f1(case, mix, config.answer_tokens, lang) >= RIGHT
@@ -192,7 +192,7 @@ def _features(
 
 
 def _f1(case: Case, mix: float, longest: int, lang: str) -> float:
-    spans = weigh(case.request, mix, longest).spans
+    spans = weigh(case.reading, mix, longest).spans
     return f1(spans[0].text if spans else "", [text for text, _ in case.row.answers], lang)
 
 

@@ -51,9 +51,9 @@ def prepare(encoder: Encoder, rows: Sequence[SpanRow], config: SpanTrainConfig) 
         return hit.text, hit.title if row.title else None
 
     own = {(row.context, row.title) for row in rows}
-    wanted = sorted(own | {as_read(row, hit) for row in rows for hit in row.hits}, key=str)
-    for start in range(0, len(wanted), TOKENIZED_AT_ONCE):
-        part = wanted[start : start + TOKENIZED_AT_ONCE]
+    texts_read = sorted(own | {as_read(row, hit) for row in rows for hit in row.hits}, key=str)
+    for start in range(0, len(texts_read), TOKENIZED_AT_ONCE):
+        part = texts_read[start : start + TOKENIZED_AT_ONCE]
         texts, titles = [text for text, _ in part], [title for _, title in part]
         known.update(zip(part, tokens_of(encoder, texts, titles), strict=True))
     questions = [

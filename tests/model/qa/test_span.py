@@ -18,7 +18,7 @@ from model.checkpoint import load_heads
 from model.encoder.encoder import Encoder
 from model.metrics import auroc
 from model.qa.answers import SpanReader
-from model.qa.evidence import Asked, PassageText, weigh
+from model.qa.evidence import PassageText, QaReading, weigh
 from model.qa.metrics import answer_words, exact_match, f1
 from model.qa.network import FEATURES, QUESTION, SpanConfig, SpanNetwork, collate, shared_loss
 from model.qa.pairs import TITLE_TOKENS, Frame, Tokens, windows
@@ -172,7 +172,7 @@ def test_nothing_to_read_is_no_answer(
     trained: Path, encoder: Encoder, question: str, texts: list[str]
 ) -> None:
     spans = Reader.load(trained, encoder).spans("qa")
-    asked: Asked = spans.ask(question, [PassageText(t) for t in texts])
+    asked: QaReading = spans.ask(question, [PassageText(t) for t in texts])
     said = spans.answer(asked)
     assert asked.whole
     assert (said.spans, said.answerable, said.confidence) == ([], False, 0.0)
