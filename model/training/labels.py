@@ -201,7 +201,7 @@ class LabelTraining:
         answers = {
             "on": answers_on,
             "off": self.closed_book(replace(evidence.first(0), logits=closed), gate),
-            "neighbours": self.plainly(hits_alone),
+            "neighbours": self.unfitted(hits_alone),
         }
         if fitted.baseline is not None:
             none = evidence_of(fitted.baseline, data, split.held, closed_only=True)[0]
@@ -280,7 +280,7 @@ class LabelTraining:
         """Answers with nothing retrieved; `gate`: the head's, where it has one that fits."""
         return likeliest(evidence.logits, self.labels)
 
-    def plainly(self, probs: Tensor) -> Answers:
+    def unfitted(self, probs: Tensor) -> Answers:
         """Answers by probabilities [n, L] that nothing was fitted for."""
         return likeliest(probs, self.labels)
 

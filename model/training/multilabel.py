@@ -95,7 +95,7 @@ class MultilabelTraining(LabelTraining):
                 over[measure] = probs[measure] >= trial.threshold
         return probs, self._named(over)
 
-    def plainly(self, probs: Tensor) -> Answers:
+    def unfitted(self, probs: Tensor) -> Answers:
         """Answers by probabilities [n, L] that nothing was fitted for."""
         return self._named(probs >= THRESHOLD)
 
