@@ -16,7 +16,6 @@ from torch import nn
 
 from model.checkpoint import load_heads
 from model.encoder.encoder import Encoder
-from model.metrics import auroc
 from model.qa.answers import SpanReader
 from model.qa.evidence import PassageText, QaReading, weigh
 from model.qa.metrics import answer_words, exact_match, f1
@@ -273,11 +272,6 @@ def test_what_is_drawn_fits_the_encoder(encoder: Encoder) -> None:
     assert {len(pair.ids) for pair in pairs} == {20}
     assert len(pairs) > 60  # most of the questions beside the hit too
     assert sum(map(len, gold)) >= 40
-
-
-def test_auroc_counts_pairs() -> None:
-    assert auroc([0.9, 0.2], [0.2]) == pytest.approx(0.75)
-    assert math.isclose(auroc([0.1], []), 0.5)
 
 
 def test_words_of_the_question_around_an_answer_are_weighed_by_the_passages(
