@@ -42,12 +42,11 @@ class RunSettings(Protocol):
 
 @dataclass(slots=True)
 class Fitted:
-    """A head after its training. `k`: how many hits it reads; `state`: of its own network."""
+    """A head after its training. `state`: of its own network."""
 
     head: HeadSettings
     model: nn.Module
     state: LoopState
-    k: int
 
 
 @dataclass(slots=True)
@@ -175,7 +174,7 @@ def train_head(
         metrics=evaluated.metrics,
         calibration=evaluated.calibration,
         diagnosis=evaluated.diagnosis,
-        k=fitted.k,
+        k=fitted.head.k,
         config=task.config.to_json(),
         epochs=state.epoch,
         tokens_per_second=state.tokens / max(state.seconds, 1e-9),

@@ -164,7 +164,7 @@ class LabelTraining:
             none, _ = stages.train("none", split.train, split.held, ticker)
         head = replace(head, k=k, ngrams=unseen.features)
         measured = split.held or [i for fold in folds for i in fold]
-        return LabelFitted(head, model, state, k, data, measured, unseen, none)
+        return LabelFitted(head, model, state, data, measured, unseen, none)
 
     def _head(self) -> HeadConfig:
         config, encoder = self.config, self.encoder
@@ -193,7 +193,7 @@ class LabelTraining:
         data, unseen, gate = fitted.data, fitted.unseen, fitted.model.gate
         rows = [self.usable[i] for i in fitted.measured]
         evidence, closed = unseen.measured
-        evidence = evidence.first(fitted.k)
+        evidence = evidence.first(fitted.head.k)
         probs, answers_on = self.open_book(evidence, gate, apart=bool(unseen.folds))
         hits_alone = neighbours_alone(
             data, fitted.measured, self.labels, self.config.k, multilabel=self.multilabel
@@ -230,7 +230,7 @@ class LabelTraining:
         """The head and its baselines on feedback, which no weight, gate or temperature has seen."""
         data, rows = fitted.data, self.feedback
         places = [*range(len(self.usable), len(self.usable) + len(rows))]
-        evidence = evidence_of(fitted.model, data, places)[0].first(fitted.k)
+        evidence = evidence_of(fitted.model, data, places)[0].first(fitted.head.k)
         with torch.no_grad():
             probs = fitted.model.gate(evidence.logits, evidence.neighbours(len(self.labels))).probs
         hits_alone = neighbours_alone(data, places, self.labels, self.config.k)

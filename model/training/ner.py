@@ -112,7 +112,7 @@ class NerTraining:
 
         model, state = train("main", config)
         none = train("none", replace(config, retrieval=False))[0] if both else None
-        return NerFitted(head, model, state, head.k, none)
+        return NerFitted(head, model, state, none)
 
     def previous(self, base: Path) -> Tagger | None:
         """See `HeadTraining`."""

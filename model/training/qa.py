@@ -105,7 +105,7 @@ class QaTraining:
         model = SpanNetwork(head, encoder).to(encoder.device)
         ticker = start(config.epochs * -(-len(split.train) // config.batch_size))
         state = fit(model, self.data, split.train, config, work / "main", ticker)
-        return QaFitted(head, model, state, head.k)
+        return QaFitted(head, model, state)
 
     def previous(self, base: Path) -> SpanReader | None:
         """See `HeadTraining`."""
