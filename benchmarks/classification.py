@@ -28,12 +28,14 @@ from benchmarks.peers.classification import frozen, tfidf
 from benchmarks.tools.folders import RUNS
 from benchmarks.tools.progress import Line
 from benchmarks.tools.statistics import paired_interval
+from model.config import TrainConfig
 from model.encoder.encoder import Encoder
 from model.labels.memory import Retrieved
 from model.labels.prediction import Prediction
 from model.metrics import accuracy, auroc, calibration_error, macro_f1
 from model.reader import Reader
-from model.training.labels import TrainConfig, train_head
+from model.training.driver import train_head
+from model.training.labels import LabelTraining
 
 K = 48
 FIELD = "label"
@@ -82,12 +84,14 @@ def fit(
 
     config = TrainConfig(k=K, **settings)
     rows = to_rows(train, hits)
-    report = train_head(rows, config, encoder, out, baseline=False, progress=Line(name))
+    report = train_head(
+        LabelTraining(rows, config, encoder, baseline=False), out, progress=Line(name)
+    )
     kept = {
         "dev": {view: m["accuracy"] for view, m in report.metrics.items()},
         "calibration": report.calibration,
         "k": report.k,
-        "epochs": report.best_epoch,
+        "epochs": report.extra["best_epoch"],
         "tokens_per_s": report.tokens_per_second,
         "train_s": time.monotonic() - began,
     }

@@ -21,8 +21,9 @@ from model.config import HeadConfig, TrainConfig, bf16_products
 from model.encoder.encoder import Encoder, default_folder
 from model.labels.memory import Retrieved
 from model.labels.network import RetrievalAugmentedModel
-from model.training.batches import make_batch, prepare
-from model.training.trainer import loss_of, make_optimizer
+from model.training.label_examples import make_batch, prepare
+from model.training.label_losses import label_loss
+from model.training.trainer import make_optimizer
 
 ROWS, TOKENS, LABELS, HITS, ROUNDS, EPOCHS = 32, 64, 8, 48, 6, 6
 
@@ -54,7 +55,7 @@ def main() -> None:
     for turn in range(ROUNDS + 1):
         began = time.process_time()
         with bf16_products(encoder.device):
-            loss = loss_of(ours, make_batch(ours, data, range(ROWS)), config, generator)
+            loss = label_loss(ours, make_batch(ours, data, range(ROWS)), config, generator)
         step(loss, ours, optimizer)
         middle = time.process_time()
         step(F.cross_entropy(plain(ids, mask.long()), data.truth), plain, plain_optimizer)

@@ -36,13 +36,15 @@ from benchmarks.tools.folders import RUNS, SHIPPED
 from benchmarks.tools.progress import Line
 from benchmarks.tools.statistics import paired_interval
 from index_data.documents import normalise
-from model.config import bf16_products
+from model.config import TrainConfig, bf16_products
 from model.encoder.encoder import Encoder
 from model.encoder.windows import split_windows
 from model.labels.memory import Retrieved
 from model.metrics import accuracy, calibration_error
 from model.reader import Reader
-from model.training.labels import Row, TrainConfig, train_head
+from model.training.driver import train_head
+from model.training.labels import LabelTraining
+from model.training.split import Row
 
 FIELD: Final = "sentiment"
 K: Final = 16
@@ -158,7 +160,9 @@ def run(name: str, options: argparse.Namespace, encoder: Encoder) -> dict[str, A
     shutil.rmtree(out, ignore_errors=True)
     began = time.process_time()
 
-    report = train_head(rows, config, encoder, out, baseline=False, progress=Line(name))
+    report = train_head(
+        LabelTraining(rows, config, encoder, baseline=False), out, progress=Line(name)
+    )
     kept = {
         **share,
         "dev": {view: m["accuracy"] for view, m in report.metrics.items()},

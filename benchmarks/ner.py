@@ -18,9 +18,11 @@ from model.config import bf16_products
 from model.encoder.encoder import Encoder
 from model.ner.metrics import span_scores
 from model.ner.network import TagNetwork
+from model.ner.rows import TagRow, TagTrainConfig
 from model.ner.tagger import Tagger
 from model.ner.words import split_words
-from model.training.ner import TagRow, TagTrainConfig, train_tagger
+from model.training.driver import train_head
+from model.training.ner import NerTraining
 
 HEADS = RUNS / "ner"
 CASES = {
@@ -54,7 +56,9 @@ def trained(
                     f"{out.name} {step}/{total} loss {loss:.3f} left {left or 0:.0f} s", flush=True
                 )
 
-        report = train_tagger(rows, config, encoder, out, baseline=False, progress=progress)
+        report = train_head(
+            NerTraining(rows, config, encoder, baseline=False), out, progress=progress
+        )
         print(
             f"{out.name}: {time.monotonic() - began:.0f} s",
             json.dumps(report.metrics),

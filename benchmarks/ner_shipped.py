@@ -17,9 +17,11 @@ from index_data.sample import helpdesk
 from model.encoder.encoder import Encoder
 from model.ner.evidence import Entities
 from model.ner.metrics import span_scores
+from model.ner.rows import TagRow, TagTrainConfig
 from model.ner.tagger import Tagger
 from model.reader import Reader
-from model.training.ner import TagRow, TagTrainConfig, train_tagger
+from model.training.driver import train_head
+from model.training.ner import NerTraining
 
 TYPES = {
     "person": "PERSON", "location": "PLACE", "product": "PRODUCT", "corporation": "COMPANY",
@@ -120,18 +122,24 @@ def main() -> None:
     index = Labelled.of(indexed)
     rows = index.retrieve(rows)
     print(len(rows), "rows,", index.dropped, "near-duplicates dropped", flush=True)
-    report = train_tagger(
-        rows,
-        TagTrainConfig(epochs=given.epochs, batch_size=16, drop_retrieval=0.5, holdout=0.08),
-        Encoder.load(),
+    report = train_head(
+        NerTraining(
+            rows,
+            TagTrainConfig(epochs=given.epochs, batch_size=16, drop_retrieval=0.5, holdout=0.08),
+            Encoder.load(),
+            baseline=False,
+        ),
         given.out,
         base=given.base,
-        baseline=False,
         progress=lambda step, total, loss, left: (
             print(step, total, loss, left, flush=True) if step % 40 == 0 else None
         ),
     )
-    print(json.dumps({"metrics": report.metrics, "by_type": report.by_type} | report.calibration))
+    print(
+        json.dumps(
+            {"metrics": report.metrics, "by_type": report.extra["by_type"]} | report.calibration
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -41,7 +41,6 @@ from index_data.search.searcher import METHODS, Hit, Searcher
 from model.checkpoint import HeadFiles, load_heads, save_checkpoint
 from model.config import bf16_products, pick_dtype
 from model.encoder.encoder import Encoder
-from model.labels.memory import Retrieved
 from model.metrics import auroc
 from model.qa.answers import SpanAnswer, SpanReader
 from model.qa.evidence import PassageText
@@ -49,8 +48,9 @@ from model.qa.metrics import exact_match, f1
 from model.qa.network import FEATURES, SpanConfig, SpanNetwork
 from model.qa.rows import SpanRow, SpanTrainConfig
 from model.reader import Reader
-from model.training.qa import judge, judge_alone, train_span
-from model.training.qa_calibration import alone_for, ask_all
+from model.training.driver import train_head
+from model.training.qa import QaTraining, answers_of, calibrate
+from model.training.qa_calibration import ask_all, calibrate_single, scores, single_passages
 from model.training.split import bucket
 
 AT_ONCE = 64
@@ -231,9 +231,9 @@ def single(
         row = SpanRow(
             r["id"], question, r["context"],
             [(a["text"], a["start"]) for a in r["answers"]],
-            [Retrieved(None, other.text, None, 1.0, None) for other in others],
+            [PassageText(other.text) for other in others],
         )  # fmt: skip
-        for passage, present in alone_for(row):
+        for passage, present in single_passages(row):
             whole = passage.text == row.context or any(passage.text == o.text for o in others)
             kinds["paragraphs" if whole else "sentences"].append((question, passage, present))
     out: dict[str, Any] = {}
@@ -271,7 +271,9 @@ def train(name: str, given: argparse.Namespace, encoder: Encoder) -> dict[str, A
             report(f"{step}/{total}", {"loss": loss, "left_s": left})
 
     rows = training_rows(encoder, name)
-    done = train_span(rows, config, encoder, given.train, base=given.base, progress=progress)
+    done = train_head(
+        QaTraining(rows, config, encoder), given.train, base=given.base, progress=progress
+    )
     return done.to_json()
 
 
@@ -294,11 +296,14 @@ def settle(name: str, given: argparse.Namespace, encoder: Encoder) -> dict[str, 
     new: dict[str, Any]
     with bf16_products(encoder.device):
         if alone:
-            fitted = judge_alone(model, held, config.lang)
+            fitted = calibrate_single(model, held, config.lang)
             new = {"calibration": files.report["calibration"] | fitted}
         else:
-            metrics, calibration, _ = judge(model, held, config, fit=True)
-            new = {"metrics": metrics, "calibration": calibration, "held_out": len(held)}
+            on, calibration = calibrate(model, held, config)
+            answered = answers_of(SpanReader(model), None, held)
+            metrics = {name: scores(held, a, config.lang) for name, a in answered.items()}
+            new = {"metrics": {"on": on} | metrics, "calibration": calibration}
+            new["held_out"] = len(held)
     changed = HeadFiles(
         model.config, dict(model.state_dict()), {**files.report, **new}, files.documents
     )

@@ -14,12 +14,15 @@ from benchmarks.data.classification import Example, Split, neighbours, read, to_
 from benchmarks.tools.progress import Line
 from benchmarks.tools.statistics import paired_interval
 from index_data.sample import helpdesk
+from model.config import TrainConfig
 from model.encoder.encoder import Encoder
 from model.labels.memory import Retrieved
 from model.metrics import accuracy
 from model.provenance import digests
 from model.reader import Reader
-from model.training.labels import Row, TrainConfig, train_head
+from model.training.driver import train_head
+from model.training.labels import LabelTraining
+from model.training.split import Row
 
 FIELD = "sentiment"
 LABELS = ("negative", "positive")
@@ -98,9 +101,12 @@ def main() -> None:
     config = TrainConfig(field=FIELD, task=FIELD, layers=6)
     documents = digests(row.id for row in rows if not row.id.startswith("train-"))
     report = train_head(
-        rows, config, encoder, given.out, base=given.base, baseline=False, documents=documents,
+        LabelTraining(rows, config, encoder, baseline=False),
+        given.out,
+        base=given.base,
+        documents=documents,
         progress=Line(FIELD),
-    )  # fmt: skip
+    )
     print(json.dumps({"held out": report.metrics} | report.calibration | evaluate(given.out)))
 
 

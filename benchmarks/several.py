@@ -34,9 +34,10 @@ from model.config import TrainConfig
 from model.encoder.encoder import Encoder
 from model.labels.memory import Retrieved
 from model.labels.multilabel import best_threshold, marks_of
+from model.metrics import row_f1, set_scores
 from model.reader import Reader
-from model.training.multilabel import train_multilabel
-from model.training.multilabel_metrics import row_f1, set_scores
+from model.training.driver import train_head
+from model.training.multilabel import MultilabelTraining
 from model.training.split import Row, bucket
 
 K = 48
@@ -141,8 +142,10 @@ def measure(
         for view, retrieval in (("on", True), ("none", False)):
             config = TrainConfig(k=K, retrieval=retrieval, **settings)
             given = rows if retrieval else [Row(r.id, r.text, r.label) for r in rows]
-            report = train_multilabel(
-                given, config, encoder, work / view, baseline=False, progress=Line(f"{name} {view}")
+            report = train_head(
+                MultilabelTraining(given, config, encoder, baseline=False),
+                work / view,
+                progress=Line(f"{name} {view}"),
             )
             print(view, "n-grams weigh", round(report.calibration["ngrams"], 3), flush=True)
             reader, threshold = Reader.load(work / view, encoder), report.calibration["threshold"]

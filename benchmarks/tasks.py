@@ -25,9 +25,9 @@ from benchmarks.ner_shipped import sample_rows
 from benchmarks.tools.folders import SHIPPED
 from model.config import pick_dtype
 from model.encoder.encoder import Encoder
+from model.ner.rows import TagRow
 from model.qa.evidence import PassageText
 from model.reader import Reader
-from model.training.ner import TagRow
 
 PASSAGES, TOKENS = 8, 128
 

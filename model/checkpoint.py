@@ -2,7 +2,7 @@
 
     manifest.json                    format, version, encoder, sha256 of every other file
     heads/<field>/model.safetensors  adapter, fusion, head, mixture, gate; no encoder weights
-    heads/<field>/config.json        its task, labels and sizes (`model.heads` has the kinds)
+    heads/<field>/config.json        its task, labels and sizes (see `KINDS`)
     heads/<field>/report.json        what it was trained on and how well it does
     heads/<field>/documents.bin      digests of the ids of those documents, where they have any
 
@@ -13,16 +13,16 @@ is unpickled.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from model.config import HeadSettings
+from model.config import HeadConfig, HeadSettings
 from model.encoder.encoder import Encoder
 from model.folders import (
     CheckpointRefused,
@@ -34,10 +34,44 @@ from model.folders import (
     write_manifest,
     written_whole,
 )
-from model.heads import kind_of
-from model.provenance import DOCUMENTS
+from model.labels.multilabel import label_network
+from model.ner.network import TagConfig, TagNetwork
+from model.provenance import DOCUMENTS, listed
+from model.qa.network import SpanConfig, SpanNetwork
 
 FORMAT = 2  # 2: a gate of its own for labels that the head does not know
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind: `config` from plain data, `network` from a configuration over an encoder."""
+
+    config: Callable[[Mapping[str, Any]], HeadSettings]
+    network: Callable[[Any, Encoder], nn.Module]
+
+
+LABELS: Final = Kind(HeadConfig.from_json, label_network)
+SPANS: Final = Kind(SpanConfig.from_json, SpanNetwork)
+TAGS: Final = Kind(TagConfig.from_json, TagNetwork)
+KINDS: Final[Mapping[str, Kind]] = {
+    "classification": LABELS,
+    "sentiment": LABELS,
+    "qa": SPANS,
+    "ner": TAGS,
+}
+
+
+def kind_of(task: object) -> Kind:
+    """The kind of a task's heads.
+
+    Raises:
+        ValueError: This version has no such task.
+    """
+    try:
+        return KINDS[str(task)]
+    except KeyError:
+        known = ", ".join(KINDS)
+        raise ValueError(f"a head for the task {task!r}; this version reads: {known}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +125,12 @@ def save_checkpoint(
             write_file(folder / "report.json", to_bytes(head.report))
             if head.documents:
                 write_file(folder / DOCUMENTS, head.documents)
-        said = {
+        about = {
             "format": FORMAT,
             "encoder": {"name": encoder.name, "sha256": encoder.sha256, "dim": encoder.dim},
             "fields": sorted(fields),
         }
-        write_manifest(aside, out.name, said)
+        write_manifest(aside, out.name, about)
     return verify(out)
 
 
@@ -135,8 +169,8 @@ def load_heads(folder: Path) -> tuple[Manifest, dict[str, HeadFiles]]:
     heads: dict[str, HeadFiles] = {}
     with refusing(folder):
         for field in manifest.fields:
-            place = folder / head_folder(field)
-            raw = json.loads((place / "config.json").read_bytes())
+            part = folder / head_folder(field)
+            raw = json.loads((part / "config.json").read_bytes())
             config = kind_of(raw["task"]).config(raw)
             if config.field != field:
                 raise CheckpointRefused(
@@ -144,9 +178,9 @@ def load_heads(folder: Path) -> tuple[Manifest, dict[str, HeadFiles]]:
                 )
             heads[field] = HeadFiles(
                 config=config,
-                tensors=load((place / "model.safetensors").read_bytes()),
-                report=json.loads((place / "report.json").read_bytes()),
-                documents=written.read_bytes() if (written := place / DOCUMENTS).exists() else b"",
+                tensors=load((part / "model.safetensors").read_bytes()),
+                report=json.loads((part / "report.json").read_bytes()),
+                documents=listed(part) or b"",
             )
     return manifest, heads
 

@@ -30,6 +30,10 @@ class HeadSettings(Protocol):
     def encoder_sha256(self) -> str:
         """The encoder that it was trained over."""
 
+    @property
+    def k(self) -> int:
+        """How many hits it reads."""
+
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
 

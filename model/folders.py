@@ -49,15 +49,15 @@ def written_whole(out: Path) -> Iterator[Path]:
         raise
 
 
-def write_manifest(aside: Path, version: str, said: Mapping[str, object]) -> None:
-    """The manifest over all files that lie in a folder so far; `said`: what else it holds."""
+def write_manifest(aside: Path, version: str, about: Mapping[str, object]) -> None:
+    """The manifest over all files that lie in a folder so far; `about`: what else it holds."""
     files = {
         str(path.relative_to(aside)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(aside.rglob("*"))
         if path.is_file()
     }
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    whole = {**said, "version": version, "created": created, "files": files}
+    whole = {**about, "version": version, "created": created, "files": files}
     write_file(aside / MANIFEST, to_bytes(whole))
 
 

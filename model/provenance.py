@@ -47,9 +47,9 @@ class TrainedOn:
         """Which of some documents are not among them."""
         if not len(self._known):
             return np.ones(len(doc_ids), dtype=np.bool_)
-        wanted = np.frombuffer(b"".join(map(digest, doc_ids)), dtype=">u8").astype(np.uint64)
-        places = np.searchsorted(self._known, wanted).clip(max=len(self._known) - 1)
-        found: NDArray[np.bool_] = self._known[places] != wanted
+        given = np.frombuffer(b"".join(map(digest, doc_ids)), dtype=">u8").astype(np.uint64)
+        places = np.searchsorted(self._known, given).clip(max=len(self._known) - 1)
+        found: NDArray[np.bool_] = self._known[places] != given
         return found
 
 

@@ -22,15 +22,14 @@ from model.config import MAX_TOKENS
 from model.encoder.adapter import Adapter
 from model.encoder.encoder import Encoder
 from model.encoder.windows import join_windows, split_windows
-from model.labels import list_fields
-from model.labels.gate import Mixture, credit
-from model.labels.memory import Retrieved, make_memory
+from model.labels import list_fields, one_label
+from model.labels.memory import Retrieved
 from model.labels.multilabel import MultilabelModel
-from model.labels.neighbours import NEIGHBOURS, plain_vote
+from model.labels.neighbours import NEIGHBOURS
 from model.labels.network import RetrievalAugmentedModel
-from model.labels.novelty import COUNTED, counted, is_new, novel
-from model.labels.prediction import Prediction, nothing, prediction_of
-from model.labels.query_state import QueryState, read_hits
+from model.labels.novelty import COUNTED
+from model.labels.prediction import Prediction
+from model.labels.query_state import QueryState
 from model.ner.network import TagNetwork
 from model.ner.tagger import Tagger
 from model.provenance import TrainedOn
@@ -40,7 +39,7 @@ from model.qa.network import SpanNetwork
 
 @dataclass(frozen=True, slots=True)
 class HeadInfo:
-    """What a head can do. `k`: how many hits it wants; `report`: how it was trained.
+    """What a head can do. `k`: how many hits it counts; `report`: how it was trained.
 
     `known`: the documents that it was trained on, as far as they were written down.
     """
@@ -193,8 +192,8 @@ class Reader:
             out = network.adapted(part, part_mask)
             whole, _ = join_windows(out, part_mask, [len(kept[i]) for i in rows])
             wide = network.wide([token_ids[i] for i in rows])
-            for i, row, said in zip(rows, whole, wide, strict=True):
-                states[i], wides[i] = row[: len(token_ids[i])], said
+            for i, row, logits in zip(rows, whole, wide, strict=True):
+                states[i], wides[i] = row[: len(token_ids[i])], logits
         return [
             QueryState(vector, state, sum(len(w) for w in row), encoder.reads(row[0]), wide)
             for vector, state, row, wide in zip(vectors, states, kept, wides, strict=True)
@@ -216,49 +215,21 @@ class Reader:
         labels = own + sorted(({*index_labels} | seen) - {*own})
         if isinstance(network, MultilabelModel):
             return list_fields.by_head(network, states, hits, labels)
-        multilabel = [any(isinstance(hit.label, list) for hit in row) for row in hits]
-        if any(multilabel):
-            # Row by row, so that no answer depends on what it shares a batch with.
-            rest = [i for i, lists in enumerate(multilabel) if not lists]
-            single = iter(
-                self.predict(
-                    [states[i] for i in rest], [hits[i] for i in rest], field, index_labels=labels
-                )
-                if rest
-                else ()
-            )
-            return [
-                list_fields.by_neighbours(state, row, labels) if lists else next(single)
-                for state, row, lists in zip(states, hits, multilabel, strict=True)
-            ]
-        if not labels:
-            return [nothing(len(row)) for row in hits]
-        memory = make_memory(hits, labels, self.encoder.dim, self.wanted(field))
-        base = torch.from_numpy(np.stack([state.vector for state in states]))
-        if network is None:
-            neighbours = plain_vote(base, memory, len(labels))
-            found = neighbours.found.float()
-            none = torch.zeros_like(found)
-            mixture = Mixture(neighbours.probs, found, none, none)
-            weights = found[:, None] * neighbours.weights
-        else:
-            new = is_new(hits, self.heads[field].known, memory.mask.shape[1])
-            memory = counted(memory, new, network.config.k)
-            reading = read_hits(network, states, base, memory, len(labels))
-            neighbours = reading.neighbours
-            plain = novel(base, memory, new, len(own))
-            mixture = network.gate(reading.logits, neighbours, plain)
-            weights = credit(mixture, neighbours, memory, len(own), plain)
-            weights = weights + (1 - mixture.gate[:, None]) * reading.attention
+        head = None
+        if network is not None:
+            info = self.heads[field]
+            head = one_label.Trained(network, info.known, info.k)
+        lists = [any(isinstance(hit.label, list) for hit in row) for row in hits]
+        if not any(lists):
+            return one_label.answer(head, states, hits, labels)
+        # Rows with lists one by one, so that no answer depends on what it shares a batch with.
+        rest = [i for i, is_list in enumerate(lists) if not is_list]
+        single = iter(
+            one_label.answer(head, [states[i] for i in rest], [hits[i] for i in rest], labels)
+            if rest
+            else ()
+        )
         return [
-            prediction_of(
-                labels,
-                row,
-                probs=mixture.probs[i].numpy(),
-                weights=weights[i].numpy(),
-                near=neighbours.similarity[i].numpy(),
-                gate=float(mixture.gate[i]),
-                trained=network is not None,
-            )
-            for i, row in enumerate(hits)
+            list_fields.by_neighbours(state, row, labels) if is_list else next(single)
+            for state, row, is_list in zip(states, hits, lists, strict=True)
         ]

@@ -16,7 +16,7 @@ from app.metrics import BatchStats, Observe
 
 if TYPE_CHECKING:
     from model.qa.answers import SpanAnswer
-    from model.qa.evidence import Asked, PassageText
+    from model.qa.evidence import PassageText, QaReading
     from model.qa.pairs import Pair
     from model.reader import Reader
 
@@ -33,7 +33,7 @@ class Question:
     passages: Sequence[PassageText]
     head: str
     future: Future[SpanAnswer]
-    asked: Asked | None = None
+    asked: QaReading | None = None
 
 
 class QuestionQueue:

@@ -21,7 +21,7 @@ from app.worker import JobRefused, Reporter
 
 if TYPE_CHECKING:
     from model.reader import Reader
-    from model.training.labels import Row
+    from model.training.split import Row
 
 TYPE: Final = "evaluate"
 ANSWERED_AT_ONCE: Final = 32
@@ -68,7 +68,7 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
                 fits=searcher.has_vectors,
                 reporter=reporter,
             )
-        info, rows = training_set.load(work)
+        info, rows, _ = training_set.load(work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     measured, which = held_out_rows(rows, trained, name, held_out=params["held_out"])
@@ -132,9 +132,7 @@ def _measure(
     ``multilabel``: answers are sets of labels; a row is right when its whole set is; a confidence
     is of the best label alone.
     """
-    from model.metrics import accuracy, calibration_error, macro_f1
-    from model.training.abstention import risk_coverage
-    from model.training.multilabel_metrics import set_scores
+    from model.metrics import accuracy, calibration_error, macro_f1, risk_coverage, set_scores
 
     said, sure, support, sets = [], [], [], []
     for start in range(0, len(rows), ANSWERED_AT_ONCE):

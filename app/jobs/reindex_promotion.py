@@ -138,7 +138,7 @@ def _rows(
             reporter=reporter,
             learned=_asked(searcher.documents(), field),
         )
-        info, rows = training_set.load(Path(work))
+        info, rows, _ = training_set.load(Path(work))
     return {row.id: row for row in rows}, sorted(info.labels)
 
 

@@ -1,4 +1,4 @@
-"""The job that trains a head: freeze, train, report, judge; then the server activates.
+"""The job that trains a head: freeze, train, report, decide; then the server activates.
 
 The child reads the store and the index without touching them, retrieves once for each row, and
 trains on the frozen rows; what differs by task is in `app.training.tasks`. What it was doing when
@@ -22,8 +22,8 @@ from app.records.registry import NO_CHECKPOINT, Registry
 from app.settings import Settings
 from app.training.context import Training
 from app.training.frozen_rows import SET
-from app.training.promotion import gate
-from app.training.tasks import TASKS
+from app.training.promotion import decide
+from app.training.tasks import TASKS, train
 from app.worker import JobCancelled, JobRefused, Reporter
 
 if TYPE_CHECKING:
@@ -57,14 +57,14 @@ def kind(settings: Settings, registry: Registry, activate: Callable[[str], objec
     def finish(job: Job, result: dict[str, Any]) -> dict[str, Any]:
         version = str(job.params["version"])
         margin = float(job.params.get("margin") or 0.0)
-        decision = gate(result["report"], job.params["activate"], margin)
+        decision = decide(result["report"], job.params["activate"], margin)
         better, reason = decision["activate"], decision["reason"]
         registry.keep_decision(version, {"job_id": job.id, "decided": time.time(), **decision})
         if better:
             activate(version)
         shutil.rmtree(work_folder(settings, job.id), ignore_errors=True)
-        said = {"version": version, "activated": better, "reason": reason, "gate": decision}
-        return {**said, **result}
+        outcome = {"version": version, "activated": better, "reason": reason, "gate": decision}
+        return {**outcome, **result}
 
     return JobKind("app.jobs.train:run", prepare, finish)
 
@@ -95,7 +95,6 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     encoder = load_encoder(params, reporter)
-    task = TASKS[params["task"]]
     training = Training(
         params=params,
         encoder=encoder,
@@ -106,9 +105,9 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     )
     if not (training.work / SET).exists():
         with opened(params, encoder) as searcher:
-            task.freeze(training, searcher)
+            TASKS[params["task"]].freeze(training, searcher)
     try:
-        return task.train(training)
+        return train(training)
     except TrainingCancelled:
         raise JobCancelled from None
     except (TrainingRefused, CheckpointRefused) as refused:

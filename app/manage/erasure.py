@@ -31,7 +31,7 @@ from app.problems import Problem
 from app.records import erased
 from app.records.feedback import Feedback
 from app.records.registry import Registry
-from app.training import label_rows as training_set
+from app.training.frozen_rows import FEEDBACK
 from index_data.documents import normalise
 from index_data.storage.store import DeleteResult, DocumentStore, delete_documents
 
@@ -138,7 +138,7 @@ def _drop_training_sets(work: Path, jobs: Jobs, names: set[str]) -> list[str]:
 def _holds(folder: Path, names: set[str]) -> bool:
     files = (
         ("rows.jsonl", "id"),
-        (training_set.FEEDBACK, "id"),
+        (FEEDBACK, "id"),
         ("passages.jsonl", "doc_id"),
         (pretrain.DOCUMENTS, "id"),
     )

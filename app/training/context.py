@@ -1,4 +1,4 @@
-"""One training as the modules of all tasks see it: what was asked for, over what, and where to."""
+"""A training job as every task sees it, and what a task says of itself."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from app.worker import JobRefused, Reporter
 from index_data.storage.store import DocumentStore, ReadOnlyStore
 
 if TYPE_CHECKING:
+    from app.training.frozen_rows import SetInfo
+    from index_data.search.searcher import Searcher
     from model.encoder.encoder import Encoder
+    from model.training.driver import HeadTraining
 
-MAX_FEEDBACK: Final = 500  # recorded feedback that the gate asks
+MAX_FEEDBACK: Final = 500  # recorded feedback that a promotion is decided by
 OPTIONS: Final = ("optimizer", "lr", "epochs", "batch_size", "seed", "holdout", "k")
 LEAST_ROWS: Final = 8  # questions or sentences: fewer teach nothing and measure nothing
 
@@ -39,7 +42,7 @@ class Training:
         return str(self.params["field"])
 
     def options(self) -> dict[str, Any]:
-        """What was asked for; the rest is for the configuration to choose."""
+        """Those that the request names; the rest is for the configuration to choose."""
         return {name: self.params[name] for name in OPTIONS if self.params.get(name) is not None}
 
     def progress(self, step: int, total: int, loss: float | None, _: float | None) -> None:
@@ -67,10 +70,32 @@ class Training:
         finally:
             store.close()
 
-    def said(self, read: Callable[[ReadOnlyStore, str], list[FeedbackItem]]) -> list[FeedbackItem]:
-        """What people said is right, of the head's own field: the newest so many."""
+    def feedback(
+        self, read: Callable[[ReadOnlyStore, str], list[FeedbackItem]]
+    ) -> list[FeedbackItem]:
+        """Recorded feedback on the head's own field: the newest so many."""
         with self.store() as store:
             return read(store, self.field)[-MAX_FEEDBACK:]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingTask:
+    """What differs by task; the table is `app.training.tasks`.
+
+    ``head``: the head's name; with ``fields`` only where the request names no label field.
+    ``family``: the task that a dataset must be for. The checks raise ``validation`` before a job is
+    queued: ``check_index`` on what the index has to learn from, ``check_dataset`` on an uploaded
+    set. ``freeze`` writes the rows with their hits into the training's folder, ``head_training``
+    reads them back as what `model.training.driver` trains.
+    """
+
+    head: str
+    family: str
+    check_index: Callable[[Searcher, str], None]
+    check_dataset: Callable[[Dataset], None]
+    freeze: Callable[[Training, Searcher], None]
+    head_training: Callable[[Training, SetInfo], HeadTraining[Any, Any]]
+    fields: bool = False
 
 
 def check_rows(found: Dataset) -> None:

@@ -4,6 +4,7 @@ The reader never sees the retriever: each row holds its hits. A frozen set can b
 replayed, and a training run that is resumed reads the very rows it began with.
 
     passages.jsonl  {"doc_id", "title", "text", ...}, each passage that was found, once
+    vectors.npy     of label fields: their vectors, half precision [passages, dim]; 0: there is none
     rows.jsonl      {"id", ..., "hits": [[passage, score], ...]}
     feedback.jsonl  recorded feedback in the same shape: never trained on, only measured on
     set.json        what it was made from; written last, so that it marks a whole set
@@ -16,13 +17,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final, TextIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.worker import Reporter
-from index_data.documents import Document
+from index_data.documents import Document, near_duplicate
 from index_data.search.searcher import Hit, Searcher
 from index_data.segment.filters import Filter
 from index_data.text.similarity import Known
@@ -31,10 +32,13 @@ SET: Final = "set.json"
 ROWS: Final = "rows.jsonl"
 PASSAGES: Final = "passages.jsonl"
 FEEDBACK: Final = "feedback.jsonl"
+VECTORS: Final = "vectors.npy"
 ENCODED_AT_ONCE: Final = 64
 
 Encode = Callable[[Sequence[str]], NDArray[np.float32]]
 About = Callable[[Hit], dict[str, Any]]
+P = TypeVar("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +54,30 @@ class SetInfo:
     sequence: int
     rows: int
     labels: dict[str, int]
-    lists: int  # documents left out since their value of the field is a list
-    dropped: int
+    lists: int = 0  # documents left out since their value of the field is a list
+    dropped: int = 0
     left_out: int = 0
     multilabel: bool = False  # the field's values are lists, and the labels are independent
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A row that is retrieved for. ``row``: as it is kept; ``same``: what may not be evidence."""
+    """A row that is retrieved for. ``row``: as it is written.
+
+    ``same``: whether a document may not be evidence for it; ``None``: near-duplicates of its text.
+    """
 
     id: str
     text: str
     row: Mapping[str, Any]
-    same: Callable[[Document], bool]
     lang: str | None = None
+    same: Callable[[Document], bool] | None = None
+
+    def is_same(self, other: Document) -> bool:
+        """Whether a document is the row again."""
+        if self.same is not None:
+            return self.same(other)
+        return near_duplicate(self.text, other.text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +90,14 @@ class Retrieval:
     encode: Encode | None = None
     filter: Filter | None = None
     passages: bool = False
+
+    @classmethod
+    def by_default(
+        cls, searcher: Searcher, k: int, encode: Encode | None, *, passages: bool = False
+    ) -> Retrieval:
+        """As the server retrieves; ``encode`` ``None``: the index has no vectors that fit."""
+        method = "bm25" if encode is None else searcher.default_method
+        return cls(searcher, k, method, encode, passages=passages)
 
     def each(
         self, queries: Sequence[Query], reporter: Reporter | None = None
@@ -96,7 +117,7 @@ class Retrieval:
         near: set[str] = set()
 
         def same(other: Document) -> bool:
-            if query.same(other):
+            if query.is_same(other):
                 near.add(other.id)
                 return True
             return False
@@ -130,9 +151,8 @@ class Passages:
     def number(self, hit: Hit) -> int:
         """The number of a passage, which is written down when it is new."""
         key = (hit.doc_id, hit.start, hit.end)
-        found = self._numbers.get(key)
-        if found is not None:
-            return found
+        if key in self._numbers:
+            return self._numbers[key]
         number = self._numbers[key] = len(self._numbers)
         line: dict[str, Any] = {"doc_id": hit.doc_id, "title": hit.document.title, "text": hit.text}
         self._file.write(json.dumps(line | self._about(hit), ensure_ascii=False) + "\n")
@@ -141,8 +161,8 @@ class Passages:
 
     def row(self, query: Query, hits: Sequence[Hit]) -> str:
         """A line of ``rows.jsonl``."""
-        found = [[self.number(hit), hit.score] for hit in hits]
-        return json.dumps({"id": query.id, **query.row, "hits": found}, ensure_ascii=False) + "\n"
+        numbers = [[self.number(hit), hit.score] for hit in hits]
+        return json.dumps({"id": query.id, **query.row, "hits": numbers}, ensure_ascii=False) + "\n"
 
     def vectors(self) -> NDArray[np.float16]:
         """Of all passages, [passages, dim]; zeros where there is none."""
@@ -163,28 +183,34 @@ def freeze_rows(
     field: str,
     labels: Mapping[str, int],
     about: About = lambda hit: {},
-    left_out: int = 0,
+    vectors: bool = False,
     feedback_items: Sequence[Query] = (),
+    lists: int = 0,
+    left_out: int = 0,
+    multilabel: bool = False,
 ) -> SetInfo:
-    """Retrieve once for each row and write the set, without vectors.
+    """Retrieve once for each row and write the set; ``vectors``: with those of the passages.
 
-    ``opinions``: rows to measure on too, without those whose text a row has, or nearly has.
+    ``feedback_items``: rows to measure on too, without those whose text a row has, or nearly has.
+    The others: see `SetInfo`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     dropped = 0
+    known = Known(query.text for query in queries)
+    fresh = [one for one in feedback_items if not known.near(one.text)]
     with (
         (folder / PASSAGES).open("w", encoding="utf-8") as passages,
         (folder / ROWS).open("w", encoding="utf-8") as rows,
-        (folder / FEEDBACK).open("w", encoding="utf-8") as said,
+        (folder / FEEDBACK).open("w", encoding="utf-8") as feedback,
     ):
         writer = Passages(passages, about)
         for query, hits, near in retrieval.each(queries, reporter):
             dropped += len(near)
             rows.write(writer.row(query, hits))
-        known = Known(query.text for query in queries)
-        fresh = [one for one in feedback_items if not known.near(one.text)]
         for query, hits, _ in retrieval.each(fresh):
-            said.write(writer.row(query, hits))
+            feedback.write(writer.row(query, hits))
+    if vectors:
+        np.save(folder / VECTORS, writer.vectors())
     info = SetInfo(
         field=field,
         k=retrieval.k,
@@ -193,23 +219,42 @@ def freeze_rows(
         sequence=retrieval.searcher.sequence,
         rows=len(queries),
         labels=dict(labels),
-        lists=0,
+        lists=lists,
         dropped=dropped,
         left_out=left_out,
+        multilabel=multilabel,
     )
-    write_info(folder, info)
+    # Last, so that it marks a whole set.
+    (folder / SET).write_text(json.dumps(asdict(info), ensure_ascii=False), encoding="utf-8")
     return info
 
 
-def feedback_rows(folder: Path) -> Iterator[dict[str, Any]]:
-    """The recorded feedback of a frozen set; none where it was frozen before there was any."""
-    if (folder / FEEDBACK).is_file():
-        yield from lines(folder / FEEDBACK)
+def load_rows(
+    folder: Path,
+    passage: Callable[[dict[str, Any]], P],
+    row: Callable[[dict[str, Any], list[tuple[P, float]]], R],
+) -> tuple[list[R], list[R]]:
+    """The rows of a frozen set, and its recorded feedback (none where it is from before there was).
 
+    ``passage`` reads a passage, with its ``vector`` where there are any; ``row`` a row with its
+    hits, each with its score.
+    """
+    raw = [*lines(folder / PASSAGES)]
+    if (folder / VECTORS).is_file():
+        vectors = np.load(folder / VECTORS, allow_pickle=False).astype(np.float32)
+        known = vectors.any(axis=1) if vectors.size else np.zeros(len(raw), dtype=bool)
+        for number, one in enumerate(raw):
+            one["vector"] = vectors[number] if known[number] else None
+    passages = [passage(one) for one in raw]
 
-def write_info(folder: Path, info: SetInfo) -> None:
-    """Mark a set as whole."""
-    (folder / SET).write_text(json.dumps(asdict(info), ensure_ascii=False), encoding="utf-8")
+    def read(name: str) -> list[R]:
+        if name == FEEDBACK and not (folder / name).is_file():
+            return []
+        return [
+            row(one, [(passages[n], s) for n, s in one["hits"]]) for one in lines(folder / name)
+        ]
+
+    return read(ROWS), read(FEEDBACK)
 
 
 def read_info(folder: Path) -> SetInfo:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from app.problems import invalid
 from app.records.datasets import Dataset
 from app.records.feedback import feedback_items
-from app.training.context import Training
+from app.training.context import Training, TrainingTask
 from index_data.documents import Document, content_id
 
 if TYPE_CHECKING:
+    from app.training.frozen_rows import SetInfo
     from index_data.search.searcher import Searcher
+    from model.training.labels import LabelTraining
 
 SENTIMENT_LAYERS: Final = 6
 """Adapted from the top: what sentiment hangs on lies further down than topics (docs/decisions/)."""
@@ -36,11 +37,11 @@ def check_dataset(found: Dataset) -> None:
 
 def freeze(training: Training, searcher: Searcher) -> None:
     """Retrieve for every labelled text. Raises :class:`JobRefused` on fewer than two labels."""
-    from app.training import label_rows as training_set
+    from app.training import label_rows
     from model.config import TrainConfig
 
     rows = training.dataset_rows()
-    training_set.freeze(
+    label_rows.freeze(
         searcher,
         training.work,
         field=training.field,
@@ -48,43 +49,32 @@ def freeze(training: Training, searcher: Searcher) -> None:
         encode=training.encoder.encode,
         fits=searcher.has_vectors,
         reporter=training.reporter,
-        learned=None if rows is None else documents(rows, training.field),
-        feedback_items=recorded_feedback(training),
+        learned=None if rows is None else documents_of(rows, training.field),
+        feedback_items=[
+            Document(one.id, one.text, labels={one.field: str(one.label)})
+            for one in training.feedback(feedback_items)
+        ],
     )
 
 
-def train(training: Training) -> dict[str, Any]:
-    """Train on the frozen rows; the report, and what the rows were made from."""
-    from app.training import label_rows as training_set
+def head_training(training: Training, info: SetInfo) -> LabelTraining:
+    """The frozen rows, and how a head is trained on them."""
+    from app.training import label_rows
     from model.config import TrainConfig
-    from model.provenance import digests
-    from model.training.labels import train_head
-    from model.training.multilabel import train_multilabel
+    from model.training.labels import LabelTraining
+    from model.training.multilabel import MultilabelTraining
 
-    info, rows = training_set.load(training.work)
+    _, rows, feedback = label_rows.load(training.work)
     task, given = training.params["task"], training.options()
     if task == "sentiment":
         given["layers"] = SENTIMENT_LAYERS
-    learn = train_multilabel if info.multilabel else train_head
-    report = learn(
-        rows,
-        TrainConfig(field=training.field, task=task, **given),
-        training.encoder,
-        training.out,
-        base=training.base,
-        feedback_items=training_set.load_feedback(training.work),
-        documents=digests(training_set.documents(training.work)),
-        progress=training.progress,
-        cancelled=training.reporter.cancelled,
-    ).to_json()
-    if info.lists:
-        left = f"{info.lists} documents have a list of labels in this field and were left out"
-        report["warnings"] = [*report["warnings"], left]
-    return {"report": report, "data": asdict(info)}
+    config = TrainConfig(field=training.field, task=task, **given)
+    kind = MultilabelTraining if info.multilabel else LabelTraining
+    return kind(rows, config, training.encoder, feedback)
 
 
-def documents(rows: list[dict[str, Any]], field: str) -> Iterator[Document]:
-    """The rows of an uploaded set; one that says only ``label`` is of whatever is asked for."""
+def documents_of(rows: list[dict[str, Any]], field: str) -> Iterator[Document]:
+    """The rows of an uploaded set; one that says only ``label`` is of whatever field is asked."""
     for row in rows:
         labels = row["labels"]
         if [*labels] == ["label"]:
@@ -92,7 +82,12 @@ def documents(rows: list[dict[str, Any]], field: str) -> Iterator[Document]:
         yield Document(row.get("id") or content_id(row["text"]), row["text"], labels=labels)
 
 
-def recorded_feedback(training: Training) -> list[Document]:
-    """What people said is right in this field, as labelled texts."""
-    labelled = [(one, str(one.label)) for one in training.said(feedback_items)]
-    return [Document(one.id, one.text, labels={one.field: label}) for one, label in labelled]
+LABELS: Final = TrainingTask(
+    head="label",
+    family="classification",
+    check_index=check_index,
+    check_dataset=check_dataset,
+    freeze=freeze,
+    head_training=head_training,
+    fields=True,
+)

@@ -7,32 +7,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from app.problems import invalid
 from app.records.datasets import Dataset
 from app.records.feedback import FeedbackItem, marked
-from app.training.context import Training, check_rows, enough
-from app.training.frozen_rows import (
-    PASSAGES,
-    ROWS,
-    Query,
-    Retrieval,
-    documents,
-    feedback_rows,
-    freeze_rows,
-    read_info,
-)
-from app.training.frozen_rows import lines as objects
-from index_data.documents import Document, content_id, entities_of, near_duplicate
+from app.training.context import Training, TrainingTask, check_rows, enough
+from app.training.frozen_rows import Query, Retrieval, SetInfo, freeze_rows, load_rows
+from index_data.documents import content_id, entities_of
 from index_data.entities import COLUMN, spans, within
 from index_data.segment.filters import MARKED
 
 if TYPE_CHECKING:
     from index_data.search.searcher import Hit, Searcher
-    from model.ner.rows import TagRow
+    from model.training.ner import NerTraining
 
 METHOD = "bm25"  # as when it is served: what finds names is the names
 
@@ -66,15 +54,15 @@ def freeze(training: Training, searcher: Searcher) -> None:
         field=training.field,
         labels=dict(types.most_common()),
         about=_entities_in,
-        feedback_items=[_said(one) for one in training.said(marked)],
+        feedback_items=[_feedback(one) for one in training.feedback(marked)],
     )
 
 
-def _uploaded(row: dict[str, Any]) -> Query:
-    entities = [(one["start"], one["end"], one["type"]) for one in row["entities"]]
-    kept = {"text": row["text"], "entities": entities}
-    name = row.get("id") or content_id(row["text"])
-    return Query(name, row["text"], kept, partial(_near, row["text"]))
+def _uploaded(raw: dict[str, Any]) -> Query:
+    text = raw["text"]
+    entities = [(one["start"], one["end"], one["type"]) for one in raw["entities"]]
+    row = {"text": text, "entities": entities}
+    return Query(raw.get("id") or content_id(text), text, row)
 
 
 def _marked(searcher: Searcher) -> Iterator[Query]:
@@ -82,60 +70,45 @@ def _marked(searcher: Searcher) -> Iterator[Query]:
     for document in searcher.documents():
         entities = entities_of(document)
         if entities is not None:
-            kept = {"text": document.text, "entities": entities}
-            same = partial(_near, document.text)
-            yield Query(document.id, document.text, kept, same, document.lang)
+            row = {"text": document.text, "entities": entities}
+            yield Query(document.id, document.text, row, document.lang)
 
 
-def _said(one: FeedbackItem) -> Query:
-    """What a person said of a text, to measure on."""
-    kept = {"text": one.text, "entities": spans(one.entities or [])}
-    return Query(one.id, one.text, kept, partial(_near, one.text))
-
-
-def _near(text: str, other: Document) -> bool:
-    return near_duplicate(text, other.text)
+def _feedback(one: FeedbackItem) -> Query:
+    """What a person marked in a text, to measure on."""
+    return Query(one.id, one.text, {"text": one.text, "entities": spans(one.entities or [])})
 
 
 def _entities_in(hit: Hit) -> dict[str, Any]:
     return {"entities": within(entities_of(hit.document) or (), hit.start, hit.end)}
 
 
-def train(training: Training) -> dict[str, Any]:
-    """Train on the frozen rows; the report, and what the rows were made from."""
-    from model.ner.rows import TagTrainConfig
-    from model.provenance import digests
-    from model.training.ner import train_tagger
+def head_training(training: Training, _: SetInfo) -> NerTraining:
+    """The frozen rows, and how a head is trained on them."""
+    from model.ner.evidence import Entities, TagHit
+    from model.ner.rows import TagRow, TagTrainConfig
+    from model.training.ner import NerTraining
 
-    rows, feedback_items = load(training)
-    report = train_tagger(
-        rows,
-        TagTrainConfig(field=training.field, **training.options()),
-        training.encoder,
-        training.out,
-        base=training.base,
-        feedback_items=feedback_items,
-        documents=digests(documents(training.work)),
-        progress=training.progress,
-        cancelled=training.reporter.cancelled,
-    )
-    return {"report": report.to_json(), "data": asdict(read_info(training.work))}
+    def entities(raw: dict[str, Any]) -> Entities:
+        return tuple((start, end, kind) for start, end, kind in raw["entities"])
+
+    def passage(raw: dict[str, Any]) -> tuple[str, Entities]:
+        return raw["text"], entities(raw)
+
+    def row(raw: dict[str, Any], scored: list[tuple[tuple[str, Entities], float]]) -> TagRow:
+        hits = [TagHit(text, marks, score) for (text, marks), score in scored]
+        return TagRow(raw["id"], raw["text"], entities(raw), hits)
+
+    rows, feedback = load_rows(training.work, passage, row)
+    config = TagTrainConfig(field=training.field, **training.options())
+    return NerTraining(rows, config, training.encoder, feedback)
 
 
-def load(training: Training) -> tuple[list[TagRow], list[TagRow]]:
-    """The frozen rows, and the recorded feedback."""
-    from model.ner.evidence import TagHit
-    from model.ner.rows import TagRow
-
-    found = [
-        (passage["text"], tuple((a, b, kind) for a, b, kind in passage["entities"]))
-        for passage in objects(training.work / PASSAGES)
-    ]
-
-    def row(raw: dict[str, Any]) -> TagRow:
-        entities = tuple((a, b, kind) for a, b, kind in raw["entities"])
-        hits = [TagHit(found[number][0], found[number][1], score) for number, score in raw["hits"]]
-        return TagRow(raw["id"], raw["text"], entities, hits)
-
-    rows = [row(raw) for raw in objects(training.work / ROWS)]
-    return rows, [row(raw) for raw in feedback_rows(training.work)]
+NER: Final = TrainingTask(
+    head="ner",
+    family="ner",
+    check_index=check_index,
+    check_dataset=check_dataset,
+    freeze=freeze,
+    head_training=head_training,
+)

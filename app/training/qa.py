@@ -8,25 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from app.problems import invalid
-from app.records.datasets import Dataset
 from app.records.feedback import answered
-from app.training.context import Training, check_rows, enough
-from app.training.frozen_rows import (
-    PASSAGES,
-    ROWS,
-    Query,
-    Retrieval,
-    documents,
-    feedback_rows,
-    freeze_rows,
-    read_info,
-)
-from app.training.frozen_rows import lines as objects
+from app.training.context import Training, TrainingTask, check_rows, enough
+from app.training.frozen_rows import Query, Retrieval, SetInfo, freeze_rows, load_rows
 from index_data.documents import Document, content_id, near_duplicate
 from index_data.text.analysis import detect_language
 from index_data.text.passages import passages
@@ -34,6 +22,7 @@ from index_data.text.passages import passages
 if TYPE_CHECKING:
     from index_data.search.searcher import Searcher
     from model.qa.rows import SpanRow
+    from model.training.qa import QaTraining
 
 EPOCHS: Final = ((500, 20), (2_000, 10), (10_000, 4))
 """By the number of questions; of more, as many as the configuration says."""
@@ -46,11 +35,6 @@ def check_index(searcher: Searcher, field: str) -> None:
     raise invalid("#/dataset", "questions are learned from an uploaded set of the shape squad")
 
 
-def check_dataset(found: Dataset) -> None:
-    """Refuse too few questions. Raises ``validation``."""
-    check_rows(found)
-
-
 def freeze(training: Training, searcher: Searcher) -> None:
     """Find passages for every question that has an answer.
 
@@ -61,40 +45,37 @@ def freeze(training: Training, searcher: Searcher) -> None:
     given = training.dataset_rows() or []
     rows = [row for row in given if row["answers"]]
     enough(rows, f"of the {len(given)} questions of the set have an answer")
-    fits = searcher.has_vectors
-    retrieval = Retrieval(
-        searcher,
-        SpanTrainConfig(**training.options()).k,
-        searcher.default_method if fits else "bm25",
-        training.encoder.encode if fits else None,
-        passages=True,
-    )
     freeze_rows(
-        retrieval,
+        Retrieval.by_default(
+            searcher,
+            SpanTrainConfig(**training.options()).k,
+            training.encoder.encode if searcher.has_vectors else None,
+            passages=True,
+        ),
         training.work,
         [_query(row) for row in rows],
         training.reporter,
         field=training.field,
         labels={},
         left_out=len(given) - len(rows),
-        feedback_items=list(_said(training)),
+        feedback_items=list(_feedback(training)),
     )
 
 
 def _query(row: dict[str, Any]) -> Query:
     question, context = row["question"], row["context"]
     name = row.get("id") or content_id(f"{question}\n{context}")
-    return Query(name, question, row, partial(is_same, question, context))
+    return Query(name, question, row, same=partial(is_same, question, context))
 
 
-def _said(training: Training) -> Iterator[Query]:
+def _feedback(training: Training) -> Iterator[Query]:
     """Questions to which people gave the answer with its document, read in the answer's passage.
 
     An answer that its document does not hold (any more) says nothing of where it should be found.
     """
-    said = training.said(answered)
+    items = training.feedback(answered)
     with training.store() as store:
-        for one in said:
+        for one in items:
             answer = one.answer or {}
             document = store.get(answer["doc_id"]) if answer.get("doc_id") else None
             text = "" if document is None else document.text
@@ -110,7 +91,7 @@ def _said(training: Training) -> Iterator[Query]:
             place = {"text": answer["text"], "start": start - first}
             title = None if document is None else document.title
             row = {"question": one.text, "context": context, "title": title, "answers": [place]}
-            yield Query(one.id, one.text, row, partial(is_same, one.text, context))
+            yield Query(one.id, one.text, row, same=partial(is_same, one.text, context))
 
 
 def is_same(question: str, context: str, other: Document) -> bool:
@@ -124,51 +105,26 @@ def is_same(question: str, context: str, other: Document) -> bool:
     return not own and near_duplicate(context, other.text)
 
 
-def train(training: Training) -> dict[str, Any]:
-    """Train on the frozen rows; the report, and what the rows were made from."""
-    from model.provenance import digests
-    from model.qa.rows import SpanTrainConfig
-    from model.training.qa import train_span
+def head_training(training: Training, _: SetInfo) -> QaTraining:
+    """The frozen rows, and how a head is trained on them."""
+    from model.qa.evidence import PassageText
+    from model.qa.rows import SpanRow, SpanTrainConfig
+    from model.training.qa import QaTraining
 
-    info, (rows, feedback_items) = read_info(training.work), load(training)
-    report = train_span(
-        rows,
-        SpanTrainConfig(
-            field=training.field, lang=language(rows), **sized(training.options(), len(rows))
-        ),
-        training.encoder,
-        training.out,
-        base=training.base,
-        feedback_items=feedback_items,
-        documents=digests(documents(training.work)),
-        progress=training.progress,
-        cancelled=training.reporter.cancelled,
-    ).to_json()
-    if info.left_out:
-        left = f"{info.left_out} questions without an answer were left out"
-        report["warnings"] = [*report["warnings"], left]
-    return {"report": report, "data": asdict(info)}
+    def passage(raw: dict[str, Any]) -> PassageText:
+        return PassageText(raw["text"], title=raw["title"])
 
-
-def load(training: Training) -> tuple[list[SpanRow], list[SpanRow]]:
-    """The frozen rows, and the recorded feedback."""
-    from model.labels.memory import Retrieved
-    from model.qa.rows import SpanRow
-
-    found = [
-        Retrieved(passage["title"], passage["text"], None, 0.0, None)
-        for passage in objects(training.work / PASSAGES)
-    ]
-
-    def row(raw: dict[str, Any]) -> SpanRow:
-        answers = [(answer["text"], answer["start"]) for answer in raw["answers"]]
-        hits = [found[number] for number, _ in raw["hits"]]
+    def row(raw: dict[str, Any], scored: list[tuple[PassageText, float]]) -> SpanRow:
+        hits = [hit for hit, _ in scored]
         own = (hit.title for hit in hits if hit.text in raw["context"])
         title = raw.get("title") or next(own, None)
+        answers = [(answer["text"], answer["start"]) for answer in raw["answers"]]
         return SpanRow(raw["id"], raw["question"], raw["context"], answers, hits, title)
 
-    rows = [row(raw) for raw in objects(training.work / ROWS)]
-    return rows, [row(raw) for raw in feedback_rows(training.work)]
+    rows, feedback = load_rows(training.work, passage, row)
+    options = sized(training.options(), len(rows))
+    config = SpanTrainConfig(field=training.field, lang=language(rows), **options)
+    return QaTraining(rows, config, training.encoder, feedback)
 
 
 def sized(given: dict[str, Any], rows: int) -> dict[str, Any]:
@@ -185,3 +141,13 @@ def sized(given: dict[str, Any], rows: int) -> dict[str, Any]:
 def language(rows: Sequence[SpanRow]) -> str:
     """By whose rules answers are compared: the language of most texts."""
     return Counter(detect_language(row.context) for row in rows).most_common(1)[0][0]
+
+
+QA: Final = TrainingTask(
+    head="qa",
+    family="qa",
+    check_index=check_index,
+    check_dataset=check_rows,
+    freeze=freeze,
+    head_training=head_training,
+)

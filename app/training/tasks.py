@@ -6,67 +6,44 @@ there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any, Final
 
-from app.records.datasets import Dataset
-from app.training import labels as label_training
-from app.training import ner as ner_training
-from app.training import qa as qa_training
-from app.training.context import Training
+from app.training.context import Training, TrainingTask
+from app.training.frozen_rows import documents, read_info
+from app.training.labels import LABELS
+from app.training.ner import NER
+from app.training.qa import QA
 
-if TYPE_CHECKING:
-    from index_data.search.searcher import Searcher
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingTask:
-    """What differs by task. ``head``: the head's name; with ``fields`` only where the request
-    names no label field. ``family``: the task that a dataset must be for.
-
-    The checks raise ``validation`` before a job is queued: ``check_index`` on what the index has
-    to learn from, ``check_dataset`` on an uploaded set. ``freeze`` writes the rows with their hits
-    into the training's folder, ``train`` makes the checkpoint and gives ``report`` and ``data``.
-    """
-
-    head: str
-    family: str
-    check_index: Callable[[Searcher, str], None]
-    check_dataset: Callable[[Dataset], None]
-    freeze: Callable[[Training, Searcher], None]
-    train: Callable[[Training], dict[str, Any]]
-    fields: bool = False
-
-
-LABELS: Final = TrainingTask(
-    head="label",
-    family="classification",
-    check_index=label_training.check_index,
-    check_dataset=label_training.check_dataset,
-    freeze=label_training.freeze,
-    train=label_training.train,
-    fields=True,
-)
 TASKS: Final[Mapping[str, TrainingTask]] = {
     "classification": LABELS,
     "sentiment": replace(LABELS, head="sentiment"),
-    "qa": TrainingTask(
-        head="qa",
-        family="qa",
-        check_index=qa_training.check_index,
-        check_dataset=qa_training.check_dataset,
-        freeze=qa_training.freeze,
-        train=qa_training.train,
-    ),
-    "ner": TrainingTask(
-        head="ner",
-        family="ner",
-        check_index=ner_training.check_index,
-        check_dataset=ner_training.check_dataset,
-        freeze=ner_training.freeze,
-        train=ner_training.train,
-    ),
+    "qa": QA,
+    "ner": NER,
 }
 TAKEN: Final = frozenset(task.head for task in TASKS.values() if not task.fields)
 """Heads that no label field may be named like."""
+
+
+def train(training: Training) -> dict[str, Any]:
+    """Train on the frozen rows: ``report``, and ``data``, what the rows were made from."""
+    from model.provenance import digests
+    from model.training.driver import train_head
+
+    info = read_info(training.work)
+    report = train_head(
+        TASKS[training.params["task"]].head_training(training, info),
+        training.out,
+        base=training.base,
+        documents=digests(documents(training.work)),
+        progress=training.progress,
+        cancelled=training.reporter.cancelled,
+    ).to_json()
+    if info.lists:
+        left = f"{info.lists} documents have a list of labels in this field and were left out"
+        report["warnings"] = [*report["warnings"], left]
+    if info.left_out:
+        left = f"{info.left_out} questions without an answer were left out"
+        report["warnings"] = [*report["warnings"], left]
+    return {"report": report, "data": asdict(info)}

@@ -16,7 +16,7 @@ from benchmarks.tools.folders import CACHE, data_folder
 from index_data.documents import near_duplicate, normalise
 from model.encoder.encoder import Encoder
 from model.labels.memory import Retrieved
-from model.training.labels import Row
+from model.training.split import Row
 
 POOL = 96  # neighbours looked at before near-duplicates are dropped
 FILES = {

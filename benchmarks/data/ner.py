@@ -12,7 +12,7 @@ from index_data.search.searcher import Searcher
 from index_data.segment.segment import segment_of
 from index_data.segment.view import compiled, whole
 from model.ner.evidence import TagHit
-from model.training.ner import TagRow
+from model.ner.rows import TagRow
 
 SETS = {
     "conll2003": ("train", "dev", "test", " "),

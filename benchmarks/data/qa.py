@@ -13,7 +13,7 @@ from benchmarks.tools.vector_cache import CachedEncoder
 from index_data.documents import Document, near_duplicate
 from index_data.search.searcher import Searcher
 from model.encoder.encoder import Encoder
-from model.labels.memory import Retrieved
+from model.qa.evidence import PassageText
 from model.qa.rows import SpanRow
 
 HITS = 8
@@ -65,7 +65,7 @@ def training_rows(
             own = number[r["context"]]
             found = searcher.search(r["question"], k=HITS, method=method, query_vector=vector)
             hits = [
-                Retrieved(None, hit.text, None, hit.score, None)
+                PassageText(hit.text)
                 for hit in found
                 if hit.doc_id == own or not near_duplicate(hit.document.text, r["context"])
             ]

@@ -114,8 +114,8 @@ def load_bert(folder: Path) -> tuple[Bert, Any]:
             name.removeprefix(f"{config.model_type}."): value
             for name, value in load_file(folder / "model.safetensors").items()
         }
-        wanted = model.state_dict()
-        model.load_state_dict({name: stored[name].float() for name in wanted}, assign=True)
+        names = model.state_dict()
+        model.load_state_dict({name: stored[name].float() for name in names}, assign=True)
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     except KeyError as error:
         raise ValueError(f"{folder}: no weights named {error}") from error

@@ -90,8 +90,8 @@ class RetrievalAugmentedModel(nn.Module):
         """What the n-grams of texts add to their logits, [b, L] on the CPU."""
         if self.ngrams is None:
             return torch.zeros(len(token_ids), len(self.config.labels))
-        said: Tensor = self.ngrams(token_ids)
-        return said
+        logits: Tensor = self.ngrams(token_ids)
+        return logits
 
     def classify(self, h: Tensor, mask: Tensor, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
         """Adapted states [b, t, d] -> logits [b, L], attention on hits [b, k], pooled [b, d]."""

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model.training.calibration import RIDGE, minimise
+from model.optimise import RIDGE, minimise
 
 C = 10.0
 """Inverse of the regularisation, as scikit-learn counts it."""

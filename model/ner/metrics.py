@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from model.metrics import calibration_error
 
-Said = tuple[int, int, str, float]
+ScoredSpan = tuple[int, int, str, float]
 """A span as it was found: start, end, type, score."""
 
 
@@ -38,13 +38,13 @@ class Scores:
 
 def span_scores(
     truth: Sequence[Sequence[tuple[int, int, str]]],
-    said: Sequence[Sequence[Said]],
+    answers: Sequence[Sequence[ScoredSpan]],
 ) -> Scores:
     """Precision, recall and F1 over all texts (micro), and F1 by type."""
     right: Counter[str] = Counter()
     there: Counter[str] = Counter()
     found: Counter[str] = Counter()
-    for gold, answer in zip(truth, said, strict=True):
+    for gold, answer in zip(truth, answers, strict=True):
         spans = {(start, end, kind) for start, end, kind, _ in answer}
         there.update(kind for _, _, kind in gold)
         found.update(kind for _, _, kind in spans)
@@ -58,11 +58,11 @@ def span_scores(
 
 
 def row_counts(
-    truth: Sequence[Sequence[tuple[int, int, str]]], said: Sequence[Sequence[Said]]
+    truth: Sequence[Sequence[tuple[int, int, str]]], answers: Sequence[Sequence[ScoredSpan]]
 ) -> list[tuple[float, float]]:
     """For each text 2 * right, and there + found: their sums' quotient is F1."""
     rows = []
-    for gold, answer in zip(truth, said, strict=True):
+    for gold, answer in zip(truth, answers, strict=True):
         there, found = {*gold}, {(start, end, kind) for start, end, kind, _ in answer}
         rows.append((2.0 * len(there & found), float(len(there) + len(found))))
     return rows
@@ -70,12 +70,12 @@ def row_counts(
 
 def calibration_of(
     truth: Sequence[Sequence[tuple[int, int, str]]],
-    said: Sequence[Sequence[Said]],
+    answers: Sequence[Sequence[ScoredSpan]],
 ) -> dict[str, float]:
     """Expected calibration error of the entities' scores, 15 bins."""
     scores: list[float] = []
     right: list[bool] = []
-    for gold, answer in zip(truth, said, strict=True):
+    for gold, answer in zip(truth, answers, strict=True):
         known = {(start, end, kind) for start, end, kind in gold}
         for start, end, kind, score in answer:
             scores.append(score)

@@ -91,15 +91,15 @@ class Neighbourhood:
         cls, encoder: Encoder, hits: Sequence[TagHit], *, only: Sequence[str]
     ) -> Neighbourhood | None:
         """The first hits that carry one of these types; None where none does."""
-        wanted = {*only}
+        types = {*only}
         parts: list[tuple[int, Tagged, Window]] = []
         for number, hit in enumerate(hits):
-            if len(parts) == HITS or not wanted & {kind for _, _, kind in hit.entities}:
+            if len(parts) == HITS or not types & {kind for _, _, kind in hit.entities}:
                 continue
             there = tagged(hit.text, hit.entities)
             cut = windows(encoder, hit.text, there.words, encoder.max_tokens)
             parts += [(number, there, cut[0])] if cut else []
-        return cls(encoder, parts, sorted(wanted), len(hits)) if parts else None
+        return cls(encoder, parts, sorted(types), len(hits)) if parts else None
 
     def vote(self, window: Window) -> Vote:
         """Tag the words of a window as the words that are nearest to them."""

@@ -147,8 +147,10 @@ class TagNetwork(nn.Module):
         b, w, c = batch.chars.shape
         letters = self.chars(batch.chars.view(b * w, c)).transpose(1, 2)
         found = F.relu(self.convolution(letters)).amax(2).view(b, w, -1)
-        said = F.relu(self.evidence(batch.evidence)) * (batch.evidence.abs().sum(2) > 0)[:, :, None]
-        joined: Tensor = self.dropout(torch.cat([found, self.shapes(batch.shapes), said], 2))
+        hints = (
+            F.relu(self.evidence(batch.evidence)) * (batch.evidence.abs().sum(2) > 0)[:, :, None]
+        )
+        joined: Tensor = self.dropout(torch.cat([found, self.shapes(batch.shapes), hints], 2))
         return joined
 
     @torch.no_grad()
@@ -222,7 +224,7 @@ def collate(
     owner = torch.full((b, t), w)
     shapes = torch.zeros(b, w, dtype=torch.long)
     chars = torch.zeros(b, w, len(parts[0].chars[0]), dtype=torch.long)
-    said = torch.zeros(b, w, evidence[0].shape[1])
+    hints = torch.zeros(b, w, evidence[0].shape[1])
     words = torch.zeros(b, w, dtype=torch.bool)
     for i, (part, row) in enumerate(zip(parts, evidence, strict=True)):
         n = len(part.words)
@@ -231,7 +233,7 @@ def collate(
         owner[i, : len(mine)] = torch.where(mine < 0, w, mine)
         shapes[i, :n] = torch.tensor(part.shapes)
         chars[i, :n] = torch.tensor(part.chars)
-        said[i, :n] = torch.from_numpy(row)
+        hints[i, :n] = torch.from_numpy(row)
         words[i, :n] = True
-    rest = (part.to(encoder.device) for part in (first, owner, shapes, chars, words, said))
+    rest = (part.to(encoder.device) for part in (first, owner, shapes, chars, words, hints))
     return Batch(ids, mask, *rest)

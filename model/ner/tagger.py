@@ -117,11 +117,11 @@ class Tagger:
         words = split_words(text)
         limit = self.network.config.max_tokens if self.network else self.encoder.max_tokens
         seen = occurrences(words, hits)
-        said = features(seen, self.types)
+        evidence = features(seen, self.types)
         parts, at = [], 0
         for window in windows(self.encoder, text, words, limit):
             stop = at + len(window.words)
-            parts.append(_Part(number, window, seen[at:stop], said[at:stop]))
+            parts.append(_Part(number, window, seen[at:stop], evidence[at:stop]))
             at = stop
         return parts
 
@@ -142,37 +142,37 @@ class Tagger:
         """The spans of head and neighbours; where they overlap, the likelier ones stay."""
         window = part.window
         found.tokens += len(window.ids)
-        said = self._vote(window, found)
+        vote = self._vote(window, found)
         voted: list[tuple[Span, float]] = []
-        if said is not None:
-            for span, prob in zip(said.decoded.spans, said.decoded.probs, strict=True):
+        if vote is not None:
+            for span, prob in zip(vote.decoded.spans, vote.decoded.probs, strict=True):
                 if prob >= MIN_SCORE:
                     voted.append(
-                        (span, prob * min(1.0, float(said.near[span[0] : span[1]].mean())))
+                        (span, prob * min(1.0, float(vote.near[span[0] : span[1]].mean())))
                     )
         own: list[tuple[Span, float]] = []
         if part.decoded is not None:
             found.empty *= part.decoded.path if not part.decoded.spans else 1.0
             own = list(zip(part.decoded.spans, part.decoded.probs, strict=True))
-        kept = [
+        added = [
             (span, score)
             for span, score in voted
-            if all(score > other for rival, other in own if _overlap(span, rival))
+            if all(score > other for learned, other in own if _overlap(span, learned))
         ]
         for (first, stop, kind), score in own:
-            if any(_overlap((first, stop, kind), span) for span, _ in kept):
+            if any(_overlap((first, stop, kind), span) for span, _ in added):
                 continue
             name = self.types[kind]
             found.entities.append(_entity(text, window, first, stop, name, score, True))
             self._credit(part, first, stop, name, found)
-        if said is None:
+        if vote is None:
             return
-        for (first, stop, kind), score in kept:
-            name = said.types[kind]
+        for (first, stop, kind), score in added:
+            name = vote.types[kind]
             found.entities.append(_entity(text, window, first, stop, name, score, False))
-            shares = said.shares[first:stop].mean(0)
+            shares = vote.shares[first:stop].mean(0)
             found.weights[: len(shares)] += shares
-            found.supports.append(float(said.near[first:stop].mean() * shares.sum()))
+            found.supports.append(float(vote.near[first:stop].mean() * shares.sum()))
 
     def _vote(self, window: Window, found: _Text) -> Vote | None:
         """What the neighbours say of a window, about the types that the head lacks."""

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.qa.evidence import Asked, PassageText, Span, same_answer, weigh
+from model.qa.evidence import PassageText, QaReading, Span, same_answer, weigh
 from model.qa.network import SpanNetwork, collate
 from model.qa.pairs import Frame, Pair, tokens_of, windows
 
@@ -40,7 +40,7 @@ class SpanAnswer:
     support: float
     calibrated: bool
     tokens: int
-    read: Asked = field(repr=False, compare=False)
+    read: QaReading = field(repr=False, compare=False)
 
     @property
     def answerable(self) -> bool:
@@ -51,6 +51,11 @@ class SpanAnswer:
     def readable(self) -> bool:
         """Whether the encoder's vocabulary covers the question, and one of the passages."""
         return self.read.readable
+
+    @property
+    def text(self) -> str:
+        """The likeliest span, whether it is claimed to answer or not; empty where there is none."""
+        return self.spans[0].text if self.spans else ""
 
     @property
     def answered(self) -> str | None:
@@ -74,7 +79,7 @@ class SpanReader:
         self._judges = judge if judge.any() else None  # [2 or 4, features + 1]
         self._mix = float(network.mix.detach())
 
-    def ask(self, question: str, passages: Sequence[PassageText]) -> Asked:
+    def ask(self, question: str, passages: Sequence[PassageText]) -> QaReading:
         """Tokenise. Where question or passage is empty or cannot be read, there is no pair."""
         config, encoder = self.config, self.network.encoder
         ((question_ids, _),) = encoder.spans([question])
@@ -84,15 +89,15 @@ class SpanReader:
         titles = [p.title if config.titles else None for p in passages]
         found = tokens_of(encoder, [p.text for p in passages], titles)
         legible = [known and encoder.reads(tokens.ids.tolist()) for tokens in found]
-        asked = Asked(passages, found, [], [], readable=any(legible) if found else known)
+        reading = QaReading(passages, found, [], [], readable=any(legible) if found else known)
         for number, tokens in enumerate(found):
             room = max(1, limit - len(tokens.title))
-            wanted = legible[number] and len(tokens) and question_ids
-            for first, stop in windows(len(tokens), room) if wanted else []:
-                asked.pairs.append(self._frame.join(question_ids, tokens, first, stop))
-                asked.owner.append(number)
-                asked.logits.append(None)
-        return asked
+            is_read = legible[number] and len(tokens) and question_ids
+            for first, stop in windows(len(tokens), room) if is_read else []:
+                reading.pairs.append(self._frame.join(question_ids, tokens, first, stop))
+                reading.owner.append(number)
+                reading.logits.append(None)
+        return reading
 
     @torch.inference_mode()
     def read(self, pairs: Sequence[Pair]) -> list[NDArray[np.float32]]:
@@ -102,20 +107,20 @@ class SpanReader:
         logits = network(ids, mask, kinds).float().cpu().numpy()
         return [row[pair.begin : pair.end] for row, pair in zip(logits, pairs, strict=True)]
 
-    def answer(self, asked: Asked) -> SpanAnswer:
+    def answer(self, reading: QaReading) -> SpanAnswer:
         """The answer to a question whose pairs were all read."""
-        read = sum(len(pair.ids) for pair in asked.pairs)
-        if not asked.pairs:
-            mass = [0.0] * len(asked.passages)
-            return SpanAnswer([], mass, 0.0, 0.0, self._judges is not None, read, asked)
-        evidence = weigh(asked, self._mix, self.config.answer_tokens)
+        read = sum(len(pair.ids) for pair in reading.pairs)
+        if not reading.pairs:
+            mass = [0.0] * len(reading.passages)
+            return SpanAnswer([], mass, 0.0, 0.0, self._judges is not None, read, reading)
+        evidence = weigh(reading, self._mix, self.config.answer_tokens)
         features = evidence.features()
         if self._judges is None:
             sure = evidence.spans[0].prob if evidence.spans else 0.0
             chances = np.array([1.0 - evidence.null, sure])
         else:
-            alone = len(asked.passages) == 1 and evidence.length <= SHORT_PASSAGE
-            judges = self._judges[-2:] if alone else self._judges[:2]
+            single = len(reading.passages) == 1 and evidence.length <= SHORT_PASSAGE
+            judges = self._judges[-2:] if single else self._judges[:2]
             chances = _sigmoid(judges @ np.append(features[: self.config.features], 1.0))
         return SpanAnswer(
             evidence.spans,
@@ -124,7 +129,7 @@ class SpanReader:
             float(chances[0]),
             self._judges is not None,
             read,
-            asked,
+            reading,
         )
 
 

@@ -69,7 +69,7 @@ class Spread:
 
 
 @dataclass(slots=True)
-class Asked:
+class QaReading:
     """A question with its passages as pairs, and what was read of them so far.
 
     `readable`: whether the encoder's vocabulary covers the question, and one of the passages.
@@ -106,14 +106,14 @@ class Asked:
             self.spreads[pair] = Spread.of(logits, longest)
         return self.spreads[pair]
 
-    def without(self, passage: int) -> Asked:
+    def without(self, passage: int) -> QaReading:
         """The same with one passage less, and nothing in its place: those behind it move up."""
         gone = self.passages[passage].rank
         left = [i for i in range(len(self.passages)) if i != passage]
         number = {old: new for new, old in enumerate(left)}
         pairs = [n for n, owner in enumerate(self.owner) if owner != passage]
         passages = [self.passages[i] for i in left]
-        return Asked(
+        return QaReading(
             [replace(p, rank=p.rank - 1) if p.rank > gone else p for p in passages],
             [self.tokens[i] for i in left],
             [self.pairs[n] for n in pairs],
@@ -158,44 +158,44 @@ class Evidence:
         return features
 
 
-def weigh(asked: Asked, mix: float, longest: int) -> Evidence:
+def weigh(reading: QaReading, mix: float, longest: int) -> Evidence:
     """Normalise over all spans of all passages. An answer's text counts wherever it stands."""
-    prior = [-mix * math.log(passage.rank) for passage in asked.passages]
-    spreads = [asked.spread(number, longest) for number in range(len(asked.pairs))]
-    peaks = [prior[owner] + one.peak for owner, one in zip(asked.owner, spreads, strict=True)]
+    prior = [-mix * math.log(passage.rank) for passage in reading.passages]
+    spreads = [reading.spread(number, longest) for number in range(len(reading.pairs))]
+    peaks = [prior[owner] + one.peak for owner, one in zip(reading.owner, spreads, strict=True)]
     top = max(0.0, *peaks)
     null = math.exp(-top)
     scales = [math.exp(peak - top) for peak in peaks]
     total = null + sum(scale * one.total for scale, one in zip(scales, spreads, strict=True))
-    mass = [0.0] * len(asked.passages)
+    mass = [0.0] * len(reading.passages)
     found: list[tuple[float, int, int, int]] = []
-    for scale, one, pair, owner in zip(scales, spreads, asked.pairs, asked.owner, strict=True):
+    for scale, one, pair, owner in zip(scales, spreads, reading.pairs, reading.owner, strict=True):
         mass[owner] += scale * one.total / total
-        points = asked.tokens[owner].spans
+        points = reading.tokens[owner].spans
         for share, begin, end in one.best:
             first, last = int(points[pair.first + begin][0]), int(points[pair.first + end][1])
             found.append((scale * share / total, owner, first, last))
-    spans = _merged(asked, found)
+    spans = _merged(reading, found)
     best = spans[0] if spans else None
-    rank = asked.passages[best.passage].rank if best else 1
-    shared = _shared(asked, best) if best else (0.0, 0.0)
-    length = len(asked.tokens[best.passage]) if best else 0
+    rank = reading.passages[best.passage].rank if best else 1
+    shared = _shared(reading, best) if best else (0.0, 0.0)
+    length = len(reading.tokens[best.passage]) if best else 0
     return Evidence(spans, mass, null / total, top if best else 0.0, rank, shared, length)
 
 
-def _shared(asked: Asked, span: Span) -> tuple[float, float]:
+def _shared(reading: QaReading, span: Span) -> tuple[float, float]:
     """How much of the question a span's passage has, and how much stands close to the span.
 
     What its title has is there, and close to all of it. Over the question's tokens, each by
     `log((k + 1) / (n + 0.5))` where n of k passages have it.
     """
     question = next(
-        p.question for p, at in zip(asked.pairs, asked.owner, strict=True) if at == span.passage
+        p.question for p, at in zip(reading.pairs, reading.owner, strict=True) if at == span.passage
     )
-    there = [question & tokens.words for tokens in asked.tokens]
+    there = [question & tokens.words for tokens in reading.tokens]
     found = Counter(token for tokens in there for token in tokens)
     weights = {t: math.log((len(there) + 1) / (found[t] + 0.5)) for t in question}
-    tokens = asked.tokens[span.passage]
+    tokens = reading.tokens[span.passage]
     starts, ends = tokens.spans[:, 0], tokens.spans[:, 1]
     places = np.flatnonzero((starts < span.end) & (ends > span.start))
     first, last = max(0, int(places[0]) - CLOSE), int(places[-1]) + CLOSE
@@ -210,7 +210,7 @@ def same_answer(text: str) -> str:
     return " ".join(answer_words(text, "")) or text
 
 
-def _merged(asked: Asked, found: list[tuple[float, int, int, int]]) -> list[Span]:
+def _merged(reading: QaReading, found: list[tuple[float, int, int, int]]) -> list[Span]:
     """Each text once, where it is likeliest, with the probability of all its places."""
     found.sort(key=lambda item: (-item[0], item[1:]))
     first: dict[str, tuple[int, int, int]] = {}
@@ -220,14 +220,14 @@ def _merged(asked: Asked, found: list[tuple[float, int, int, int]]) -> list[Span
         if (owner, start, end) in seen:  # the same place in two windows
             continue
         seen.add((owner, start, end))
-        text = asked.passages[owner].text[start:end]
+        text = reading.passages[owner].text[start:end]
         if not any(map(str.isalnum, text)):  # marks and emoji answer nothing
             continue
         key = same_answer(text)
         first.setdefault(key, (owner, start, end))
         total[key] = total.get(key, 0.0) + prob
     spans = [
-        Span(owner, start, end, asked.passages[owner].text[start:end], total[key])
+        Span(owner, start, end, reading.passages[owner].text[start:end], total[key])
         for key, (owner, start, end) in first.items()
     ]
     return sorted(spans, key=lambda span: -span.prob)

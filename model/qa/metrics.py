@@ -28,19 +28,21 @@ def answer_words(text: str, lang: str = "en") -> list[str]:
     return _CHARACTER.sub(r" \1 ", plain).split()
 
 
-def exact_match(said: str, truths: Iterable[str], lang: str = "en") -> float:
+def exact_match(answer: str, truths: Iterable[str], lang: str = "en") -> float:
     """1 if the answer equals any of the true ones, else 0."""
-    words = answer_words(said, lang)
+    words = answer_words(answer, lang)
     return float(any(words == answer_words(truth, lang) for truth in truths))
 
 
-def f1(said: str, truths: Iterable[str], lang: str = "en") -> float:
+def f1(answer: str, truths: Iterable[str], lang: str = "en") -> float:
     """The best F1 of shared words with any of the true answers, 0 to 1."""
-    return max((_f1(answer_words(said, lang), answer_words(t, lang)) for t in truths), default=0.0)
+    return max(
+        (_f1(answer_words(answer, lang), answer_words(t, lang)) for t in truths), default=0.0
+    )
 
 
-def _f1(said: Sequence[str], truth: Sequence[str]) -> float:
-    if not said or not truth:
-        return float(said == truth)
-    shared = (Counter(said) & Counter(truth)).total()
-    return 2 * shared / (len(said) + len(truth))
+def _f1(answer: Sequence[str], truth: Sequence[str]) -> float:
+    if not answer or not truth:
+        return float(answer == truth)
+    shared = (Counter(answer) & Counter(truth)).total()
+    return 2 * shared / (len(answer) + len(truth))

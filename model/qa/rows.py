@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from model.labels.memory import Retrieved
+from model.qa.evidence import PassageText
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class SpanRow:
     question: str
     context: str
     answers: Sequence[tuple[str, int]]
-    hits: Sequence[Retrieved] = ()
+    hits: Sequence[PassageText] = ()
     title: str | None = None
 
 

@@ -39,9 +39,16 @@ from model.scratch.tokenizer import (
     ScratchText,
     train_tokenizer,
 )
-from model.training.batches import epoch_batches
 from model.training.curves import Curve
-from model.training.trainer import Progress, Ticker, load_state, make_optimizer, rate_at, save_state
+from model.training.trainer import (
+    Progress,
+    Ticker,
+    epoch_batches,
+    load_state,
+    make_optimizer,
+    rate_at,
+    save_state,
+)
 from model.training.workspace import open_workspace
 
 __all__ = ["ScratchConfig", "ScratchReport", "ScratchText", "train_encoder"]

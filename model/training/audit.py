@@ -185,7 +185,7 @@ def neighbours(
             torch.from_numpy(there),
             torch.ones(found.shape, dtype=torch.bool),
         )
-        said = plain_vote(torch.from_numpy(vectors[mine]), memory, n_labels)
+        voted = plain_vote(torch.from_numpy(vectors[mine]), memory, n_labels)
         nearest[mine], similarity[mine] = np.where(there, found, -1), near
-        weights[mine], vote[mine] = said.weights.numpy(), said.probs.numpy()
+        weights[mine], vote[mine] = voted.weights.numpy(), voted.probs.numpy()
     return nearest, similarity, weights, vote

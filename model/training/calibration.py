@@ -20,6 +20,7 @@ from torch.nn import functional
 from model.labels.gate import Gate, sharpen
 from model.labels.memory import UNLABELLED, Memory
 from model.labels.neighbours import SMALL, Neighbours, vote
+from model.optimise import RIDGE, minimise
 
 K_CHOICES = (8, 16, 32, 48, 64)
 K_TOLERANCE = 0.01
@@ -31,7 +32,6 @@ SIMULATED_KEPT = (0.02, 0.06, 0.2)
 """Shares of a new label's hits that are there: one, a few, and ten examples beside a hundred."""
 MAX_LOST = 0.01
 """Right answers on known labels that new labels may cost, as a share, in simulation."""
-RIDGE = 0.003
 
 
 @dataclass(slots=True)
@@ -177,9 +177,9 @@ class _Simulated:
         features, among = gate.new(head, neighbours)
         both = torch.cat([probs, among], dim=1).gather(1, rows.truth[:, None]).squeeze(1)
         is_old = rows.truth < n
-        best, said = probs.max(-1)
+        best, answer = probs.max(-1)
         return cls(
-            features, both * is_old, both * ~is_old, said == rows.truth, best, among.amax(-1)
+            features, both * is_old, both * ~is_old, answer == rows.truth, best, among.amax(-1)
         )
 
 
@@ -231,59 +231,39 @@ def _likelihood(gate: Gate, rows: Evidence, neighbours: Neighbours) -> Tensor:
     return -likely
 
 
-def minimise(
-    parameters: list[torch.nn.Parameter], loss: Callable[[], Tensor], *, history: int = 100
-) -> None:
-    """A few dozen steps of L-BFGS (with so many kept): the problems are small and smooth.
-
-    Where they are not (the logits of a head that training broke), the parameters stay as they were.
-    """
-    before = [parameter.detach().clone() for parameter in parameters]
-    optimizer = torch.optim.LBFGS(
-        parameters,
-        max_iter=60,
-        line_search_fn="strong_wolfe",
-        tolerance_grad=1e-6,
-        history_size=history,
-    )
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        value: Tensor = loss()
-        value.backward()
-        return value
-
-    try:
-        optimizer.step(closure)
-        sound = all(bool(torch.isfinite(parameter).all()) for parameter in parameters)
-    except RuntimeError as error:  # where the loss is no number, the search's step is none either
-        if "overflow" not in str(error):
-            raise
-        sound = False
-    if not sound:
-        with torch.no_grad():
-            for parameter, value in zip(parameters, before, strict=True):
-                parameter.copy_(value)
-
-
 def choose_k(gate: Gate, evidence: Evidence, *, limit: int, seed: int = 0) -> int:
     """The most hits with which the mixture is about as likely as at its best; fits the gate.
 
     Raises:
         ArithmeticError: The mixture's probabilities are no numbers: training broke the head.
     """
+
+    def trial(rows: Evidence) -> tuple[float, Gate]:
+        fitted = Gate(len(gate.novel))
+        fit_gate(fitted, rows, seed=seed)
+        with torch.no_grad():
+            loss = _likelihood(fitted, rows, rows.neighbours(rows.logits.shape[1]))
+        return float(loss), fitted
+
+    return best_k(gate, evidence, limit, trial)
+
+
+def best_k(
+    gate: Gate, evidence: Evidence, limit: int, trial: Callable[[Evidence], tuple[float, Gate]]
+) -> int:
+    """The most hits whose loss is about the least; `trial` gives a loss and a gate fitted anew.
+
+    Raises:
+        ArithmeticError: No loss is a number.
+    """
     trials: list[tuple[float, int, Gate]] = []
     for k in sorted({*(c for c in K_CHOICES if c < limit), limit}):
-        rows = evidence.first(k)
-        trial = Gate(len(gate.novel))
-        fit_gate(trial, rows, seed=seed)
-        with torch.no_grad():
-            loss = float(_likelihood(trial, rows, rows.neighbours(rows.logits.shape[1])))
+        loss, fitted = trial(evidence.first(k))
         if math.isfinite(loss):
-            trials.append((loss, k, trial))
+            trials.append((loss, k, fitted))
     if not trials:
         raise ArithmeticError("the head's probabilities became no numbers: take a lower lr")
     least = min(loss for loss, _, _ in trials)
-    _, best, trial = max((t for t in trials if t[0] <= least + K_TOLERANCE), key=lambda t: t[1])
-    gate.load_state_dict(trial.state_dict())
+    _, best, fitted = max((t for t in trials if t[0] <= least + K_TOLERANCE), key=lambda t: t[1])
+    gate.load_state_dict(fitted.state_dict())
     return best

@@ -1,65 +1,37 @@
-"""Training a head on rows that arrive with their hits, and the report that says how good it is.
-
-Retrieval has happened already (never the row itself or a near-duplicate), so a training set can be
-frozen, compared and replayed. A run leaves its state in a folder beside `out` after every epoch;
-the same call finds it there and goes on.
-"""
+"""Training a head of one label a text, on rows that arrive with their hits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from model.checkpoint import verify
-from model.config import TrainConfig
+from model.config import HeadConfig, TrainConfig
 from model.encoder.encoder import Encoder
-from model.labels.gate import Gate
+from model.labels.gate import NOVEL_FEATURES, Gate
 from model.labels.network import RetrievalAugmentedModel
-from model.metrics import accuracy, macro_f1
+from model.metrics import calibration_error, f1_by_label, set_scores
 from model.reader import Reader
-from model.training.batches import evidence_of, prepare
-from model.training.calibration import Evidence, choose_k
-from model.training.diagnosis import diagnose
-from model.training.evaluation import judge, neighbours_alone, open_book, scores
-from model.training.feedback import judge_feedback
-from model.training.run import Run, head_config, others_of, plain_rows
-from model.training.split import Row, make_folds, plan_rows
-from model.training.trainer import Progress, TrainingCancelled
-from model.training.workspace import (
-    HeadReport,
-    TrainingRefused,
-    fingerprint,
-    open_workspace,
-    publish,
+from model.training.calibration import Evidence, choose_k, fit_gate
+from model.training.driver import Evaluated, Fitted, StartTicker
+from model.training.evaluation import (
+    Answers,
+    answers_of,
+    diagnose,
+    halves,
+    likeliest,
+    neighbours_alone,
+    paired,
 )
-
-__all__ = [
-    "Report",
-    "Row",
-    "TrainConfig",
-    "TrainingCancelled",
-    "TrainingRefused",
-    "train",
-    "train_head",
-]
-
-
-@dataclass(slots=True)
-class Report(HeadReport):
-    """What a run did. `metrics` by view: `on`, `off` (same weights, book closed), `neighbours`
-    (hits alone, nothing learned), `none` (trained without retrieval), `previous` (the base's own
-    head); each with accuracy, macro_f1 and rows. `evaluated_on`: `held-out` or `out-of-fold`.
-    `diagnosis`: see `model.training.diagnosis`.
-    """
-
-    labels: list[str]
-    by_label: dict[str, float]
-    best_epoch: int
+from model.training.label_examples import Prepared, evidence_of, prepare
+from model.training.label_stages import LabelStages, Unseen, other_texts
+from model.training.split import Row, Split, make_folds, plan_rows
+from model.training.workspace import TrainingRefused
 
 
 def train(
@@ -67,7 +39,8 @@ def train(
 ) -> list[float]:
     """The plain loop: SGD and cross-entropy over (x, retrieved documents, label) batches.
 
-    Returns the mean loss of each epoch. `train_head` is this with what makes it good and safe.
+    Returns the mean loss of each epoch. `driver.train_head` is this with what makes it good and
+    safe.
     """
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     criterion = nn.CrossEntropyLoss()
@@ -85,164 +58,255 @@ def train(
     return losses
 
 
-def train_head(
-    rows: Sequence[Row],
-    config: TrainConfig,
-    encoder: Encoder,
-    out: Path,
-    *,
-    base: Path | None = None,
-    baseline: bool = True,
-    feedback_items: Sequence[Row] = (),
-    documents: bytes = b"",
-    progress: Progress | None = None,
-    cancelled: Callable[[], bool] | None = None,
-) -> Report:
-    """Train one head and write a checkpoint to `out`; the other heads of `base` are copied.
+@dataclass(slots=True)
+class LabelFitted(Fitted):
+    """A head of labels after its training; the rows of `data` that figures are of.
 
-    `baseline`: also train *none*, the same without retrieval, for the report. `opinions`: further
-    rows that are only measured on, for the gate. `documents`: what is written down of where the
-    rows come from (`model.provenance`).
-
-    Raises:
-        TrainingRefused: No labelled row, or fewer than two labels.
-        TrainingCancelled: `cancelled` answered true; the same call resumes.
-        CheckpointRefused: `base` does not verify or belongs to another encoder; `out` exists.
+    `baseline`: the network that was trained without retrieval, where there is one.
     """
-    if base is not None:
-        verify(base)  # before the work, not after it
-    usable = [row for row in rows if isinstance(row.label, str) and row.text.strip()]
-    labels = _labels(usable, rows)
-    plan = plan_rows(usable, config)
-    config = config.resolved(len(plan.train))
-    warnings = plan.warnings + (
-        [f"{len(rows) - len(usable)} rows without a label of their own were left out"]
-        if len(rows) > len(usable)
-        else []
-    )
-    digest = fingerprint(config.to_json(), encoder, plain_rows(usable))
-    work = open_workspace(out, digest)
-    head = head_config(config, labels, encoder)
-    config = replace(config, layers=head.layers)
-    position = {label: i for i, label in enumerate(labels)}
-    everything = [*usable, *(row for row in feedback_items if row.label in position)]
-    data = prepare(
-        encoder,
-        [row.text for row in everything],
-        [position[str(row.label)] for row in everything],
-        [row.hits[: config.k] for row in everything],
-        config,
-    )
-    others = others_of(usable, labels, encoder, config) if config.ngrams else None
-    run = Run(head, encoder, data, config, work, others)
-    # With nothing held out there is nothing else to fit the gate on.
-    folds = make_folds(plan.train, max(int(config.folds or 1), 1 if plan.held else 2))
-    run.count(plan.train, folds, baseline, progress, cancelled)
-    parts = run.fold_by_fold(plan.train, folds)
-    model, fitted = run.stage("main", plan.train, plan.held, config)
-    evaluated_on = "held-out" if plan.held else "out-of-fold"
-    beside = run.beside(model, plan, folds, parts)
-    unseen, closed = beside.measured
-    k, gate = _settle(model, beside.fitting, config)
-    head = replace(head, k=k, ngrams=beside.features)
-    evaluated = plan.held or [i for fold in folds for i in fold]
-    evidence = unseen.first(k)
-    probs = open_book(evidence, gate, len(labels), apart=bool(parts))
-    metrics, by_label, calibration = judge(evidence, closed, gate, labels, probs)
-    calibration["ngrams"] = beside.share
-    alone = neighbours_alone(data, evaluated, labels, config.k)
-    metrics["neighbours"] = scores(alone, evidence.truth, labels)
-    views = {"on": probs, "off": closed, "neighbours": alone}
-    if baseline:
-        plain = replace(config, retrieval=False)
+
+    model: RetrievalAugmentedModel
+    data: Prepared
+    measured: list[int]
+    unseen: Unseen
+    baseline: RetrievalAugmentedModel | None
+
+
+@dataclass
+class LabelTraining:
+    """`rows` whose label is a list are left out.
+
+    `feedback_items`: rows that are only measured on. `baseline`: also train *none*.
+    """
+
+    rows: Sequence[Row]
+    config: TrainConfig
+    encoder: Encoder
+    feedback_items: Sequence[Row] = ()
+    baseline: bool = True
+
+    multilabel: ClassVar[bool] = False
+
+    @cached_property
+    def usable(self) -> list[Row]:
+        """The rows that can be learned from."""
+        return [row for row in self.rows if isinstance(row.label, str) and row.text.strip()]
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """Of the usable rows, sorted."""
+        return sorted({name for row in self.usable for name in row.names})
+
+    @cached_property
+    def feedback(self) -> list[Row]:
+        """The recorded feedback that can be measured on."""
+        known = {*self.labels}
+        return [row for row in self.feedback_items if row.label in known]
+
+    def truth(self, rows: Sequence[Row]) -> Tensor:
+        """Their labels as numbers, [n]."""
+        number = {label: i for i, label in enumerate(self.labels)}
+        return torch.tensor([number[str(row.label)] for row in rows])
+
+    def check(self) -> list[str]:
+        """Refuse too few labels; warnings of what is left out."""
+        usable, rows = len(self.usable), len(self.rows)
+        if not usable:
+            raise TrainingRefused(f"none of the {rows} rows carries a label of its own")
+        if len(self.labels) < 2:
+            only = self.labels[0][:80]
+            raise TrainingRefused(
+                f"the {usable} labelled rows carry one label ({only!r}); two are needed"
+            )
+        left = rows - usable
+        return [f"{left} rows without a label of their own were left out"] if left else []
+
+    def split(self) -> Split:
+        """See `HeadTraining`."""
+        warnings = self.check()
+        split = plan_rows(self.usable, self.config)
+        split.warnings += warnings
+        self.config = self.config.resolved(len(split.train))
+        return split
+
+    def plain_rows(self) -> Iterator[object]:
+        """See `HeadTraining`."""
+        for row in self.usable:
+            yield [row.id, row.text, row.label]
+            yield from ([hit.text[:64], hit.label, round(hit.score, 4)] for hit in row.hits)
+
+    def fit(self, split: Split, work: Path, start: StartTicker) -> LabelFitted:
+        """See `HeadTraining`: the folds, *main*, its n-grams and gate, and *none*."""
+        encoder, head = self.encoder, self._head()
+        self.config = config = replace(self.config, layers=head.layers)
+        rows = [*self.usable, *self.feedback]
+        hits = [row.hits[: config.k] for row in rows]
+        data = prepare(encoder, [row.text for row in rows], self.truth(rows), hits, config)
+        others = None
+        if config.ngrams:
+            others = other_texts(
+                self.usable, self.labels, encoder, config, multilabel=self.multilabel
+            )
+        stages = LabelStages(head, encoder, data, config, work, others)
+        # With nothing held out there is nothing else to fit the gate on.
+        folds = make_folds(split.train, max(int(config.folds or 1), 1 if split.held else 2))
+        ticker = start(stages.steps(split, folds, self.baseline))
+        parts = stages.fold_by_fold(split.train, folds, ticker)
+        model, state = stages.train("main", split.train, split.held, ticker)
+        unseen = stages.with_ngrams(model, split, folds, parts)
+        try:
+            k = self.choose_k(model.gate, unseen.fitting)
+        except ArithmeticError as error:
+            raise TrainingRefused(str(error)) from error
+        none = None
         # Without a held-out part there is nothing to compare on: the folds were trained open.
-        if plan.held:
-            none, _ = run.stage("none", plan.train, plan.held, plain)
-            shut = beside.with_none(evidence_of(none, data, plan.held, closed_only=True)[0])
-            metrics["none"] = scores(shut.logits.softmax(-1), evidence.truth, labels)
-            views["none"] = shut.logits
-    answers = {view: [labels[i] for i in p.argmax(-1).tolist()] for view, p in views.items()}
-    measured = [usable[i] for i in evaluated]
-    if base is not None:
-        previous = _previous(base, run, usable, evaluated)
+        if self.baseline and split.held:
+            none, _ = stages.train("none", split.train, split.held, ticker)
+        head = replace(head, k=k, ngrams=unseen.features)
+        measured = split.held or [i for fold in folds for i in fold]
+        return LabelFitted(head, model, state, data, measured, unseen, none)
+
+    def _head(self) -> HeadConfig:
+        config, encoder = self.config, self.encoder
+        return HeadConfig(
+            field=config.field,
+            labels=tuple(self.labels),
+            encoder_sha256=encoder.sha256,
+            task=config.task,
+            dim=encoder.dim,
+            layers=min(config.layers, encoder.depth),
+            rank=config.rank,
+            fusion_k=config.fusion_k,
+            k=config.k,
+            dropout=config.dropout,
+            multilabel=self.multilabel,
+            novel=NOVEL_FEATURES,
+        )
+
+    def previous(self, base: Path) -> Reader | None:
+        """See `HeadTraining`: by the code that serves it."""
+        reader = Reader.load(base, self.encoder)
+        return reader if self.config.field in reader.heads else None
+
+    def evaluate(self, fitted: LabelFitted, split: Split, previous: Reader | None) -> Evaluated:
+        """See `HeadTraining`."""
+        data, unseen, gate = fitted.data, fitted.unseen, fitted.model.gate
+        rows = [self.usable[i] for i in fitted.measured]
+        evidence, closed = unseen.measured
+        evidence = evidence.first(fitted.head.k)
+        probs, answers_on = self.open_book(evidence, gate, apart=bool(unseen.folds))
+        hits_alone = neighbours_alone(
+            data, fitted.measured, self.labels, self.config.k, multilabel=self.multilabel
+        )
+        answers = {
+            "on": answers_on,
+            "off": self.closed_book(replace(evidence.first(0), logits=closed), gate),
+            "neighbours": self.unfitted(hits_alone),
+        }
+        if fitted.baseline is not None:
+            none = evidence_of(fitted.baseline, data, split.held, closed_only=True)[0]
+            answers["none"] = self.closed_book(unseen.without_retrieval(none.first(0)), None)
         if previous is not None:
-            answers["previous"], metrics["previous"] = previous
-    diagnosis = diagnose(probs, evidence, measured, labels, answers)
-    if asked := list(range(len(usable), len(everything))):
-        before = _previous(base, run, everything, asked) if base is not None else None
-        diagnosis["feedback"] = judge_feedback(
-            model, data, asked, k=k, hits=config.k, previous=before[0] if before else None
+            answers["previous"] = answers_of(
+                previous, self.config.field, self.labels, data, fitted.measured, rows
+            )
+        truth = [row.names for row in rows]
+        decisions = self.decisions(probs, evidence.truth)
+        diagnosis = diagnose(rows, answers, evidence, probs, decisions, multilabel=self.multilabel)
+        if self.feedback:
+            diagnosis["feedback"] = self.on_feedback(fitted, previous)
+        return Evaluated(
+            metrics={name: self.figures(truth, given) for name, given in answers.items()},
+            calibration=self.calibration(evidence, probs, gate) | {"ngrams": unseen.share},
+            diagnosis=diagnosis,
+            extra={
+                "labels": self.labels,
+                "by_label": f1_by_label(truth, answers_on),
+                "best_epoch": fitted.state.best_epoch,
+            },
         )
-    report = Report(
-        field=config.field,
-        task=config.task,
-        labels=labels,
-        rows=len(usable),
-        trained_on=len(plan.train),
-        held_out=len(plan.held),
-        evaluated_on=evaluated_on,
-        metrics=metrics,
-        by_label=by_label,
-        calibration=calibration,
-        diagnosis=diagnosis,
-        k=k,
-        config=config.to_json(),
-        epochs=fitted.epochs,
-        best_epoch=fitted.best_epoch,
-        tokens_per_second=fitted.tokens / max(fitted.seconds, 1e-9),
-        seconds=fitted.seconds,
-        encoder_sha256=encoder.sha256,
-        data_sha256=digest,
-        warnings=warnings,
-    )
-    publish(out, head, model, report, encoder, base=base, work=work, documents=documents)
-    return report
 
+    def on_feedback(self, fitted: LabelFitted, previous: Reader | None) -> dict[str, Any]:
+        """The head and its baselines on feedback, which no weight, gate or temperature has seen."""
+        data, rows = fitted.data, self.feedback
+        places = [*range(len(self.usable), len(self.usable) + len(rows))]
+        evidence = evidence_of(fitted.model, data, places)[0].first(fitted.head.k)
+        with torch.no_grad():
+            probs = fitted.model.gate(evidence.logits, evidence.neighbours(len(self.labels))).probs
+        hits_alone = neighbours_alone(data, places, self.labels, self.config.k)
+        answers = {
+            "on": likeliest(probs, self.labels),
+            "neighbours": likeliest(hits_alone, self.labels),
+        }
+        if previous is not None:
+            answers["previous"] = answers_of(
+                previous, self.config.field, self.labels, data, places, rows
+            )
+        truth = [row.names for row in rows]
+        return {
+            "rows": len(rows),
+            "accuracy": {
+                name: set_scores(truth, given)["accuracy"] for name, given in answers.items()
+            },
+            "paired": paired(truth, answers),
+        }
 
-def _settle(
-    model: RetrievalAugmentedModel, evidence: Evidence, config: TrainConfig
-) -> tuple[int, Gate]:
-    """Fit k, gate and temperatures on rows that were not trained on."""
-    if not config.retrieval:
-        evidence = evidence.first(0)
-    try:
-        k = choose_k(model.gate, evidence, limit=max(config.k, 1), seed=config.seed)
-    except ArithmeticError as error:
-        raise TrainingRefused(str(error)) from error
-    return k, model.gate
+    # What is different for independent labels: see `multilabel`.
 
+    def choose_k(self, gate: Gate, evidence: Evidence) -> int:
+        """Fit k, gate and temperatures on rows that were not trained on."""
+        evidence = evidence if self.config.retrieval else evidence.first(0)
+        return choose_k(gate, evidence, limit=max(self.config.k, 1), seed=self.config.seed)
 
-def _labels(usable: Sequence[Row], rows: Sequence[Row]) -> list[str]:
-    if not usable:
-        raise TrainingRefused(f"none of the {len(rows)} rows carries a label of its own")
-    labels = sorted({str(row.label) for row in usable})
-    if len(labels) < 2:
-        raise TrainingRefused(
-            f"the {len(usable)} labelled rows carry one label ({labels[0][:80]!r}); two are needed"
-        )
-    return labels
+    def open_book(self, evidence: Evidence, gate: Gate, *, apart: bool) -> tuple[Tensor, Answers]:
+        """Probabilities [n, L] and answers, by a gate that has not seen the row.
 
+        `apart`: the gate was fitted on other rows. If not, it is fitted on one half and measured on
+        the other, both ways.
+        """
+        probs = torch.zeros_like(evidence.logits)
+        with torch.no_grad():
+            if apart or len(probs) < 20:
+                probs = gate(evidence.logits, evidence.neighbours(len(self.labels))).probs
+                return probs, likeliest(probs, self.labels)
+        for fit_on, measure in halves(len(probs)):
+            trial, part = Gate(), evidence.rows(measure)
+            fit_gate(trial, evidence.rows(fit_on))
+            with torch.no_grad():
+                probs[measure] = trial(part.logits, part.neighbours(len(self.labels))).probs
+        return probs, likeliest(probs, self.labels)
 
-def _previous(
-    base: Path,
-    run: Run,
-    rows: Sequence[Row],
-    evaluated: Sequence[int],
-) -> tuple[list[str], dict[str, float]] | None:
-    """The base checkpoint's own head on the same rows, by the code that serves it."""
-    reader = Reader.load(base, run.encoder)
-    if run.head.field not in reader.heads:
-        return None
-    said: list[str] = []
-    for start in range(0, len(evaluated), 64):
-        part = evaluated[start : start + 64]
-        states = reader.read([run.data.token_ids[i] for i in part], [run.head.field] * len(part))
-        hits = [rows[i].hits for i in part]
-        answers = reader.predict(states, hits, run.head.field, index_labels=run.head.labels)
-        said += [str(answer.label) for answer in answers]
-    truth = [str(rows[i].label) for i in evaluated]
-    return said, {
-        "accuracy": accuracy(truth, said),
-        "macro_f1": macro_f1(truth, said),
-        "rows": float(len(truth)),
-    }
+    def closed_book(self, evidence: Evidence, gate: Gate | None) -> Answers:
+        """Answers with nothing retrieved; `gate`: the head's, where it has one that fits."""
+        return likeliest(evidence.logits, self.labels)
+
+    def unfitted(self, probs: Tensor) -> Answers:
+        """Answers by probabilities [n, L] that nothing was fitted for."""
+        return likeliest(probs, self.labels)
+
+    def figures(self, truth: Answers, answers: Answers) -> dict[str, float]:
+        """The metrics of a condition."""
+        scores = set_scores(truth, answers)
+        return {name: scores[name] for name in ("accuracy", "macro_f1", "rows")}
+
+    def decisions(self, probs: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+        """The confidence of each answer, and whether it is right."""
+        return probs.amax(-1), probs.argmax(-1) == truth
+
+    def raw(self, logits: Tensor) -> Tensor:
+        """Logits [n, L] as probabilities, before any calibration."""
+        return logits.softmax(-1)
+
+    def calibration(self, evidence: Evidence, probs: Tensor, gate: Gate) -> dict[str, float]:
+        """Calibration error before and after, and what was fitted."""
+
+        def error(probs: Tensor) -> float:
+            confidence, right = self.decisions(probs, evidence.truth)
+            return calibration_error(confidence.tolist(), right.tolist())
+
+        return {
+            "ece_before": error(self.raw(evidence.logits)),
+            "ece_after": error(probs),
+            "temperature": float(gate.log_temperature.detach().exp()),
+            "head_temperature": float(gate.log_head_temperature.detach().exp()),
+        }

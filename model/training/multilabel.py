@@ -1,276 +1,179 @@
-"""Training a head with independent labels, and its report: stages and files as `labels`."""
+"""Training a head of independent labels: a text has any number of them.
+
+The stages are those of `labels`. Every figure is of a threshold that has not seen the row.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from model.checkpoint import verify
-from model.config import TrainConfig
-from model.encoder.encoder import Encoder
-from model.labels.memory import make_memory
+from model.labels.gate import Gate
 from model.labels.multilabel import (
     THRESHOLD,
     IndependentGate,
-    MultilabelModel,
-    choose_k_multilabel,
-    fit_multilabel,
+    best_threshold,
+    binary_loss,
+    logit,
     marks_of,
 )
-from model.labels.neighbours import plain_vote
-from model.metrics import Paired, calibration_error
-from model.reader import Reader
-from model.training.batches import evidence_of, prepare
-from model.training.calibration import Evidence
-from model.training.diagnosis import CITED, WORST, reliability
-from model.training.labels import Report
-from model.training.multilabel_metrics import f1_by_label, row_f1, set_scores
-from model.training.run import Run, head_config, others_of, plain_rows
-from model.training.split import Row, make_folds, plan_rows
-from model.training.trainer import Progress
-from model.training.workspace import TrainingRefused, fingerprint, open_workspace, publish
-
-SHOWN = 0.02
-"""Probabilities under it are so many and so surely right that they would hide the others."""
-Sets = list[list[str]]
+from model.metrics import set_scores
+from model.optimise import RIDGE, minimise
+from model.training.calibration import Evidence, best_k
+from model.training.evaluation import Answers, halves
+from model.training.labels import LabelTraining
+from model.training.split import Row
+from model.training.workspace import TrainingRefused
 
 
-def train_multilabel(
-    rows: Sequence[Row],
-    config: TrainConfig,
-    encoder: Encoder,
-    out: Path,
-    *,
-    base: Path | None = None,
-    baseline: bool = True,
-    feedback_items: Sequence[Row] = (),
-    documents: bytes = b"",
-    progress: Progress | None = None,
-    cancelled: Callable[[], bool] | None = None,
-) -> Report:
-    """Train one head on rows whose labels are lists and write a checkpoint to `out`.
+@dataclass
+class MultilabelTraining(LabelTraining):
+    """One label counts as a list of one, and an empty list says that no label applies.
 
-    As `training.train_head`, with its arguments; one label counts as a list of one, and an empty
-    list says that no label applies. Every figure is of a threshold that has not seen the row.
-    `opinions` are not measured on: that one label is right says nothing of the others.
-
-    Raises:
-        TrainingRefused: No row with a label, or fewer than two labels.
-        TrainingCancelled: `cancelled` answered true; the same call resumes.
-        CheckpointRefused: `base` does not verify or belongs to another encoder; `out` exists.
+    Recorded feedback is not measured on: that one label is right says nothing of the others.
     """
-    if base is not None:
-        verify(base)
-    usable = [row for row in rows if row.label is not None and row.text.strip()]
-    labels = sorted({name for row in usable for name in row.names})
-    if len(labels) < 2:
-        raise TrainingRefused(f"the {len(usable)} rows carry {len(labels)} labels; two are needed")
-    plan = plan_rows(usable, config)
-    config = config.resolved(len(plan.train))
-    digest = fingerprint(config.to_json(), encoder, plain_rows(usable))
-    work = open_workspace(out, digest)
-    head = head_config(config, labels, encoder, multilabel=True)
-    config = replace(config, layers=head.layers)
-    truth = marks_of(labels, [row.names for row in usable])
-    hits = [row.hits[: config.k] for row in usable]
-    data = prepare(encoder, [row.text for row in usable], truth, hits, config)
-    others = others_of(usable, labels, encoder, config, multilabel=True) if config.ngrams else None
-    run = Run(head, encoder, data, config, work, others)
-    # With nothing held out there is nothing else to fit the gate on.
-    folds = make_folds(plan.train, max(int(config.folds or 1), 1 if plan.held else 2))
-    run.count(plan.train, folds, baseline, progress, cancelled)
-    parts = run.fold_by_fold(plan.train, folds)
-    model, fitted = run.stage("main", plan.train, plan.held, config)
-    assert isinstance(model, MultilabelModel)  # `head.multilabel` says so
-    beside = run.beside(model, plan, folds, parts)
-    unseen, closed = beside.measured
-    k = choose_k_multilabel(model.gate, beside.fitting, limit=max(config.k, 1))
-    evidence = unseen.first(k)
-    probs, said = answers(evidence, labels, model.gate if parts else None)
-    evaluated = plan.held or [i for fold in folds for i in fold]
-    measured = [usable[i] for i in evaluated]
-    shut = replace(evidence.first(0), logits=closed)
-    views = {
-        "on": said,
-        "off": answers(shut, labels, model.gate)[1],
-        "neighbours": neighbours_alone(measured, data.base[evaluated], labels, config.k),
-    }
-    if baseline and plan.held:
-        none, _ = run.stage("none", plan.train, plan.held, replace(config, retrieval=False))
-        alone = evidence_of(none, data, plan.held, closed_only=True)[0].first(0)
-        alone = beside.with_none(alone)
-        views["none"] = answers(alone, labels, None)[1]
-    previous = _previous(base, run, measured) if base is not None else None
-    if previous is not None:
-        views["previous"] = previous
-    true = [row.names for row in measured]
-    report = Report(
-        field=config.field,
-        task=config.task,
-        labels=labels,
-        rows=len(usable),
-        trained_on=len(plan.train),
-        held_out=len(plan.held),
-        evaluated_on="held-out" if plan.held else "out-of-fold",
-        metrics={view: set_scores(true, given) for view, given in views.items()},
-        by_label=f1_by_label(true, said),
-        calibration={
-            **_calibration(evidence, probs, model.gate),
-            "ngrams": beside.share,
-        },
-        diagnosis=_diagnosis(evidence, probs, measured, views),
-        k=k,
-        config=config.to_json(),
-        epochs=fitted.epochs,
-        best_epoch=fitted.best_epoch,
-        tokens_per_second=fitted.tokens / max(fitted.seconds, 1e-9),
-        seconds=fitted.seconds,
-        encoder_sha256=encoder.sha256,
-        data_sha256=digest,
-        warnings=plan.warnings + _unasked(feedback_items),
-    )
-    head = replace(head, k=k, ngrams=beside.features)
-    publish(out, head, model, report, encoder, base=base, work=work, documents=documents)
-    return report
 
+    multilabel: ClassVar[bool] = True
 
-def _unasked(feedback_items: Sequence[Row]) -> list[str]:
-    if not feedback_items:
+    @cached_property
+    def usable(self) -> list[Row]:
+        """The rows that can be learned from."""
+        return [row for row in self.rows if row.label is not None and row.text.strip()]
+
+    @cached_property
+    def feedback(self) -> list[Row]:
+        """None of it."""
         return []
-    return [f"{len(feedback_items)} recorded opinions name one label each and were not measured on"]
+
+    def truth(self, rows: Sequence[Row]) -> Tensor:
+        """Their labels, [n, L], 0 or 1."""
+        return marks_of(self.labels, [row.names for row in rows])
+
+    def check(self) -> list[str]:
+        """Refuse too few labels; warnings of what is left out."""
+        labels, items = len(self.labels), len(self.feedback_items)
+        if labels < 2:
+            raise TrainingRefused(
+                f"the {len(self.usable)} rows carry {labels} labels; two are needed"
+            )
+        unused = f"{items} recorded opinions name one label each and were not measured on"
+        return [unused] if items else []
+
+    def choose_k(self, gate: Gate, evidence: Evidence) -> int:
+        """Fit k, gate, temperatures and threshold on rows that were not trained on."""
+        return best_k(gate, evidence, max(self.config.k, 1), _trial)
+
+    def open_book(self, evidence: Evidence, gate: Gate, *, apart: bool) -> tuple[Tensor, Answers]:
+        """Probabilities [n, L] and answers, by a gate and threshold that saw none of the rows."""
+        return self._answers(evidence, gate if apart else None)
+
+    def closed_book(self, evidence: Evidence, gate: Gate | None) -> Answers:
+        """Answers with nothing retrieved; `gate`: the head's, where it has one that fits."""
+        return self._answers(evidence, gate)[1]
+
+    def _answers(self, evidence: Evidence, gate: Gate | None) -> tuple[Tensor, Answers]:
+        """No `gate`: one is fitted on one half and used on the other, both ways.
+
+        With fewer than 20 rows, on all of them.
+        """
+        n = evidence.logits.shape[1]
+        probs = torch.zeros_like(evidence.logits)
+        over = torch.zeros_like(probs, dtype=torch.bool)
+        everything = torch.ones(len(probs), dtype=torch.bool)
+        whole = gate is not None or len(probs) < 20
+        for fit_on, measure in [(everything, everything)] if whole else halves(len(probs)):
+            trial = gate if isinstance(gate, IndependentGate) else _fitted(evidence.rows(fit_on))
+            part = evidence.rows(measure)
+            with torch.no_grad():
+                probs[measure] = trial(part.logits, part.neighbours(n)).probs
+                over[measure] = probs[measure] >= trial.threshold
+        return probs, self._named(over)
+
+    def unfitted(self, probs: Tensor) -> Answers:
+        """Answers by probabilities [n, L] that nothing was fitted for."""
+        return self._named(probs >= THRESHOLD)
+
+    def _named(self, marks: Tensor) -> Answers:
+        return [[self.labels[j] for j in row.nonzero().flatten().tolist()] for row in marks]
+
+    def figures(self, truth: Answers, answers: Answers) -> dict[str, float]:
+        """The metrics of a condition."""
+        return set_scores(truth, answers)
+
+    def decisions(self, probs: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+        """The confidence of each label, and whether it is right."""
+        return probs.flatten(), truth.flatten().bool()
+
+    def raw(self, logits: Tensor) -> Tensor:
+        """Logits [n, L] as probabilities, before any calibration."""
+        return torch.sigmoid(logits)
+
+    def calibration(self, evidence: Evidence, probs: Tensor, gate: Gate) -> dict[str, float]:
+        """Calibration error over all decisions, before and after, and what was fitted."""
+        assert isinstance(gate, IndependentGate)  # `HeadConfig.multilabel` says so
+        threshold = float(gate.threshold.detach())
+        return super().calibration(evidence, probs, gate) | {"threshold": threshold}
 
 
-def answers(
-    evidence: Evidence, labels: Sequence[str], gate: IndependentGate | None
-) -> tuple[Tensor, Sets]:
-    """Probabilities [n, L] and what is answered, by a gate and threshold that saw none of the rows.
-
-    No `gate`: there is none that was fitted on other rows, so one is fitted on one half and used on
-    the other, both ways (with fewer than 20 rows: on all).
-    """
-    n, count = evidence.logits.shape[1], len(evidence.truth)
-    everything = torch.ones(count, dtype=torch.bool)
-    half = torch.arange(count) % 2 == 0
-    halves = [(half, ~half), (~half, half)] if count >= 20 else [(everything, everything)]
-    probs = torch.zeros(count, n)
-    over = torch.zeros(count, n, dtype=torch.bool)
-    for fit_on, measure in [(everything, everything)] if gate is not None else halves:
-        trial = gate
-        if trial is None:
-            trial = IndependentGate()
-            fit_multilabel(trial, evidence.rows(fit_on))
-        part = evidence.rows(measure)
-        with torch.no_grad():
-            found = trial(part.logits, part.neighbours(n)).probs
-            probs[measure], over[measure] = found, found >= trial.threshold
-    return probs, [[labels[j] for j in row.nonzero().flatten().tolist()] for row in over]
+def _trial(rows: Evidence) -> tuple[float, IndependentGate]:
+    """The loss of a gate that was fitted on some rows, and the gate."""
+    gate = _fitted(rows)
+    with torch.no_grad():
+        probs = gate(rows.logits, rows.neighbours(rows.logits.shape[1])).probs
+        return float(binary_loss(probs, rows.truth).sum(-1).mean()), gate
 
 
-def neighbours_alone(rows: Sequence[Row], base: Tensor, labels: Sequence[str], k: int) -> Sets:
-    """The rows by hits alone with nothing learned: what the server does with no head."""
-    hits = [row.hits for row in rows]
-    memory = make_memory(hits, labels, base.shape[1], k, multilabel=True)
-    shares = plain_vote(base, memory, len(labels)).probs
-    return [[labels[j] for j, p in enumerate(row) if p >= THRESHOLD] for row in shares.tolist()]
+def _fitted(rows: Evidence) -> IndependentGate:
+    gate = IndependentGate()
+    fit_multilabel(gate, rows)
+    return gate
 
 
-def _previous(base: Path, run: Run, rows: Sequence[Row]) -> Sets | None:
-    """What the base's own head says of the same rows, by the code that serves it."""
-    reader, name = Reader.load(base, run.encoder), run.head.field
-    if name not in reader.heads:
-        return None
-    said: Sets = []
-    for start in range(0, len(rows), 64):
-        part = rows[start : start + 64]
-        states = reader.read([reader.tokenize(row.text) for row in part], [name] * len(part))
-        hits = [row.hits for row in part]
-        found = reader.predict(states, hits, name, index_labels=run.head.labels)
-        said += [one.answered for one in found]
-    return said
+def fit_multilabel(gate: IndependentGate, evidence: Evidence) -> None:
+    """Fit temperatures, gate, new labels and threshold, in place, on rows not trained on."""
+    truth, n = evidence.truth, evidence.logits.shape[1]
+    with torch.no_grad():
+        gate.log_temperature.zero_()
+        gate.shift.zero_()
 
+    def head() -> Tensor:
+        cool = gate.log_head_temperature
+        # Rows without a mistake would want an ever lower temperature.
+        loss = F.binary_cross_entropy_with_logits(evidence.logits / cool.exp(), truth)
+        return RIDGE * cool**2 + loss
 
-def _calibration(evidence: Evidence, probs: Tensor, gate: IndependentGate) -> dict[str, float]:
-    """Calibration error over all decisions, before and after, and what was fitted."""
-    truth = evidence.truth.flatten().bool().tolist()
-    raw = torch.sigmoid(evidence.logits).flatten().tolist()
-    return {
-        "ece_before": calibration_error(raw, truth),
-        "ece_after": calibration_error(probs.flatten().tolist(), truth),
-        "temperature": float(gate.log_temperature.detach().exp()),
-        "head_temperature": float(gate.log_head_temperature.detach().exp()),
-        "threshold": float(gate.threshold.detach()),
-    }
+    minimise([gate.log_head_temperature], head)
+    neighbours = evidence.neighbours(n)
+    start = gate.weights.detach().clone()
 
+    def mixed() -> Tensor:
+        ridge = RIDGE * ((gate.weights - start) ** 2).sum()
+        return ridge + binary_loss(gate.mixed(evidence.logits, neighbours)[0], truth).mean()
 
-def _diagnosis(
-    evidence: Evidence, probs: Tensor, rows: Sequence[Row], views: Mapping[str, Sets]
-) -> dict[str, Any]:
-    """As `model.training.diagnosis`, without confusion: a set is not taken for another set.
+    minimise([gate.weights], mixed)
+    share, some = neighbours.probs, neighbours.probs > 0
+    if bool(some.any()):
+        before = gate.novel.detach().clone()
 
-    Paired counts are of rows whose F1 is above and below the rival's.
-    """
-    truth = [row.names for row in rows]
-    f1 = {
-        view: [row_f1(t, s) for t, s in zip(truth, said, strict=True)]
-        for view, said in views.items()
-    }
-    shown = probs.flatten() >= SHOWN
-    told = probs.flatten()[shown].tolist()
-    true = evidence.truth.flatten()[shown].bool().tolist()
-    return {
-        "by_label": {view: f1_by_label(truth, said) for view, said in views.items()},
-        "support": dict(Counter(name for names in truth for name in names)),
-        "reliability": reliability(told, true),
-        "worst": _worst(evidence, probs, rows, views["on"], f1["on"]),
-        "paired": {
-            rival: compared(f1["on"], theirs).to_json()
-            for rival, theirs in f1.items()
-            if rival != "on"
-        },
-    }
+        def new() -> Tensor:
+            ridge = RIDGE * ((gate.novel - before) ** 2).sum()
+            return ridge + binary_loss(gate.by_neighbours(share[some]), truth[some]).mean()
 
+        minimise([gate.novel], new)
+    with torch.no_grad():
+        p = gate.mixed(evidence.logits, neighbours)[0]
 
-def compared(ours: Sequence[float], theirs: Sequence[float]) -> Paired:
-    """Counts of rows whose own figure is better and worse."""
-    pairs = list(zip(ours, theirs, strict=True))
-    return Paired(len(pairs), sum(o > t for o, t in pairs), sum(o < t for o, t in pairs))
+    def last() -> Tensor:
+        ridge = RIDGE * (gate.log_temperature**2 + gate.shift**2)
+        calibrated = logit(p) / gate.log_temperature.exp() + gate.shift
+        return ridge + F.binary_cross_entropy_with_logits(calibrated, truth)
 
-
-def _worst(
-    evidence: Evidence,
-    probs: Tensor,
-    rows: Sequence[Row],
-    said: Sets,
-    f1: Sequence[float],
-) -> list[dict[str, Any]]:
-    """The rows of the lowest F1, the surest first, with the hits that had the most weight."""
-    weights = evidence.neighbours(probs.shape[1]).weights.tolist()
-    sure = probs.amax(-1).tolist()
-    found = []
-    wrong = [i for i in range(len(rows)) if f1[i] < 1]
-    for i in sorted(wrong, key=lambda i: (f1[i], -sure[i]))[:WORST]:
-        sources, hits = rows[i].sources, rows[i].hits
-        order = sorted(range(min(len(weights[i]), len(hits))), key=lambda j: -weights[i][j])
-        found.append(
-            {
-                "id": rows[i].id,
-                "truth": ", ".join(rows[i].names),
-                "said": ", ".join(said[i]),
-                "confidence": round(sure[i], 4),
-                "citations": [
-                    {
-                        "doc_id": sources[j] if j < len(sources) else None,
-                        "label": ", ".join(hits[j].names),
-                        "weight": round(weights[i][j], 4),
-                    }
-                    for j in order[:CITED]
-                ],
-            }
-        )
-    return found
+    minimise([gate.log_temperature, gate.shift], last)
+    with torch.no_grad():
+        gate.threshold.fill_(best_threshold(gate.calibrated(p), truth)[0])

@@ -17,7 +17,7 @@ from model.ner.evidence import occurrences
 from model.ner.network import Batch, TagConfig, Window, windows
 from model.ner.rows import TagRow
 from model.ner.words import split_words
-from model.training.batches import CACHE_BYTES
+from model.training.label_examples import CACHE_BYTES
 
 
 @dataclass(slots=True)
@@ -42,13 +42,13 @@ def prepare(encoder: Encoder, head: TagConfig, rows: Sequence[TagRow]) -> Prepar
             if inside and kind in kinds:
                 spans.append((inside[0], inside[-1] + 1, kinds[kind]))
         tags = tags_of(spans, len(words))
-        said = evidence_of(occurrences(words, row.hits[: head.k]), head.types)
+        evidence = evidence_of(occurrences(words, row.hits[: head.k]), head.types)
         at = 0
         for window in windows(encoder, row.text, words, head.max_tokens):
             n = len(window.words)
             data.windows.append(window)
             data.tags.append(tags[at : at + n])
-            data.evidence.append(said[at : at + n])
+            data.evidence.append(evidence[at : at + n])
             at += n
     size = sum(len(window.ids) for window in data.windows) * encoder.dim * 2
     if size > CACHE_BYTES:

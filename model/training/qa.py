@@ -1,236 +1,183 @@
-"""Training a question-answering head on rows that arrive with the passages retrieved for them.
-
-A run leaves its state in a folder beside `out` after every epoch; the same call finds it there
-and goes on.
-"""
+"""Training a head for questions, on rows that arrive with the passages retrieved for them."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from model.checkpoint import verify
 from model.config import bf16_products
 from model.encoder.encoder import Encoder
-from model.metrics import Compared
 from model.qa.answers import SpanAnswer, SpanReader
 from model.qa.evidence import PassageText
 from model.qa.metrics import f1
 from model.qa.network import FEATURES, SpanConfig, SpanNetwork, collate, shared_loss
 from model.qa.rows import SpanRow, SpanTrainConfig
-from model.training.epochs import Losses, run_epochs
-from model.training.feedback import compare_feedback
+from model.training.driver import Evaluated, Fitted, StartTicker, base_network
+from model.training.evaluation import compare
 from model.training.qa_calibration import (
     Case,
-    alone_for,
     ask_all,
+    calibrate_single,
     read_all,
     retrieved_for,
     scores,
     settle,
-    settle_alone,
 )
 from model.training.qa_examples import Prepared, draw, gold_places, prepare
-from model.training.split import bucket
-from model.training.trainer import Progress, Ticker
-from model.training.workspace import (
-    TOO_FEW,
-    HeadReport,
-    TrainingRefused,
-    fingerprint,
-    open_workspace,
-    previous_head,
-    publish,
-)
+from model.training.split import TOO_FEW, Split, bucket
+from model.training.trainer import LoopState, LossOf, Ticker, run_epochs
+from model.training.workspace import TrainingRefused
 
 MAX_HELD_OUT = 300
 
-__all__ = ["SpanReport", "SpanRow", "SpanTrainConfig", "train_span"]
-
 
 @dataclass(slots=True)
-class SpanReport(HeadReport):
-    """What a run did. `metrics` by view, each with exact_match, f1 (percent) and rows: `given` (the
-    row's context is read; the figure to compare heads by), `on` (what was retrieved is read),
-    `off` (nothing is), `previous` (the base's own head, as `given`). `evaluated_on`: `held-out`,
-    or `training` where the rows were too few to hold any out; nothing is calibrated then.
-    `diagnosis.paired`: F1 as `given` against `off` and `previous`.
+class QaFitted(Fitted):
+    """A head for questions after its training."""
+
+    model: SpanNetwork
+
+
+@dataclass
+class QaTraining:
+    """Rows without an answer in their context are left out.
+
+    `feedback_items`: rows that are only measured on. Figures are exact_match and f1, in percent.
     """
 
+    rows: Sequence[SpanRow]
+    config: SpanTrainConfig
+    encoder: Encoder
+    feedback_items: Sequence[SpanRow] = ()
 
-def train_span(
-    rows: Sequence[SpanRow],
-    config: SpanTrainConfig,
-    encoder: Encoder,
-    out: Path,
-    *,
-    base: Path | None = None,
-    feedback_items: Sequence[SpanRow] = (),
-    documents: bytes = b"",
-    progress: Progress | None = None,
-    cancelled: Callable[[], bool] | None = None,
-) -> SpanReport:
-    """Train a head and write a checkpoint to `out`; the other heads of `base` are copied.
+    @cached_property
+    def data(self) -> Prepared:
+        """All rows as numbers."""
+        return prepare(self.encoder, self.rows, self.config)
 
-    `opinions`: further rows that are only measured on, for the gate. `documents`: what is written
-    down of where the rows come from (`model.provenance`).
+    def split(self) -> Split:
+        """See `HeadTraining`: by context, so that no text is on both sides."""
+        rows, config = self.rows, self.config
+        usable = [i for i, gold in enumerate(self.data.gold) if gold]
+        if not usable:
+            raise TrainingRefused(f"none of the {len(rows)} rows has an answer within its context")
+        warnings = []
+        if len(usable) < len(rows):
+            warnings.append(f"{len(rows) - len(usable)} rows without an answer in their context")
+        apart = {i for i in usable if bucket(rows[i].context) < config.holdout}
+        train = [i for i in usable if i not in apart] or usable
+        held = sorted(apart, key=lambda i: bucket(rows[i].question))[:MAX_HELD_OUT]
+        held = [] if train is usable else held
+        if not held:
+            warnings.append(TOO_FEW)
+        return Split(train, held, warnings, len(usable), "training")
 
-    Raises:
-        TrainingRefused: No row has an answer that stands in its context.
-        TrainingCancelled: `cancelled` answered true; the same call resumes.
-        CheckpointRefused: `base` does not verify or belongs to another encoder; `out` exists.
-    """
-    if base is not None:
-        verify(base)  # before the work, not after it
-    data = prepare(encoder, rows, config)
-    usable = [i for i, gold in enumerate(data.gold) if gold]
-    if not usable:
-        raise TrainingRefused(f"none of the {len(rows)} rows has an answer within its context")
-    warnings = []
-    if len(usable) < len(rows):
-        warnings.append(f"{len(rows) - len(usable)} rows without an answer in their context")
-    apart = {i for i in usable if bucket(rows[i].context) < config.holdout}
-    train = [i for i in usable if i not in apart] or usable
-    held = sorted(apart, key=lambda i: bucket(rows[i].question))[:MAX_HELD_OUT]
-    held = [] if train is usable else held
-    if not held:
-        warnings.append(TOO_FEW)
-    digest = fingerprint(config.to_json(), encoder, _plain(rows))
-    work = open_workspace(out, digest)
-    torch.manual_seed(config.seed)
-    head = SpanConfig(
-        encoder_sha256=encoder.sha256,
-        field=config.field,
-        dim=encoder.dim,
-        layers=min(config.layers, encoder.depth),
-        rank=config.rank,
-        dropout=config.dropout,
-        question_tokens=config.question_tokens,
-        max_tokens=min(config.max_tokens, encoder.max_tokens),
-        k=config.k,
-        features=FEATURES,
-        alone=True,
-        titles=any(row.title for row in rows),
-    )
-    model = SpanNetwork(head, encoder).to(encoder.device)
-    steps = config.epochs * -(-len(train) // config.batch_size)
-    ticker = Ticker(steps, progress, cancelled)
-    state = fit(model, data, train, config, work / "main", ticker)
-    judged = [rows[i] for i in held or train[:MAX_HELD_OUT]]
-    metrics, calibration, answers = judge(model, judged, config, fit=bool(held))
-    before = previous_head(base, config.field, encoder, SpanNetwork)
-    if before is not None:
-        answers["previous"] = _given(SpanReader(before), judged)
-        metrics["previous"] = scores(judged, answers["previous"], config.lang)
-    rivals = {view: f1_of(judged, said, config.lang) for view, said in answers.items()}
-    ours = rivals.pop("given")
-    paired = {view: Compared.of("f1", ours, theirs).to_json() for view, theirs in rivals.items()}
-    diagnosis: dict[str, Any] = {"paired": paired}
-    if feedback_items:
-        ran = SpanReader(model)
-        ours += f1_of(feedback_items, _given(ran, feedback_items), config.lang)
-        rivals["off"] += f1_of(feedback_items, _closed(ran, feedback_items), config.lang)
-        if before is not None:
-            said = _given(SpanReader(before), feedback_items)
-            rivals["previous"] += f1_of(feedback_items, said, config.lang)
-        diagnosis["feedback"] = compare_feedback("f1", ours, rivals, len(feedback_items))
-    report = SpanReport(
-        field=config.field,
-        task=head.task,
-        rows=len(usable),
-        trained_on=len(train),
-        held_out=len(held),
-        evaluated_on="held-out" if held else "training",
-        metrics=metrics,
-        calibration=calibration,
-        diagnosis=diagnosis,
-        k=head.k,
-        config=config.to_json(),
-        epochs=state["epoch"],
-        tokens_per_second=state["tokens"] / max(state["seconds"], 1e-9),
-        seconds=state["seconds"],
-        encoder_sha256=encoder.sha256,
-        data_sha256=digest,
-        warnings=warnings,
-    )
-    publish(out, head, model, report, encoder, base=base, work=work, documents=documents)
-    return report
+    def plain_rows(self) -> Iterator[object]:
+        """See `HeadTraining`."""
+        for row in self.rows:
+            yield [row.id, row.question, row.context, row.title, [*row.answers]]
+            yield [hit.text[:64] for hit in row.hits]
+
+    def fit(self, split: Split, work: Path, start: StartTicker) -> QaFitted:
+        """See `HeadTraining`."""
+        config, encoder = self.config, self.encoder
+        torch.manual_seed(config.seed)
+        head = SpanConfig(
+            encoder_sha256=encoder.sha256,
+            field=config.field,
+            dim=encoder.dim,
+            layers=min(config.layers, encoder.depth),
+            rank=config.rank,
+            dropout=config.dropout,
+            question_tokens=config.question_tokens,
+            max_tokens=min(config.max_tokens, encoder.max_tokens),
+            k=config.k,
+            features=FEATURES,
+            alone=True,
+            titles=any(row.title for row in self.rows),
+        )
+        model = SpanNetwork(head, encoder).to(encoder.device)
+        ticker = start(config.epochs * -(-len(split.train) // config.batch_size))
+        state = fit(model, self.data, split.train, config, work / "main", ticker)
+        return QaFitted(head, model, state)
+
+    def previous(self, base: Path) -> SpanReader | None:
+        """See `HeadTraining`."""
+        network = base_network(base, self.config.field, self.encoder, SpanNetwork)
+        return None if network is None else SpanReader(network)
+
+    def evaluate(self, fitted: QaFitted, split: Split, previous: SpanReader | None) -> Evaluated:
+        """See `HeadTraining`."""
+        lang, items = self.config.lang, self.feedback_items
+        rows = [self.rows[i] for i in split.held or split.train[:MAX_HELD_OUT]]
+        metrics: dict[str, dict[str, float]] = {}
+        calibration: dict[str, float] = {}
+        if split.held:
+            metrics["on"], calibration = calibrate(fitted.model, rows, self.config)
+        reader = SpanReader(fitted.model.eval())
+        answers = answers_of(reader, previous, rows)
+        metrics |= {name: scores(rows, given, lang) for name, given in answers.items()}
+        counts = {name: f1_of(rows, given, lang) for name, given in answers.items()}
+        if items:
+            for name, given in answers_of(reader, previous, items).items():
+                counts[name] += f1_of(items, given, lang)
+        return Evaluated(metrics, calibration, compare("f1", counts, "given", len(items)))
 
 
-def judge(
-    model: SpanNetwork, rows: Sequence[SpanRow], config: SpanTrainConfig, *, fit: bool
-) -> tuple[dict[str, dict[str, float]], dict[str, float], dict[str, list[SpanAnswer]]]:
-    """Figures, calibration, and the answers `given` and `off`.
+def calibrate(
+    model: SpanNetwork, rows: Sequence[SpanRow], config: SpanTrainConfig
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Fit mix and judges on rows that were not trained on: figures `on`, and what was fitted.
 
-    `fit`: mix and judges are fitted on these rows first.
+    Every row is asked over what was retrieved for it, with its own text and without.
     """
     reader = SpanReader(model.eval())
     cases = []
     for own in (True, False):
         for row in rows:
-            asked = reader.ask(row.question, retrieved_for(row, config.k, own=own))
-            if asked.pairs:
-                cases.append(Case(row, asked, own))
-    calibration: dict[str, float] = {}
-    metrics: dict[str, dict[str, float]] = {}
-    if fit:
-        read_all(reader, [case.asked for case in cases])
-        calibration = settle(model, cases, config.lang)
-        calibration |= judge_alone(model, rows, config.lang)
-        reader = SpanReader(model)
-        there = [case for case in cases if case.present]
-        found = [reader.answer(case.asked) for case in there]
-        metrics["on"] = scores([case.row for case in there], found, config.lang)
+            reading = reader.ask(row.question, retrieved_for(row, config.k, own=own))
+            if reading.pairs:
+                cases.append(Case(row, reading, own))
+    read_all(reader, [case.reading for case in cases])
+    calibration = settle(model, cases, config.lang)
+    calibration |= calibrate_single(model, rows, config.lang)
+    reader = SpanReader(model)
+    present = [case for case in cases if case.present]
+    answers = [reader.answer(case.reading) for case in present]
+    return scores([case.row for case in present], answers, config.lang), calibration
+
+
+def answers_of(
+    reader: SpanReader, previous: SpanReader | None, rows: Sequence[SpanRow]
+) -> dict[str, list[SpanAnswer]]:
+    """By condition: `given`, `off`, and `previous` where there is such a head."""
     answers = {
         "given": _given(reader, rows),
-        "off": _closed(reader, rows),
+        "off": [reader.answer(reader.ask(row.question, [])) for row in rows],
     }
-    metrics |= {view: scores(rows, said, config.lang) for view, said in answers.items()}
-    return metrics, calibration, answers
+    if previous is not None:
+        answers["previous"] = _given(previous, rows)
+    return answers
 
 
-def judge_alone(model: SpanNetwork, rows: Sequence[SpanRow], lang: str) -> dict[str, float]:
-    """Fit the judges of a single passage on these rows; how well they do on them."""
-    reader = SpanReader(model.eval())
-    asked = [
-        Case(row, reader.ask(row.question, [passage]), present)
-        for row in rows
-        for passage, present in alone_for(row)
-    ]
-    cases = [case for case in asked if case.asked.pairs]
-    read_all(reader, [case.asked for case in cases])
-    return settle_alone(model, cases, lang)
+def _given(reader: SpanReader, rows: Sequence[SpanRow]) -> list[SpanAnswer]:
+    texts = [PassageText(row.context, title=row.title) for row in rows]
+    readings = [reader.ask(row.question, [text]) for row, text in zip(rows, texts, strict=True)]
+    return ask_all(reader, readings)
 
 
 def f1_of(
     rows: Sequence[SpanRow], answers: Sequence[SpanAnswer], lang: str
 ) -> list[tuple[float, float]]:
     """Of each row its F1, and 1: the sums' quotient is the mean."""
-    said = [answer.spans[0].text if answer.spans else "" for answer in answers]
-    truths = [[text for text, _ in row.answers] for row in rows]
-    return [(f1(s, t, lang), 1.0) for s, t in zip(said, truths, strict=True)]
-
-
-def _given(reader: SpanReader, rows: Sequence[SpanRow]) -> list[SpanAnswer]:
-    own = [PassageText(row.context, title=row.title) for row in rows]
-    asked = [reader.ask(row.question, [text]) for row, text in zip(rows, own, strict=True)]
-    return ask_all(reader, asked)
-
-
-def _closed(reader: SpanReader, rows: Sequence[SpanRow]) -> list[SpanAnswer]:
-    return [reader.answer(reader.ask(row.question, [])) for row in rows]
-
-
-def _plain(rows: Sequence[SpanRow]) -> Iterator[object]:
-    for row in rows:
-        yield [row.id, row.question, row.context, row.title, [*row.answers]]
-        yield [hit.text[:64] for hit in row.hits]
+    pairs = zip(rows, answers, strict=True)
+    return [(f1(answer.text, [t for t, _ in row.answers], lang), 1.0) for row, answer in pairs]
 
 
 def fit(
@@ -240,10 +187,10 @@ def fit(
     config: SpanTrainConfig,
     folder: Path,
     ticker: Ticker,
-) -> dict[str, Any]:
-    """Train on the rows `train`; what an epoch draws follows from seed and epoch alone."""
+) -> LoopState:
+    """Train on the rows `train`."""
 
-    def losses(epoch: int, _: torch.Generator) -> Losses:
+    def losses(epoch: int, _: torch.Generator) -> LossOf:
         rng = random.Random(config.seed * 7919 + epoch)
 
         def loss_of(part: Sequence[int]) -> tuple[Tensor, int]:

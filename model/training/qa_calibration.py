@@ -20,7 +20,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from model.encoder.encoder import batches_by_length
 from model.metrics import auroc
 from model.qa.answers import SpanAnswer, SpanReader
-from model.qa.evidence import Asked, PassageText, weigh
+from model.qa.evidence import PassageText, QaReading, weigh
 from model.qa.metrics import exact_match, f1
 from model.qa.network import SpanConfig, SpanNetwork
 from model.qa.pairs import Pair
@@ -41,7 +41,7 @@ class Case:
     """A row that was read: what of it is there to find."""
 
     row: SpanRow
-    asked: Asked
+    reading: QaReading
     present: bool
 
 
@@ -59,7 +59,7 @@ def retrieved_for(row: SpanRow, k: int, *, own: bool) -> list[PassageText]:
     return [PassageText(text, rank, title) for rank, (text, title) in enumerate(found[:k], 1)]
 
 
-def alone_for(row: SpanRow) -> list[tuple[PassageText, bool]]:
+def single_passages(row: SpanRow) -> list[tuple[PassageText, bool]]:
     """Single passages that a row is asked over, and whether its answer is there to find.
 
     Its own text and the best other one that does not hold the answer; of its own the sentence with
@@ -67,9 +67,11 @@ def alone_for(row: SpanRow) -> list[tuple[PassageText, bool]]:
     """
     text, start = row.answers[0]
     found = [(row.context, True), (sentence_at(row.context, start, start + len(text)), True)]
-    said = [answer.lower() for answer, _ in row.answers]
+    answers = [answer.lower() for answer, _ in row.answers]
     for hit in row.hits:
-        if hit.text not in row.context and not any(answer in hit.text.lower() for answer in said):
+        if hit.text not in row.context and not any(
+            answer in hit.text.lower() for answer in answers
+        ):
             at = min(start, max(0, len(hit.text) - 1))
             found += [(hit.text, False), (sentence_at(hit.text, at, at + 1), False)]
             break
@@ -84,34 +86,33 @@ def sentence_at(text: str, start: int, end: int) -> str:
     return text[first:last].strip()
 
 
-def read_all(reader: SpanReader, asked: Sequence[Asked]) -> None:
+def read_all(reader: SpanReader, readings: Sequence[QaReading]) -> None:
     """Read every pair of some questions, batched by length; equal ones once."""
-    wanted: dict[tuple[int, ...], list[tuple[Asked, Pair]]] = {}
-    for one in asked:
-        for pair in one.unread():
-            wanted.setdefault((pair.begin, *pair.ids), []).append((one, pair))
-    groups = list(wanted.values())
+    equal: dict[tuple[int, ...], list[tuple[QaReading, Pair]]] = {}
+    for reading in readings:
+        for pair in reading.unread():
+            equal.setdefault((pair.begin, *pair.ids), []).append((reading, pair))
+    groups = list(equal.values())
     for batch in batches_by_length([len(g[0][1].ids) for g in groups], budget=READ_TOKENS):
         logits = reader.read([groups[j][0][1] for j in batch])
         for j, found in zip(batch, logits, strict=True):
-            for one, pair in groups[j]:
-                one.put(pair, found)
+            for reading, pair in groups[j]:
+                reading.put(pair, found)
 
 
-def ask_all(reader: SpanReader, asked: Sequence[Asked]) -> list[SpanAnswer]:
+def ask_all(reader: SpanReader, readings: Sequence[QaReading]) -> list[SpanAnswer]:
     """Read and answer."""
-    read_all(reader, asked)
-    return [reader.answer(one) for one in asked]
+    read_all(reader, readings)
+    return [reader.answer(reading) for reading in readings]
 
 
 def scores(rows: Sequence[SpanRow], answers: Sequence[SpanAnswer], lang: str) -> dict[str, float]:
     """Exact match and F1, in percent, of the likeliest spans."""
-    said = [answer.spans[0].text if answer.spans else "" for answer in answers]
     truths = [[text for text, _ in row.answers] for row in rows]
-    pairs = list(zip(said, truths, strict=True))
+    pairs = [(answer.text, truth) for answer, truth in zip(answers, truths, strict=True)]
     return {
-        "exact_match": 100 * float(np.mean([exact_match(s, t, lang) for s, t in pairs])),
-        "f1": 100 * float(np.mean([f1(s, t, lang) for s, t in pairs])),
+        "exact_match": 100 * float(np.mean([exact_match(a, t, lang) for a, t in pairs])),
+        "f1": 100 * float(np.mean([f1(a, t, lang) for a, t in pairs])),
         "rows": float(len(rows)),
     }
 
@@ -119,12 +120,12 @@ def scores(rows: Sequence[SpanRow], answers: Sequence[SpanAnswer], lang: str) ->
 def settle(model: SpanNetwork, cases: Sequence[Case], lang: str) -> dict[str, float]:
     """Fit mix and judges in place, on cases that were read; how well they do on them.
 
-    A head that judges a single passage apart judges it as all others until `settle_alone`.
+    A head that judges a single passage apart judges it as all others until `calibrate_single`.
     """
     longest = model.config.answer_tokens
     # Where the retriever did not find a row's text, its order says nothing of the text.
-    there = [case for case in cases if case.present]
-    ranked = [c for c in there if any(hit.text in c.row.context for hit in c.row.hits)] or there
+    present = [case for case in cases if case.present]
+    ranked = [c for c in present if any(hit.text in c.row.context for hit in c.row.hits)] or present
 
     def quality(mix: float) -> float:
         return float(np.mean([_f1(case, mix, longest, lang) for case in ranked]))
@@ -138,8 +139,19 @@ def settle(model: SpanNetwork, cases: Sequence[Case], lang: str) -> dict[str, fl
     return {"mix": mix, **{f"answerable_{name}": value for name, value in figures.items()}}
 
 
-def settle_alone(model: SpanNetwork, cases: Sequence[Case], lang: str) -> dict[str, float]:
-    """Fit the judges of a single passage in place, as `settle`; cases of both kinds are needed."""
+def calibrate_single(model: SpanNetwork, rows: Sequence[SpanRow], lang: str) -> dict[str, float]:
+    """Fit the judges of a single passage in place, as `settle`; how well they do on these rows.
+
+    Cases of both kinds, with the answer and without, are needed.
+    """
+    reader = SpanReader(model.eval())
+    cases = [
+        Case(row, reader.ask(row.question, [passage]), present)
+        for row in rows
+        for passage, present in single_passages(row)
+    ]
+    cases = [case for case in cases if case.reading.pairs]
+    read_all(reader, [case.reading for case in cases])
     if len({case.present for case in cases}) < 2:
         return {}
     weights, figures = _judges(cases, float(model.mix), model.config, lang)
@@ -154,10 +166,10 @@ def _judges(
     """Weights [2, features + 1] of the two judges, and how well the first does on these cases."""
     features, truth = _features(cases, mix, config, lang)
     weights = torch.stack([_logistic(features, truth[:, i]) for i in range(2)])
-    said, present = (features @ weights[0]).sigmoid(), truth[:, 0] > 0
+    chance, present = (features @ weights[0]).sigmoid(), truth[:, 0] > 0
     return weights, {
-        "auroc": auroc(said[present].tolist(), said[~present].tolist()),
-        "accuracy": float(((said >= 0.5) == present).double().mean()),
+        "auroc": auroc(chance[present].tolist(), chance[~present].tolist()),
+        "accuracy": float(((chance >= 0.5) == present).double().mean()),
         "cases": float(len(cases)),
     }
 
@@ -172,7 +184,7 @@ def _features(
     features = torch.zeros(len(cases), config.features + 1, dtype=torch.float64)
     truth = torch.zeros(len(cases), 2, dtype=torch.float64)
     for i, case in enumerate(cases):
-        evidence = weigh(case.asked, mix, config.answer_tokens)
+        evidence = weigh(case.reading, mix, config.answer_tokens)
         features[i] = torch.from_numpy(np.append(evidence.features()[: config.features], 1.0))
         truth[i, 0] = case.present
         truth[i, 1] = case.present and _f1(case, mix, config.answer_tokens, lang) >= RIGHT
@@ -180,7 +192,7 @@ def _features(
 
 
 def _f1(case: Case, mix: float, longest: int, lang: str) -> float:
-    spans = weigh(case.asked, mix, longest).spans
+    spans = weigh(case.reading, mix, longest).spans
     return f1(spans[0].text if spans else "", [text for text, _ in case.row.answers], lang)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.encoder.encoder import Encoder
-from model.labels.memory import Retrieved
+from model.qa.evidence import PassageText
 from model.qa.pairs import Frame, Pair, Tokens, tokens_of
 from model.qa.rows import SpanRow, SpanTrainConfig
 
@@ -46,14 +46,14 @@ def prepare(encoder: Encoder, rows: Sequence[SpanRow], config: SpanTrainConfig) 
     """Tokenise every text once."""
     known: dict[tuple[str, str | None], Tokens] = {}
 
-    def as_read(row: SpanRow, hit: Retrieved) -> tuple[str, str | None]:
+    def as_read(row: SpanRow, hit: PassageText) -> tuple[str, str | None]:
         """A hit's title beside a text without one would tell it from the row's own text."""
         return hit.text, hit.title if row.title else None
 
     own = {(row.context, row.title) for row in rows}
-    wanted = sorted(own | {as_read(row, hit) for row in rows for hit in row.hits}, key=str)
-    for start in range(0, len(wanted), TOKENIZED_AT_ONCE):
-        part = wanted[start : start + TOKENIZED_AT_ONCE]
+    texts_read = sorted(own | {as_read(row, hit) for row in rows for hit in row.hits}, key=str)
+    for start in range(0, len(texts_read), TOKENIZED_AT_ONCE):
+        part = texts_read[start : start + TOKENIZED_AT_ONCE]
         texts, titles = [text for text, _ in part], [title for _, title in part]
         known.update(zip(part, tokens_of(encoder, texts, titles), strict=True))
     questions = [

@@ -12,11 +12,12 @@ from model.config import TrainConfig
 from model.labels.memory import Retrieved
 
 MAX_HELD_OUT = 500
+TOO_FEW = "too few rows to hold any out: figures are those of training rows"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A training example with its hits, best first. Its label is a list in a field of several."""
+    """A training example with its hits, best first. Independent labels are a list."""
 
     id: str
     text: str
@@ -31,22 +32,28 @@ class Row:
 
 
 @dataclass(slots=True)
-class Plan:
-    """Which rows are trained on, and which are held out."""
+class Split:
+    """Which rows, by number, are trained on and which are held out.
+
+    `rows`: how many can be learned from. `instead`: what figures are of where none are held out.
+    """
 
     train: list[int]
     held: list[int]
     warnings: list[str]
+    rows: int
+    instead: str
 
 
-def plan_rows(rows: Sequence[Row], config: TrainConfig) -> Plan:
+def plan_rows(rows: Sequence[Row], config: TrainConfig) -> Split:
     """Hold out by hash of the normalised text, so that equal texts fall together.
 
     A label's last example is never held out: what has one example can be learned, not measured.
     """
     order = sorted(range(len(rows)), key=lambda i: (bucket(rows[i].text), i))
     limit = min(int(len(rows) * config.holdout), MAX_HELD_OUT)
-    left = Counter(name for row in rows for name in row.names)
+    counts = Counter(name for row in rows for name in row.names)
+    left = counts.copy()
     held: list[int] = []
     for i in order:
         names = rows[i].names
@@ -56,7 +63,6 @@ def plan_rows(rows: Sequence[Row], config: TrainConfig) -> Plan:
             left.subtract(names)
             held.append(i)
     apart = set(held)
-    counts = Counter(name for row in rows for name in row.names)
     single = sorted(label for label, n in counts.items() if n == 1)
     warnings = []
     if single:
@@ -64,7 +70,8 @@ def plan_rows(rows: Sequence[Row], config: TrainConfig) -> Plan:
         warnings.append(f"{len(single)} labels have one example, which cannot be checked: {named}")
     if not held and config.holdout > 0:
         warnings.append("too few rows to hold any out: figures are out-of-fold")
-    return Plan([i for i in range(len(rows)) if i not in apart], held, warnings)
+    train = [i for i in range(len(rows)) if i not in apart]
+    return Split(train, held, warnings, len(rows), "out-of-fold")
 
 
 def make_folds(train_rows: Sequence[int], folds: int) -> list[list[int]]:

@@ -1,7 +1,7 @@
-"""The training loop: prepared rows in, a trained network out, resumable at every epoch.
+"""The training loop of every head: resumed after any epoch, cancelled at any step.
 
-The states below the adapted layers never change, so they are computed once and kept in half
-precision: an epoch then costs a forward and a backward pass through the top layers only.
+What an epoch draws follows from the seed and the epoch's number alone, so that a run which is
+resumed is the run that was not interrupted.
 """
 
 from __future__ import annotations
@@ -12,28 +12,26 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from model.config import TrainConfig, bf16_products
-from model.encoder.encoder import mean_pool
-from model.labels.multilabel import best_threshold, binary_loss, multilabel_loss, start_multilabel
-from model.labels.neighbours import SMALL
-from model.labels.network import RetrievalAugmentedModel
-from model.training.batches import Batch, Prepared, adapted, epoch_batches, evidence_of, make_batch
 from model.training.curves import Curve
 from model.training.workspace import TrainingRefused
 
 STATE = "state.safetensors"
 Progress = Callable[[int, int, float | None, float | None], None]
 """(step, total, loss, seconds left)."""
+LossOf = Callable[[Sequence[int]], tuple[Tensor, int]]
+"""The loss of some rows, and how many tokens were read for it."""
+AfterEpoch = Callable[["LoopState", Sequence[float]], Mapping[str, float]]
+"""Sees the losses of an epoch's steps; may end the training. What it gives goes on the curve."""
 
 
 class TrainingCancelled(RuntimeError):
@@ -77,36 +75,6 @@ class Ticker:
             self.progress(min(self.step, self.total), self.total, loss, left)
 
 
-def loss_of(
-    model: RetrievalAugmentedModel, batch: Batch, config: TrainConfig, generator: torch.Generator
-) -> Tensor:
-    """Head + neighbours + closed book for some rows, pulled towards the open one (symmetric KL)."""
-    h, mask = adapted(model, batch)
-    memory = batch.memory if config.retrieval else batch.memory.closed()
-    logits, _, _ = model.classify(h, mask, memory)
-    smoothing = config.label_smoothing
-    loss = F.cross_entropy(logits, batch.truth, label_smoothing=smoothing)
-    if not config.retrieval:
-        return loss
-    query = mean_pool(h, mask)
-    vote = model.mixture(query, batch.base, memory, len(model.config.labels))
-    chance = vote.probs.gather(1, batch.truth[:, None]).squeeze(1)
-    there = chance > SMALL  # rows whose label no hit carries teach the weights nothing
-    if bool(there.any()):
-        loss = loss - config.neighbour_loss * chance[there].log().sum() / len(chance)
-    closed = torch.rand(len(logits), generator=generator) < config.drop_retrieval
-    keep = closed.nonzero().squeeze(1)
-    if len(keep):
-        alone, _, _ = model.classify(h[keep], mask[keep], memory.rows(keep).closed())
-        share = len(keep) / len(logits)
-        loss = loss + share * F.cross_entropy(alone, batch.truth[keep], label_smoothing=smoothing)
-        p, q = alone.log_softmax(-1), logits[keep].log_softmax(-1)
-        pull = F.kl_div(p, q, log_target=True, reduction="batchmean")
-        pull = pull + F.kl_div(q, p, log_target=True, reduction="batchmean")
-        loss = loss + config.consistency * share * pull / 2
-    return loss
-
-
 class OptimizerSettings(Protocol):
     """What the configuration of every training run has."""
 
@@ -146,149 +114,128 @@ def rate_at(step: int, total: int, warmup: float) -> float:
     return 0.05 + 0.95 * 0.5 * (1 + float(np.cos(np.pi * (step - rise) / max(1, total - rise))))
 
 
+class LoopSettings(OptimizerSettings, Protocol):
+    """What the loop reads of a run's configuration."""
+
+    @property
+    def epochs(self) -> int | None:
+        """How many; None counts as one."""
+
+    @property
+    def batch_size(self) -> int | None:
+        """Rows of a step; None counts as 16."""
+
+    @property
+    def seed(self) -> int:
+        """See `epoch_seeds`."""
+
+    @property
+    def warmup(self) -> float:
+        """Share of the steps."""
+
+    @property
+    def max_grad_norm(self) -> float:
+        """Longer gradients are cut to it."""
+
+
 @dataclass(slots=True)
-class Fitted:
-    """What came of one stage."""
+class LoopState:
+    """How far the training of a network is; written beside its weights after every epoch."""
 
-    epochs: int
-    best_epoch: int
-    held_out_loss: float | None
-    tokens: int
-    seconds: float
+    epoch: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    done: bool = False
+    best: float | None = None  # of what an `AfterEpoch` judges by
+    best_epoch: int = 0
 
 
-class Stage:
-    """One network trained from start to end, with its state on disk after every epoch."""
+def run_epochs(
+    model: nn.Module,
+    config: LoopSettings,
+    lengths: Sequence[int],
+    losses: Callable[[int, torch.Generator], LossOf],
+    folder: Path,
+    ticker: Ticker,
+    *,
+    stage: str | None = None,
+    after_epoch: AfterEpoch | None = None,
+) -> LoopState:
+    """Train on rows of these lengths in tokens, from the state in `folder` on where there is one.
 
-    def __init__(self, name: str, folder: Path, model: RetrievalAugmentedModel) -> None:
-        self.name, self.folder, self.model = name, folder, model
-        self.seed = int(hashlib.sha256(name.encode()).hexdigest()[:6], 16)
+    `losses` is asked once an epoch, with its number and what is to be drawn from. `stage`: a name
+    that changes what is drawn.
 
-    def start_head(self, data: Prepared, rows: Sequence[int]) -> None:
-        """Start the head at the class means of the base vectors, around their common mean."""
-        vectors, truth = data.base[list(rows)], data.truth[list(rows)]
-        if self.model.config.multilabel:
-            start_multilabel(self.model, vectors, truth)
-            return
-        middle = vectors.mean(0)
-        with torch.no_grad():
-            for label in range(len(self.model.config.labels)):
-                mine = vectors[truth == label]
-                if len(mine):
-                    self.model.head.weight[label] = (mine.mean(0) - middle).to(
-                        self.model.head.weight
-                    )
-            self.model.head.bias.zero_()
+    Raises:
+        TrainingCancelled: The ticker's caller asked for it.
+        TrainingRefused: A loss is no number.
+    """
+    epochs, size = int(config.epochs or 1), int(config.batch_size or 16)
+    per_epoch = -(-len(lengths) // size)
+    optimizer = make_optimizer(model, config)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    known = {one.name for one in fields(LoopState)}
+    saved = load_state(folder, model, optimizer) or {}
+    state = LoopState(**{name: value for name, value in saved.items() if name in known})
+    ticker.skip(state.epoch * per_epoch)
+    with Curve(folder, start=state.epoch * per_epoch - 1) as curve:
+        while state.epoch < epochs and not state.done:
+            began = time.monotonic()
+            for_all, for_rows = epoch_seeds(config.seed, state.epoch, stage)
+            torch.manual_seed(for_all)
+            generator = torch.Generator().manual_seed(for_rows)
+            loss_of = losses(state.epoch, generator)
+            model.train()
+            seen: list[float] = []
+            for i, part in enumerate(epoch_batches(lengths, size, generator)):
+                step = state.epoch * per_epoch + i
+                factor = rate_at(step, epochs * per_epoch, config.warmup)
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * factor
+                loss, tokens = loss_of(part)
+                take_step(model, optimizer, loss, config.max_grad_norm)
+                seen.append(float(loss.detach()))
+                state.tokens += tokens
+                curve.add(step, loss=seen[-1], lr=rates[0] * factor)
+                ticker.tick(seen[-1])
+            state.seconds += time.monotonic() - began
+            state.epoch += 1
+            if after_epoch is not None:
+                curve.add(state.epoch * per_epoch - 1, **after_epoch(state, seen))
+            save_state(folder, model, optimizer, asdict(state))
+    ticker.skip((epochs - state.epoch) * per_epoch)
+    model.eval()
+    return state
 
-    def fit(
-        self,
-        data: Prepared,
-        train: Sequence[int],
-        held: Sequence[int],
-        config: TrainConfig,
-        ticker: Ticker,
-    ) -> Fitted:
-        """Train on `train`, stop early on `held` (if any), leave the best weights in the model.
 
-        The random state of an epoch follows from seed, stage and epoch, so a run that resumes
-        after any epoch is the run that was not interrupted.
-        """
-        epochs, size = int(config.epochs or 1), int(config.batch_size or 32)
-        per_epoch = -(-len(train) // size)
-        optimizer = make_optimizer(self.model, config)
-        rates = [group["lr"] for group in optimizer.param_groups]
-        state = self._resume(optimizer) or {
-            "epoch": 0, "best": None, "best_epoch": 0, "tokens": 0, "seconds": 0.0, "done": False,
-        }  # fmt: skip
-        ticker.skip(state["epoch"] * per_epoch)
-        lengths = [len(data.token_ids[i]) for i in train]
-        with Curve(self.folder, start=state["epoch"] * per_epoch - 1) as curve:
-            while not state["done"]:
-                epoch, began = state["epoch"], time.monotonic()
-                torch.manual_seed((config.seed * 1009 + self.seed + epoch) % 2**31)
-                generator = torch.Generator().manual_seed(config.seed * 7919 + self.seed + epoch)
-                self.model.train()
-                losses: list[float] = []
-                for i, part in enumerate(epoch_batches(lengths, size, generator)):
-                    step = epoch * per_epoch + i
-                    factor = rate_at(step, epochs * per_epoch, config.warmup)
-                    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                        group["lr"] = rate * factor
-                    rows = [train[j] for j in part]
-                    loss = self._step(data, rows, config, optimizer, generator)
-                    losses.append(loss)
-                    curve.add(step, loss=loss, lr=rates[0] * factor)
-                    ticker.tick(loss)
-                state["tokens"] += sum(lengths)
-                state["seconds"] += time.monotonic() - began
-                state["epoch"] += 1
-                self._judge(state, data, held, config, epochs)
-                point = {"train_loss": float(np.mean(losses)), "epoch": float(state["epoch"])}
-                if held:
-                    point["held_out_loss"] = state["last"]
-                curve.add(state["epoch"] * per_epoch - 1, **point)
-                self._save(optimizer, state)
-        ticker.skip((epochs - state["epoch"]) * per_epoch)
-        best = self.folder / "best.safetensors"
-        if best.exists():
-            self.model.load_state_dict(load_file(best))
-        self.model.eval()
-        return Fitted(
-            state["epoch"], state["best_epoch"], state["best"], state["tokens"], state["seconds"]
-        )
+def take_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, max_grad_norm: float
+) -> None:
+    """One update of the weights."""
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+    optimizer.step()
 
-    def _step(
-        self,
-        data: Prepared,
-        rows: Sequence[int],
-        config: TrainConfig,
-        optimizer: torch.optim.Optimizer,
-        generator: torch.Generator,
-    ) -> float:
-        batch = make_batch(self.model, data, rows)
-        objective = multilabel_loss if self.model.config.multilabel else loss_of
-        with bf16_products(self.model.encoder.device):
-            loss = objective(self.model, batch, config, generator)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
-        optimizer.step()
-        return float(loss.detach())
 
-    def _judge(
-        self,
-        state: dict[str, Any],
-        data: Prepared,
-        held: Sequence[int],
-        config: TrainConfig,
-        epochs: int,
-    ) -> None:
-        """Decide whether this epoch is the best so far, and whether it was the last."""
-        state["done"] = state["epoch"] >= epochs
-        if not held:
-            state["best_epoch"] = state["epoch"]
-            return
-        evidence, _ = evidence_of(self.model, data, held, closed_only=not config.retrieval)
-        # Confidence keeps rising after accuracy has settled; errors are what counts.
-        if self.model.config.multilabel:
-            probs = torch.sigmoid(evidence.logits)
-            state["last"] = float(binary_loss(probs, evidence.truth).sum(-1).mean())
-            wrong = 1 - best_threshold(probs, evidence.truth)[1]
-        else:
-            state["last"] = float(F.cross_entropy(evidence.logits, evidence.truth))
-            wrong = float((evidence.logits.argmax(-1) != evidence.truth).float().mean())
-        judged = wrong + 0.05 * state["last"]
-        if state["best"] is None or judged < state["best"]:
-            state["best"], state["best_epoch"] = judged, state["epoch"]
-            _save_tensors(self.model.state_dict(), self.folder / "best.safetensors")
-        elif state["epoch"] - state["best_epoch"] >= config.patience:
-            state["done"] = True
+def epoch_seeds(seed: int, epoch: int, stage: str | None) -> tuple[int, int]:
+    """The seeds of an epoch: of everything that is drawn, and of the order of its rows."""
+    if stage is None:
+        return seed * 1009 + epoch, seed * 7919 + epoch
+    own = int(hashlib.sha256(stage.encode()).hexdigest()[:6], 16)
+    return (seed * 1009 + own + epoch) % 2**31, seed * 7919 + own + epoch
 
-    def _save(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-        save_state(self.folder, self.model, optimizer, state)
 
-    def _resume(self, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
-        return load_state(self.folder, self.model, optimizer)
+def epoch_batches(lengths: Sequence[int], size: int, generator: torch.Generator) -> list[list[int]]:
+    """A shuffled epoch in batches of similar length: hardly any padding."""
+    order: list[int] = torch.randperm(len(lengths), generator=generator).tolist()
+    pool = size * 50
+    batches: list[list[int]] = []
+    for start in range(0, len(order), pool):
+        part = sorted(order[start : start + pool], key=lambda i: lengths[i])
+        batches += [part[i : i + size] for i in range(0, len(part), size)]
+    picks: list[int] = torch.randperm(len(batches), generator=generator).tolist()
+    return [batches[i] for i in picks]
 
 
 def save_state(
@@ -300,7 +247,7 @@ def save_state(
         for name, value in values.items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer.{i}.{name}"] = value
-    _save_tensors(tensors, folder / STATE, note=json.dumps(state))
+    save_tensors(tensors, folder / STATE, note=json.dumps(state))
 
 
 def load_state(
@@ -320,22 +267,16 @@ def load_state(
             _, index, key = name.split(".", 2)
             saved.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": saved})
-    state: dict[str, Any] = json.loads(_note(path))
+    with safe_open(path, framework="pt") as file:
+        state: dict[str, Any] = json.loads(file.metadata()["note"])
     return state
 
 
-def _save_tensors(tensors: dict[str, Tensor], path: Path, note: str = "{}") -> None:
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, note: str = "{}") -> None:
+    """Write a file that is there whole or not at all."""
     aside = path.with_suffix(".writing")
     copies = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
     save_file(copies, aside, metadata={"note": note})
     with aside.open("rb") as file:
         os.fsync(file.fileno())
     aside.rename(path)
-
-
-def _note(path: Path) -> str:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        metadata: dict[str, str] = file.metadata()
-    return metadata["note"]

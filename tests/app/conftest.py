@@ -88,7 +88,9 @@ def checkpoint(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
     from model.config import TrainConfig
     from model.labels.memory import Retrieved
-    from model.training.labels import Row, train_head
+    from model.training.driver import train_head
+    from model.training.labels import LabelTraining
+    from model.training.split import Row
 
     out = tmp_path_factory.mktemp("heads") / "v1"
     found = documents(20)
@@ -108,7 +110,7 @@ def checkpoint(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Pa
     config = TrainConfig(
         epochs=2, batch_size=16, lr=3e-3, k=8, fusion_k=3, layers=2, rank=4, folds=1, holdout=0.2
     )
-    train_head(rows, config, encoder, out, baseline=False)
+    train_head(LabelTraining(rows, config, encoder, baseline=False), out)
     return out
 
 

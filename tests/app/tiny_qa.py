@@ -6,9 +6,10 @@ import random
 from pathlib import Path
 
 from model.encoder.encoder import Encoder
-from model.labels.memory import Retrieved
+from model.qa.evidence import PassageText
 from model.qa.rows import SpanRow, SpanTrainConfig
-from model.training.qa import train_span
+from model.training.driver import train_head
+from model.training.qa import QaTraining
 from tests.app.tiny import OTHER, WORDS
 
 TOOL = "tell me about the tool"
@@ -29,8 +30,8 @@ def rows() -> list[SpanRow]:
         tool = rng.choice(WORDS["tool"])
         context = text(rng, tool)
         title = rng.choice((None, "The tool", "very good pear"))
-        others = [Retrieved(title, text(rng), None, 1.0, None) for title in (title, None)]
-        hits = [Retrieved(title, context, None, 1.0, None), *others]
+        others = [PassageText(text(rng), title=title) for title in (title, None)]
+        hits = [PassageText(context, title=title), *others]
         answer = (tool, context.split().index(tool))
         start = len(" ".join(context.split()[: answer[1]])) + (answer[1] > 0)
         found.append(SpanRow(str(i), TOOL, context, [(tool, start)], hits, title))
@@ -43,5 +44,5 @@ def train_qa(encoder: Encoder, out: Path) -> Path:
         epochs=14, batch_size=8, lr=2e-2, holdout=0.3, layers=2, rank=4, dropout=0.0,
         windows=((6, 12),), hit_share=0.3, null_share=0.2, max_tokens=64, k=4,
     )  # fmt: skip
-    train_span(rows(), config, encoder, out)
+    train_head(QaTraining(rows(), config, encoder), out)
     return out

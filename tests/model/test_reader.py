@@ -12,7 +12,8 @@ from model.encoder.encoder import Encoder
 from model.labels.memory import Retrieved
 from model.labels.prediction import Prediction
 from model.reader import Reader
-from model.training.labels import train_head
+from model.training.driver import train_head
+from model.training.labels import LabelTraining
 from model.training.split import Row
 
 
@@ -22,7 +23,7 @@ def checkpoint(encoder: Encoder, rows: list[Row], tmp_path_factory: pytest.TempP
     config = TrainConfig(
         epochs=12, batch_size=16, lr=3e-3, k=6, fusion_k=4, layers=2, rank=4, folds=1, holdout=0.2
     )
-    train_head(rows, config, encoder, out, baseline=False)
+    train_head(LabelTraining(rows, config, encoder, baseline=False), out)
     return out
 
 

@@ -1,4 +1,4 @@
-"""Training in the open: frozen rows, near-duplicates out, the gate, refusals, resumption."""
+"""Training in the open: frozen rows, near-duplicates out, the promotion, refusals, resumption."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from app.records.feedback import Feedback, FeedbackItem
 from app.records.registry import Registry
 from app.settings import Settings
 from app.training import label_rows as training_set
-from app.training.promotion import gate
+from app.training.promotion import decide
 from app.worker import JobCancelled, JobRefused, Reporter
 from index_data.documents import Document, near_duplicate
 from index_data.storage.store import DocumentStore
@@ -81,7 +81,7 @@ def test_a_run_reports_on_off_none_and_neighbours(settings: Settings) -> None:
     assert "lonely" in warnings
     assert "list of labels" in warnings
 
-    info, frozen = training_set.load(settings.store_dir / "jobs" / "job_1")
+    info, frozen, _ = training_set.load(settings.store_dir / "jobs" / "job_1")
     assert info.k == 8
     by_text = {row.text: row for row in frozen}
     assert len(by_text[rows[0].text].hits) == 8
@@ -156,7 +156,7 @@ def test_a_cancelled_run_keeps_its_rows_for_resuming(settings: Settings) -> None
 
 
 def measured(rows: int, better: int, worse: int, *, first: bool = False) -> dict[str, Any]:
-    """As much of a report as the gate reads, over a rival that has 60 % right."""
+    """As much of a report as the promotion reads, over a baseline that has 60 % right."""
     rival = "neighbours" if first else "previous"
     accuracy = 0.6 + (better - worse) / max(rows, 1)
     return {
@@ -183,11 +183,11 @@ def measured(rows: int, better: int, worse: int, *, first: bool = False) -> dict
         (measured(0, 0, 0), 0.0, False),
     ],
 )
-def test_the_gate(report: dict[str, Any], margin: float, better: bool) -> None:
-    said = gate(report, "if_better", margin)
+def test_the_promotion(report: dict[str, Any], margin: float, better: bool) -> None:
+    said = decide(report, "if_better", margin)
     assert said["activate"] is better
-    assert gate(report, "always", margin)["activate"]
-    assert not gate(report, "never", margin)["activate"]
+    assert decide(report, "always", margin)["activate"]
+    assert not decide(report, "never", margin)["activate"]
     assert said["reason"]
     assert said["lower_90"] <= said["difference"]
 
@@ -207,7 +207,7 @@ def test_recorded_feedback_counts_beside_held_out_rows(
     report = measured(*held_out)
     counts = dict(zip(("rows", "better", "worse"), feedback, strict=True))
     report["diagnosis"]["feedback"] = {"paired": {"previous": counts}}
-    said = gate(report, "if_better")
+    said = decide(report, "if_better")
     assert said["activate"] is better, said
     assert said["feedback"] == counts
     assert said["rows"] == said["held_out"]["rows"] + 60
@@ -242,7 +242,7 @@ def test_feedback_is_measured_on_and_never_trained_on(settings: Settings) -> Non
         kept.record(feedback_item).result()
     store.close()
     result = training_job.run(params(settings), reporter())
-    said = training_set.load_feedback(settings.store_dir / "jobs" / "job_1")
+    _, _, said = training_set.load(settings.store_dir / "jobs" / "job_1")
     assert {row.text: row.label for row in said}[new] == "music"
     assert len(said) == 2
     assert result["report"]["rows"] == len(rows)
@@ -251,7 +251,7 @@ def test_feedback_is_measured_on_and_never_trained_on(settings: Settings) -> Non
     right = shown["accuracy"]
     counts = shown["paired"]["neighbours"]
     assert right["on"] - right["neighbours"] == counts["better"] - counts["worse"]
-    assert gate(result["report"], "if_better")["feedback"] == counts
+    assert decide(result["report"], "if_better")["feedback"] == counts
     again = training_job.run(
         params(settings, _out=str(settings.checkpoint_dir / "v2"), _base=params(settings)["_out"]),
         reporter(),

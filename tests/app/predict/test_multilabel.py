@@ -17,7 +17,7 @@ from app.schemas.admin import ModelReport
 from app.schemas.prediction import ClassifyResponse, PredictResponse
 from app.settings import Settings
 from app.training import label_rows as training_set
-from app.training.promotion import gate
+from app.training.promotion import decide
 from app.worker import Reporter
 from index_data.documents import Document
 from tests.app.conftest import serving
@@ -91,7 +91,7 @@ def test_training_on_lists_reports_and_is_judged(
     assert result["data"]["multilabel"]
     assert result["data"]["rows"] == len(listed()) + 1
     assert report["metrics"].keys() == {"on", "off", "none", "neighbours"}
-    said = gate(report, "if_better")
+    said = decide(report, "if_better")
     assert said["metric"] == "row_f1"
     assert said["row_f1"] == report["metrics"]["on"]["row_f1"]
     assert said["rival_row_f1"] == report["metrics"]["neighbours"]["row_f1"]
@@ -102,7 +102,7 @@ def test_training_on_lists_reports_and_is_judged(
         params(settings, field=FIELD, _out=str(settings.checkpoint_dir / "v2"), _base=first),
         reporter(),
     )
-    assert gate(again["report"], "if_better")["against"] == "previous"
+    assert decide(again["report"], "if_better")["against"] == "previous"
     evaluated = evaluation_job.run(
         {
             **params(settings, field=FIELD),

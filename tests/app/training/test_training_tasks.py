@@ -18,7 +18,7 @@ from app.records.datasets import Datasets
 from app.records.feedback import Feedback, FeedbackItem
 from app.settings import Settings
 from app.training.frozen_rows import FEEDBACK, PASSAGES, ROWS, lines, read_info
-from app.training.promotion import gate
+from app.training.promotion import decide
 from app.training.qa import is_same
 from app.worker import JobCancelled, JobRefused, Reporter
 from index_data.documents import Document, near_duplicate
@@ -136,10 +136,10 @@ def test_questions_are_learned_beside_what_is_found(
     first = Path(given["_out"])
     assert all(trained_on(first, name) for name in found["q0"])
     # One epoch is no match for the head that serves.
-    said = gate(report, "if_better")
+    said = decide(report, "if_better")
     assert (said["against"], said["metric"], said["activate"]) == ("previous", "f1", False)
     assert said["f1"] < said["rival_f1"]
-    assert gate(report, "always")["activate"]
+    assert decide(report, "always")["activate"]
 
     # Another head beside it: not a bit of the first one changes.
     marks = uploaded(settings, sentences(40))
@@ -187,7 +187,7 @@ def test_entities_are_learned_from_the_documents_that_carry_them(settings: Setti
         for number, _ in row["hits"]:
             assert not near_duplicate(row["text"], passages[number]["text"])
     assert trained_on(Path(given["_out"]), "s0")
-    said = gate(report, "if_better")
+    said = decide(report, "if_better")
     assert (said["against"], said["metric"]) == ("neighbours", "f1")
     assert said["activate"] is (said["difference"] > 0)
     assert said["f1"] == pytest.approx(report["metrics"]["on"]["f1"])
@@ -215,7 +215,9 @@ def feedback_item(text: str, field: str, **said: Any) -> FeedbackItem:
     )  # fmt: skip
 
 
-def test_feedback_on_entities_is_measured_on_and_counts_in_the_gate(settings: Settings) -> None:
+def test_feedback_on_entities_is_measured_on_and_counts_in_the_promotion(
+    settings: Settings,
+) -> None:
     stored(settings, marked(40))
     train, new = marked(40), sentences(43, seed=8)[-3:]
     store = DocumentStore(settings.store_dir)
@@ -236,14 +238,14 @@ def test_feedback_on_entities_is_measured_on_and_counts_in_the_gate(settings: Se
     assert [row["text"] for row in asked] == [row["text"] for row in new]
     spans = [[(e["start"], e["end"], e["type"]) for e in row["entities"]] for row in new]
     assert [[tuple(e) for e in row["entities"]] for row in asked] == spans  # the newest counts
-    said = gate(report, "if_better")
+    said = decide(report, "if_better")
     held = report["diagnosis"]["paired"]["neighbours"]["rows"]
     assert (said["held_out"]["rows"], said["feedback"]["rows"]) == (held, 3)
     assert said["rows"] == held + 3
     assert "3 of them recorded feedback" in said["reason"]
 
 
-def test_feedback_on_answers_is_measured_on_and_counts_in_the_gate(
+def test_feedback_on_answers_is_measured_on_and_counts_in_the_promotion(
     settings: Settings, qa_head: Path
 ) -> None:
     long = "it was said before. " * 60  # several passages: the one with the answer is read
@@ -276,7 +278,7 @@ def test_feedback_on_answers_is_measured_on_and_counts_in_the_gate(
     assert len(asked["context"].split()) <= 20
     (place,) = asked["answers"]
     assert asked["context"][place["start"] :].startswith("hammer")
-    verdict = gate(report, "if_better")
+    verdict = decide(report, "if_better")
     assert (verdict["against"], verdict["feedback"]["rows"]) == ("previous", 1)
     assert verdict["rows"] == verdict["held_out"]["rows"] + 1
 
@@ -340,7 +342,7 @@ def test_the_gate_goes_by_the_tasks_own_figure(
     rival: str, test: dict[str, Any], margin: float, where: str, better: bool
 ) -> None:
     report = {"diagnosis": {"paired": {rival: test}}, "metrics": {}, "evaluated_on": where}
-    said = gate(report, "if_better", margin)
+    said = decide(report, "if_better", margin)
     assert said["activate"] is better, said
     assert (said["metric"], said["rival_f1"], said["against"]) == ("f1", 0.5, rival)
     assert "F1" in said["reason"]
@@ -360,7 +362,7 @@ def test_feedback_counts_beside_held_out_rows_by_the_tasks_own_figure(
     said = {"paired": {"previous": feedback}, "together": {"previous": together | {"rows": 200}}}
     diagnosis = {"paired": {"previous": held_out}, "feedback": said}
     report = {"diagnosis": diagnosis, "metrics": {}, "evaluated_on": "held-out"}
-    decision = gate(report, "if_better")
+    decision = decide(report, "if_better")
     assert decision["activate"] is better, decision
     assert (decision["rows"], decision["feedback"]) == (200, feedback)
     assert decision["f1"] == held_out["ours"]  # the figure told is that of held-out rows

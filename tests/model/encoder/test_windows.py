@@ -9,7 +9,7 @@ from model.config import HeadConfig, TrainConfig
 from model.encoder.encoder import Encoder
 from model.encoder.windows import join_windows, split_windows, spread
 from model.labels.network import RetrievalAugmentedModel
-from model.training.batches import adapted, make_batch, prepare
+from model.training.label_examples import adapted, make_batch, prepare
 
 LONG = " ".join(f"apple {i} hammer" for i in range(40))
 
@@ -55,7 +55,7 @@ def test_a_long_row_is_read_window_by_window(
     encoder: Encoder, cached: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not cached:
-        monkeypatch.setattr("model.training.batches.CACHE_BYTES", 0)
+        monkeypatch.setattr("model.training.label_examples.CACHE_BYTES", 0)
     config = TrainConfig(max_tokens=16, windows=4, layers=1)
     head = HeadConfig("label", ("a", "b"), encoder.sha256, dim=encoder.dim, layers=1)
     torch.manual_seed(0)

@@ -8,14 +8,8 @@ import torch
 from model.labels.gate import Gate
 from model.labels.memory import Memory
 from model.metrics import calibration_error
-from model.training.calibration import (
-    Evidence,
-    choose_k,
-    fit_gate,
-    join,
-    minimise,
-    take_labels_away,
-)
+from model.optimise import minimise
+from model.training.calibration import Evidence, choose_k, fit_gate, join, take_labels_away
 
 
 def evidence(n: int = 300, *, labels: int = 4, k: int = 5, good: float = 0.9) -> Evidence:

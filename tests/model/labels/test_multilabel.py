@@ -15,21 +15,16 @@ from model.checkpoint import head_folder, load_heads
 from model.config import HeadConfig, TrainConfig
 from model.encoder.encoder import Encoder
 from model.labels.memory import Memory, Retrieved, make_memory
-from model.labels.multilabel import (
-    IndependentGate,
-    best_threshold,
-    binary_loss,
-    fit_multilabel,
-    marks_of,
-)
+from model.labels.multilabel import IndependentGate, best_threshold, binary_loss, marks_of
 from model.labels.neighbours import plain_vote
 from model.labels.prediction import Prediction
+from model.metrics import row_f1, set_scores
 from model.reader import Reader
 from model.training.calibration import Evidence
-from model.training.labels import TrainingRefused
-from model.training.multilabel import train_multilabel
-from model.training.multilabel_metrics import row_f1, set_scores
+from model.training.driver import train_head
+from model.training.multilabel import MultilabelTraining, fit_multilabel
 from model.training.split import Row, plan_rows
+from model.training.workspace import TrainingRefused
 from tests.model.conftest import FILLERS, TOPICS
 
 LABELS = sorted(TOPICS)
@@ -77,7 +72,7 @@ def checkpoint(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     out = tmp_path_factory.mktemp("several") / "m"
-    train_multilabel(lists, config, encoder, out)
+    train_head(MultilabelTraining(lists, config, encoder), out)
     return out
 
 
@@ -222,13 +217,19 @@ def test_folds_and_a_base(
     encoder: Encoder, lists: list[Row], config: TrainConfig, checkpoint: Path, tmp_path: Path
 ) -> None:
     small = replace(config, holdout=0.0, folds=2, epochs=2)
-    report = train_multilabel(
-        lists[:60], small, encoder, tmp_path / "f", base=checkpoint, baseline=False
+    report = train_head(
+        MultilabelTraining(lists[:60], small, encoder, baseline=False),
+        tmp_path / "f",
+        base=checkpoint,
     )
     assert report.evaluated_on == "out-of-fold"
     assert set(report.metrics) == {"on", "off", "neighbours", "previous"}
     other = replace(small, field="other", folds=1, epochs=1, holdout=0.2)
-    train_multilabel(lists[:60], other, encoder, tmp_path / "g", base=checkpoint, baseline=False)
+    train_head(
+        MultilabelTraining(lists[:60], other, encoder, baseline=False),
+        tmp_path / "g",
+        base=checkpoint,
+    )
     for name in ("model.safetensors", "config.json", "report.json"):
         file = Path(head_folder("label")) / name
         assert (checkpoint / file).read_bytes() == (tmp_path / "g" / file).read_bytes()
@@ -244,7 +245,7 @@ def test_configurations() -> None:
 def test_refusals(encoder: Encoder, config: TrainConfig, tmp_path: Path) -> None:
     rows = [Row("1", "apple", ["fruit"]), Row("2", "pear", ["fruit"]), Row("3", "saw", [])]
     with pytest.raises(TrainingRefused, match="1 labels"):
-        train_multilabel(rows, config, encoder, tmp_path / "m")
+        train_head(MultilabelTraining(rows, config, encoder), tmp_path / "m")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -252,6 +253,8 @@ def test_with_nothing_held_out_the_gate_is_fitted_out_of_fold(
     encoder: Encoder, lists: list[Row], config: TrainConfig, tmp_path: Path
 ) -> None:
     small = replace(config, holdout=0.0, folds=1, epochs=1)
-    report = train_multilabel(lists[:30], small, encoder, tmp_path / "m", baseline=False)
+    report = train_head(
+        MultilabelTraining(lists[:30], small, encoder, baseline=False), tmp_path / "m"
+    )
     assert report.evaluated_on == "out-of-fold"
     assert report.metrics["on"]["rows"] == 30

@@ -17,8 +17,9 @@ from model.labels import ngrams
 from model.labels.memory import Retrieved
 from model.labels.ngrams import SHIFT, NGrams, counts_of, share_of
 from model.reader import Reader
-from model.training.labels import train_head
-from model.training.run import others_of
+from model.training.driver import train_head
+from model.training.label_stages import other_texts
+from model.training.labels import LabelTraining
 from model.training.split import Row, plan_rows
 
 TEXTS = [[1, 5, 6], [1, 5, 7], [1, 8, 8, 8], [1, 8, 6]]
@@ -105,7 +106,7 @@ def test_a_head_is_served_with_the_ngrams_that_it_was_judged_with(
     encoder: Encoder, rows: list[Row], quick: TrainConfig, tmp_path: Path
 ) -> None:
     config = replace(quick, epochs=1, lr=1e-5)
-    report = train_head(rows, config, encoder, tmp_path / "with", baseline=False)
+    report = train_head(LabelTraining(rows, config, encoder, baseline=False), tmp_path / "with")
     assert report.calibration["ngrams"] > 0
     reader = Reader.load(tmp_path / "with", encoder)
     held = [rows[i] for i in plan_rows(rows, config).held]
@@ -125,7 +126,7 @@ def test_a_head_is_served_with_the_ngrams_that_it_was_judged_with(
 def test_the_network_and_the_reader_give_the_same(
     encoder: Encoder, rows: list[Row], quick: TrainConfig, tmp_path: Path
 ) -> None:
-    train_head(rows, quick, encoder, tmp_path / "with", baseline=False)
+    train_head(LabelTraining(rows, quick, encoder, baseline=False), tmp_path / "with")
     reader = Reader.load(tmp_path / "with", encoder)
     network = reader._networks["label"]
     texts = [row.text for row in rows[:5]]
@@ -140,7 +141,7 @@ def test_a_head_without_them_is_the_file_that_it_was(
     encoder: Encoder, rows: list[Row], quick: TrainConfig, tmp_path: Path
 ) -> None:
     config = replace(quick, ngrams=False)
-    report = train_head(rows, config, encoder, tmp_path / "without", baseline=False)
+    report = train_head(LabelTraining(rows, config, encoder, baseline=False), tmp_path / "without")
     assert report.calibration["ngrams"] == 0
     _, heads = load_heads(tmp_path / "without")
     assert not [name for name in heads["label"].tensors if name.startswith("ngrams.")]
@@ -161,7 +162,7 @@ def test_texts_that_only_retrieval_brought_teach_them_too(encoder: Encoder) -> N
         ),
         Row("d", "pliers", "tools", [hit("an axe", None)]),
     ]
-    found = others_of(rows, ["fruit", "tools"], encoder, TrainConfig())
+    found = other_texts(rows, ["fruit", "tools"], encoder, TrainConfig())
     # Not: another's label, a row's own text or document, a text without a label.
     assert found.tokens == encoder.tokenize(["green pear", "a hammer"])
     assert found.truth.tolist() == [0, 1]
@@ -173,9 +174,9 @@ def test_and_those_with_several_labels_where_labels_are_independent(encoder: Enc
         Retrieved(None, "a hammer", ["tools", "zoo"], 1.0, None),
     ]
     rows = [Row("a", "red apple", ["fruit"], hits)]
-    found = others_of(rows, ["fruit", "tools"], encoder, TrainConfig(), multilabel=True)
+    found = other_texts(rows, ["fruit", "tools"], encoder, TrainConfig(), multilabel=True)
     assert found.truth.tolist() == [[1, 1], [0, 1]]
-    assert others_of(rows, ["fruit", "tools"], encoder, TrainConfig()).tokens == []
+    assert other_texts(rows, ["fruit", "tools"], encoder, TrainConfig()).tokens == []
 
 
 def test_independent_labels_have_a_regression_each() -> None:

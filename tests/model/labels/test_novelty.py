@@ -19,7 +19,8 @@ from model.labels.novelty import COUNTED, VOTING, counted, is_new, novel
 from model.labels.prediction import Prediction
 from model.provenance import TrainedOn, digests
 from model.reader import Reader
-from model.training.labels import train_head
+from model.training.driver import train_head
+from model.training.labels import LabelTraining
 from model.training.split import Row
 
 LABELS = ["birds", "fruit", "tools"]
@@ -35,7 +36,9 @@ def heads(
         epochs=2, batch_size=16, lr=3e-3, k=6, fusion_k=4, layers=2, rank=4, folds=1, holdout=0.2
     )
     for name, documents in (("known", digests(f"d{i}" for i in range(90))), ("unknown", b"")):
-        train_head(rows, config, encoder, folder / name, baseline=False, documents=documents)
+        train_head(
+            LabelTraining(rows, config, encoder, baseline=False), folder / name, documents=documents
+        )
     return Reader.load(folder / "known", encoder), Reader.load(folder / "unknown", encoder)
 
 

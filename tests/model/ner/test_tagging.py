@@ -14,10 +14,13 @@ from model.encoder.encoder import Encoder
 from model.ner.evidence import TagHit, features, occurrences
 from model.ner.metrics import span_scores
 from model.ner.network import windows
+from model.ner.rows import TagRow, TagTrainConfig
 from model.ner.words import SHAPES, align, shape_of, split_words
 from model.reader import Reader
-from model.training.labels import TrainingRefused
-from model.training.ner import TagRow, TagTrainConfig, TrainingCancelled, train_tagger
+from model.training.driver import train_head
+from model.training.ner import NerTraining
+from model.training.trainer import TrainingCancelled
+from model.training.workspace import TrainingRefused
 
 NAMES = ["Ada", "Bert", "Cleo", "Dora", "Egon", "Fritz", "Gina", "Hugo"]
 FRUIT = ["apple", "pear", "plum", "grape", "lemon", "melon"]
@@ -45,7 +48,7 @@ def make(n: int, *, seed: int = 0) -> list[TagRow]:
 def trained(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("ner") / "one"
-    report = train_tagger(make(160), quick(), encoder, out, baseline=False)
+    report = train_head(NerTraining(make(160), quick(), encoder, baseline=False), out)
     assert report.metrics["on"]["f1"] > 0.9
     assert report.metrics["off"]["f1"] > 0.9
     assert report.evaluated_on == "held-out"
@@ -191,7 +194,7 @@ def test_without_a_head_the_neighbours_answer_and_with_neither_nobody(encoder: E
 
 def test_a_cancelled_run_resumes_to_the_same_weights(encoder: Encoder, tmp_path: Path) -> None:
     rows = make(40)
-    train_tagger(rows, quick(epochs=3), encoder, tmp_path / "whole", baseline=False)
+    train_head(NerTraining(rows, quick(epochs=3), encoder, baseline=False), tmp_path / "whole")
     seen = 0
 
     def stop() -> bool:
@@ -201,18 +204,20 @@ def test_a_cancelled_run_resumes_to_the_same_weights(encoder: Encoder, tmp_path:
 
     out = tmp_path / "resumed"
     with pytest.raises(TrainingCancelled):
-        train_tagger(rows, quick(epochs=3), encoder, out, baseline=False, cancelled=stop)
-    train_tagger(rows, quick(epochs=3), encoder, out, baseline=False)
+        train_head(NerTraining(rows, quick(epochs=3), encoder, baseline=False), out, cancelled=stop)
+    train_head(NerTraining(rows, quick(epochs=3), encoder, baseline=False), out)
     one, other = (load_heads(p)[1]["ner"].tensors for p in (tmp_path / "whole", out))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_other_heads_stay_bit_identical(trained: Path, encoder: Encoder, tmp_path: Path) -> None:
     head = load_heads(trained)[1]["ner"]
-    report = train_tagger(
-        make(30, seed=2),
-        TagTrainConfig(field="second", epochs=1, batch_size=8, layers=1, rank=2),
-        encoder,
+    report = train_head(
+        NerTraining(
+            make(30, seed=2),
+            TagTrainConfig(field="second", epochs=1, batch_size=8, layers=1, rank=2),
+            encoder,
+        ),
         tmp_path / "both",
         base=trained,
     )
@@ -234,7 +239,9 @@ def test_what_cannot_be_learned_from_is_refused(
     encoder: Encoder, tmp_path: Path, entities: tuple[tuple[int, int, str], ...], message: str
 ) -> None:
     with pytest.raises(TrainingRefused, match=message):
-        train_tagger([TagRow("a", "the pear", entities)], quick(), encoder, tmp_path / "x")
+        train_head(
+            NerTraining([TagRow("a", "the pear", entities)], quick(), encoder), tmp_path / "x"
+        )
 
 
 def test_span_scores() -> None:

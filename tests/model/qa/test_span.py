@@ -16,18 +16,19 @@ from torch import nn
 
 from model.checkpoint import load_heads
 from model.encoder.encoder import Encoder
-from model.labels.memory import Retrieved
 from model.qa.answers import SpanReader
-from model.qa.evidence import Asked, PassageText, weigh
+from model.qa.evidence import PassageText, QaReading, weigh
 from model.qa.metrics import answer_words, exact_match, f1
 from model.qa.network import FEATURES, QUESTION, SpanConfig, SpanNetwork, collate, shared_loss
 from model.qa.pairs import TITLE_TOKENS, Frame, Tokens, windows
 from model.qa.rows import SpanRow, SpanTrainConfig
 from model.reader import Reader
-from model.training.labels import TrainingCancelled, TrainingRefused
-from model.training.qa import train_span
-from model.training.qa_calibration import alone_for, ask_all, sentence_at
+from model.training.driver import train_head
+from model.training.qa import QaTraining
+from model.training.qa_calibration import ask_all, sentence_at, single_passages
 from model.training.qa_examples import draw, prepare
+from model.training.trainer import TrainingCancelled
+from model.training.workspace import TrainingRefused
 from tests.model.conftest import FILLERS, TOPICS
 
 CONFIG = SpanTrainConfig(
@@ -49,7 +50,7 @@ def rows(count: int = 60) -> list[SpanRow]:
         start = len(" ".join(words[:place])) + (place > 0)
         others = [" ".join(rng.sample(FILLERS, 5) + [bird]) for bird in TOPICS["birds"][:3]]
         title = (None, None, "crow very")[i % 3]
-        hits = [Retrieved(title, t, None, 1.0, None) for t in (others[0], context, *others[1:])]
+        hits = [PassageText(t, title=title) for t in (others[0], context, *others[1:])]
         found.append(SpanRow(str(i), "the apple", context, [(tool, start)], hits, title))
     return found
 
@@ -57,7 +58,7 @@ def rows(count: int = 60) -> list[SpanRow]:
 @pytest.fixture(scope="module")
 def trained(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("span") / "v1"
-    train_span(rows(), CONFIG, encoder, out)
+    train_head(QaTraining(rows(), CONFIG, encoder), out)
     return out
 
 
@@ -170,7 +171,7 @@ def test_nothing_to_read_is_no_answer(
     trained: Path, encoder: Encoder, question: str, texts: list[str]
 ) -> None:
     spans = Reader.load(trained, encoder).spans("qa")
-    asked: Asked = spans.ask(question, [PassageText(t) for t in texts])
+    asked: QaReading = spans.ask(question, [PassageText(t) for t in texts])
     said = spans.answer(asked)
     assert asked.whole
     assert (said.spans, said.answerable, said.confidence) == ([], False, 0.0)
@@ -188,14 +189,16 @@ def test_a_run_that_was_cancelled_goes_on_as_if_it_had_not_been(
     encoder: Encoder, tmp_path: Path
 ) -> None:
     config = replace(CONFIG, epochs=3)
-    train_span(rows(30), config, encoder, tmp_path / "whole")
+    train_head(QaTraining(rows(30), config, encoder), tmp_path / "whole")
     calls = iter(range(1000))
     stop: Callable[[], bool] = lambda: next(calls) == 4  # noqa: E731
     with pytest.raises(TrainingCancelled):
-        train_span(rows(30), config, encoder, tmp_path / "cut", cancelled=stop)
+        train_head(QaTraining(rows(30), config, encoder), tmp_path / "cut", cancelled=stop)
     steps: list[int] = []
-    train_span(
-        rows(30), config, encoder, tmp_path / "cut", progress=lambda step, *rest: steps.append(step)
+    train_head(
+        QaTraining(rows(30), config, encoder),
+        tmp_path / "cut",
+        progress=lambda step, *rest: steps.append(step),
     )
     assert steps[0] > 1
     whole, cut = (load_heads(tmp_path / name)[1]["qa"].tensors for name in ("whole", "cut"))
@@ -207,17 +210,19 @@ def test_other_heads_stay_as_they_are_and_the_base_is_compared(
     trained: Path, encoder: Encoder, tmp_path: Path
 ) -> None:
     config = replace(CONFIG, epochs=1, field="other")
-    report = train_span(rows(20), config, encoder, tmp_path / "v2", base=trained)
+    report = train_head(QaTraining(rows(20), config, encoder), tmp_path / "v2", base=trained)
     before = (trained / "heads/qa/model.safetensors").read_bytes()
     assert (tmp_path / "v2/heads/qa/model.safetensors").read_bytes() == before
     assert "previous" not in report.metrics
-    again = train_span(rows(20), replace(CONFIG, epochs=1), encoder, tmp_path / "v3", base=trained)
+    again = train_head(
+        QaTraining(rows(20), replace(CONFIG, epochs=1), encoder), tmp_path / "v3", base=trained
+    )
     assert again.metrics["previous"]["f1"] > again.metrics["given"]["f1"]
 
 
 def test_rows_with_nothing_to_learn_are_refused(encoder: Encoder, tmp_path: Path) -> None:
     with pytest.raises(TrainingRefused, match="none of the 1 rows"):
-        train_span([SpanRow("1", "q", "my saw", [])], CONFIG, encoder, tmp_path / "v")
+        train_head(QaTraining([SpanRow("1", "q", "my saw", [])], CONFIG, encoder), tmp_path / "v")
 
 
 def test_the_frame_is_the_tokenizers_own(encoder: Encoder) -> None:
@@ -256,7 +261,7 @@ def test_what_is_drawn_fits_the_encoder(encoder: Encoder) -> None:
     """Windows of the defaults are longer than some encoders read; a long answer is left out."""
     config = replace(CONFIG, windows=((56, 120),), max_tokens=20, hit_share=0.9, null_share=0.0)
     long = " ".join(FILLERS * 9)
-    hits = [Retrieved("crow very", "crow is a " * 12, None, 1.0, None)]
+    hits = [PassageText("crow is a " * 12, title="crow very")]
     answers = [(long[:60], 0), ("of", long.index("of"))]
     data = prepare(encoder, [SpanRow("1", "the apple", long, answers, hits, "crow")], config)
     assert len(data.gold[0]) == 1
@@ -321,11 +326,10 @@ def test_single_passages_hold_the_answer_or_surely_do_not() -> None:
     context = "It rained. The shop closes at five. Then it is quiet. 店五点关门。然后安静。"
     start = context.index("five")
     hits = [
-        Retrieved(None, text, None, 1.0, np.zeros(2, np.float32))
-        for text in (context[:40], "Five o'clock it is.", "One. Two three. Four.")
+        PassageText(text) for text in (context[:40], "Five o'clock it is.", "One. Two three. Four.")
     ]
     row = SpanRow("1", "When does it close?", context, [("five", start)], hits)
-    found = [(passage.text, present) for passage, present in alone_for(row)]
+    found = [(passage.text, present) for passage, present in single_passages(row)]
     assert found[:2] == [(context, True), ("The shop closes at five.", True)]
     assert found[2:] == [(hits[2].text, False), ("Four.", False)]  # the others may hold it
     where = context.index("五点")

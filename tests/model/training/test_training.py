@@ -14,9 +14,11 @@ from model.encoder.encoder import Encoder
 from model.folders import CheckpointRefused
 from model.labels.memory import Retrieved
 from model.reader import Reader
-from model.training.batches import epoch_batches
-from model.training.labels import TrainingCancelled, TrainingRefused, train_head
+from model.training.driver import train_head
+from model.training.labels import LabelTraining
 from model.training.split import Row, bucket, plan_rows
+from model.training.trainer import TrainingCancelled, epoch_batches
+from model.training.workspace import TrainingRefused
 
 
 def test_it_learns_and_reports(
@@ -24,9 +26,7 @@ def test_it_learns_and_reports(
 ) -> None:
     seen: list[tuple[int, int]] = []
     report = train_head(
-        rows,
-        replace(quick, epochs=6),
-        encoder,
+        LabelTraining(rows, replace(quick, epochs=6), encoder),
         tmp_path / "one",
         progress=lambda step, total, loss, left: seen.append((step, total)),
     )
@@ -55,7 +55,7 @@ def test_it_learns_with_bf16_products_too(
 ) -> None:
     monkeypatch.setattr("model.config._cpu_has_bf16", lambda cpuinfo: True)
     config = replace(quick, epochs=6)
-    report = train_head(rows, config, encoder, tmp_path / "mixed", baseline=False)
+    report = train_head(LabelTraining(rows, config, encoder, baseline=False), tmp_path / "mixed")
     assert report.metrics["on"]["accuracy"] >= 0.75
     _, heads = load_heads(tmp_path / "mixed")
     learned = {n: t for n, t in heads["label"].tensors.items() if not n.startswith("ngrams.")}
@@ -67,7 +67,7 @@ def test_a_run_that_diverges_is_refused(
 ) -> None:
     config = replace(quick, optimizer="sgd", lr=1e30, epochs=6, max_grad_norm=1e9)
     with pytest.raises(TrainingRefused, match="take a lower lr"):
-        train_head(rows, config, encoder, tmp_path / "diverged", baseline=False)
+        train_head(LabelTraining(rows, config, encoder, baseline=False), tmp_path / "diverged")
     assert not (tmp_path / "diverged").exists()
 
 
@@ -75,7 +75,7 @@ def test_sgd_and_folds(
     encoder: Encoder, rows: list[Row], quick: TrainConfig, tmp_path: Path
 ) -> None:
     config = replace(quick, optimizer="sgd", lr=0.2, holdout=0.0, folds=3, epochs=3)
-    report = train_head(rows, config, encoder, tmp_path / "sgd", baseline=False)
+    report = train_head(LabelTraining(rows, config, encoder, baseline=False), tmp_path / "sgd")
     assert report.evaluated_on == "out-of-fold"
     assert report.metrics["on"]["rows"] == len(rows)
     assert report.metrics["on"]["accuracy"] > 0.5
@@ -85,7 +85,7 @@ def test_a_run_that_was_cut_off_ends_as_if_it_was_not(
     encoder: Encoder, rows: list[Row], quick: TrainConfig, tmp_path: Path
 ) -> None:
     config = replace(quick, patience=9)
-    train_head(rows[:60], config, encoder, tmp_path / "whole" / "m", baseline=False)
+    train_head(LabelTraining(rows[:60], config, encoder, baseline=False), tmp_path / "whole" / "m")
     steps = 0
 
     def enough() -> bool:
@@ -95,15 +95,12 @@ def test_a_run_that_was_cut_off_ends_as_if_it_was_not(
 
     cut = tmp_path / "cut" / "m"
     with pytest.raises(TrainingCancelled):
-        train_head(rows[:60], config, encoder, cut, baseline=False, cancelled=enough)
+        train_head(LabelTraining(rows[:60], config, encoder, baseline=False), cut, cancelled=enough)
     assert not cut.exists()
     later: list[int] = []
     train_head(
-        rows[:60],
-        config,
-        encoder,
+        LabelTraining(rows[:60], config, encoder, baseline=False),
         cut,
-        baseline=False,
         progress=lambda step, total, loss, left: later.append(step),
     )
     assert later[0] == 5  # after the first epoch, not from the start
@@ -117,26 +114,34 @@ def test_other_heads_stay_as_they_are(
     encoder: Encoder, rows: list[Row], quick: TrainConfig, tmp_path: Path
 ) -> None:
     config = replace(quick, epochs=1)
-    train_head(rows, config, encoder, tmp_path / "a", baseline=False)
+    train_head(LabelTraining(rows, config, encoder, baseline=False), tmp_path / "a")
     other = replace(config, field="topic/二", seed=3)
-    train_head(rows, other, encoder, tmp_path / "b", base=tmp_path / "a", baseline=False)
-    again = train_head(rows, other, encoder, tmp_path / "c", base=tmp_path / "b", baseline=False)
+    train_head(
+        LabelTraining(rows, other, encoder, baseline=False), tmp_path / "b", base=tmp_path / "a"
+    )
+    again = train_head(
+        LabelTraining(rows, other, encoder, baseline=False), tmp_path / "c", base=tmp_path / "b"
+    )
     assert "previous" in again.metrics
     for name in ("model.safetensors", "config.json", "report.json"):
         file = Path(head_folder("label")) / name
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "c" / file).read_bytes()
     assert set(Reader.load(tmp_path / "c", encoder).heads) == {"label", "topic/二"}
     with pytest.raises(CheckpointRefused, match="there already"):
-        train_head(rows, other, encoder, tmp_path / "c", baseline=False)
+        train_head(LabelTraining(rows, other, encoder, baseline=False), tmp_path / "c")
 
 
 def test_a_base_of_another_encoder_is_refused(
     encoder: Encoder, other_encoder: Encoder, rows: list[Row], quick: TrainConfig, tmp_path: Path
 ) -> None:
     config = replace(quick, epochs=1, field="x")
-    train_head(rows[:30], config, other_encoder, tmp_path / "a", baseline=False)
+    train_head(LabelTraining(rows[:30], config, other_encoder, baseline=False), tmp_path / "a")
     with pytest.raises(CheckpointRefused) as refused:
-        train_head(rows[:30], quick, encoder, tmp_path / "b", base=tmp_path / "a", baseline=False)
+        train_head(
+            LabelTraining(rows[:30], quick, encoder, baseline=False),
+            tmp_path / "b",
+            base=tmp_path / "a",
+        )
     assert encoder.sha256[:12] in str(refused.value)
     assert other_encoder.sha256[:12] in str(refused.value)
     assert not (tmp_path / "b").exists()
@@ -145,10 +150,10 @@ def test_a_base_of_another_encoder_is_refused(
 def test_refusals(encoder: Encoder, quick: TrainConfig, tmp_path: Path) -> None:
     bare = [Row("1", "apple", None), Row("2", "pear", ["fruit"])]
     with pytest.raises(TrainingRefused, match="none of the 2 rows"):
-        train_head(bare, quick, encoder, tmp_path / "m")
+        train_head(LabelTraining(bare, quick, encoder), tmp_path / "m")
     one = [Row("1", "apple", "fruit"), Row("2", "pear", "fruit")]
     with pytest.raises(TrainingRefused, match="one label"):
-        train_head(one, quick, encoder, tmp_path / "m")
+        train_head(LabelTraining(one, quick, encoder), tmp_path / "m")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -184,7 +189,7 @@ def test_no_hits_at_all_trains_a_closed_book(
     encoder: Encoder, rows: list[Row], quick: TrainConfig, tmp_path: Path
 ) -> None:
     without = [Row(row.id, row.text, row.label) for row in rows[:45]]
-    report = train_head(without, replace(quick, epochs=1), encoder, tmp_path / "m")
+    report = train_head(LabelTraining(without, replace(quick, epochs=1), encoder), tmp_path / "m")
     assert report.metrics["on"]["accuracy"] == report.metrics["off"]["accuracy"]
     reader = Reader.load(tmp_path / "m", encoder)
     states = reader.read([reader.tokenize("apple")], ["label"])
@@ -196,7 +201,7 @@ def test_with_nothing_held_out_two_folds_judge(
     encoder: Encoder, rows: list[Row], quick: TrainConfig, tmp_path: Path
 ) -> None:
     config = replace(quick, holdout=0.0, folds=1, epochs=1)
-    report = train_head(rows, config, encoder, tmp_path / "all", baseline=False)
+    report = train_head(LabelTraining(rows, config, encoder, baseline=False), tmp_path / "all")
     assert report.held_out == 0
     assert report.evaluated_on == "out-of-fold"
     assert report.metrics["on"]["rows"] == len(rows)

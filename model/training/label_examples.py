@@ -113,18 +113,6 @@ def adapted(model: RetrievalAugmentedModel, batch: Batch) -> tuple[Tensor, Tenso
     return join_windows(model.adapted(batch.lower, batch.mask), batch.mask, batch.counts)
 
 
-def epoch_batches(lengths: Sequence[int], size: int, generator: torch.Generator) -> list[list[int]]:
-    """A shuffled epoch in batches of similar length: hardly any padding."""
-    order: list[int] = torch.randperm(len(lengths), generator=generator).tolist()
-    pool = size * 50
-    batches: list[list[int]] = []
-    for start in range(0, len(order), pool):
-        part = sorted(order[start : start + pool], key=lambda i: lengths[i])
-        batches += [part[i : i + size] for i in range(0, len(part), size)]
-    picks: list[int] = torch.randperm(len(batches), generator=generator).tolist()
-    return [batches[i] for i in picks]
-
-
 def evidence_of(
     model: RetrievalAugmentedModel,
     data: Prepared,
