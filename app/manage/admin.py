@@ -9,6 +9,7 @@ from app.inference.indexer import Indexer
 from app.inference.language_models import LanguageModel, LanguageModels, report_of
 from app.jobs import pretrain as pretrain_job
 from app.jobs.reindex import activation_mode
+from app.manage.documents import SAMPLE, delete_matching
 from app.manage.report_page import page as render
 from app.problems import Problem, invalid
 from app.records.datasets import Dataset, DatasetBroken, Datasets
@@ -24,8 +25,6 @@ from index_data.segment.manifest import GenerationCorrupt
 from index_data.storage.store import DocumentStore
 from index_data.text.analysis import ANALYZERS
 
-SAMPLE: Final = {"metadata.source": "sample"}
-DELETED_AT_ONCE: Final = 500
 INDEXED_WITHIN_S: Final = 60.0
 
 
@@ -271,16 +270,8 @@ def activate_index(index: Index, generation: int) -> bodies.IndexActivated:
 def delete_sample(store: DocumentStore, indexer: Indexer) -> bodies.SampleDeleted:
     """Delete the sample documents and wait until no search finds them."""
     indexer.check_open()
-    wanted = parse_filter(SAMPLE)
-    deleted, sequence, cursor = 0, store.sequence, None
-    while True:
-        page, cursor = store.list(cursor=cursor, limit=DELETED_AT_ONCE, where=wanted)
-        if page:
-            result = store.delete([document.id for document in page]).result()
-            deleted, sequence = deleted + result.deleted, result.sequence
-            indexer.notify()
-        if cursor is None:
-            break
+    deleted = delete_matching(store, parse_filter(SAMPLE))
+    sequence = store.sequence
     indexer.after(sequence).result(timeout=INDEXED_WITHIN_S)
     return bodies.SampleDeleted(deleted=deleted, sequence=sequence)
 
