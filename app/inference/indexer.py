@@ -20,7 +20,7 @@ from app.inference.engine import EngineClosed
 from app.inference.snapshot import Snapshots
 from app.problems import Problem, invalid
 from index_data.documents import Document
-from index_data.generations.index import Index
+from index_data.generations.index import EncoderChanged, Index
 from index_data.storage.store import DocumentStore, StoredVectors, Tombstone
 
 logger = logging.getLogger(__name__)
@@ -190,9 +190,13 @@ class Indexer:
     def _backfill(self) -> None:
         """Give vectors to documents that a stop of the server left without, a batch at a time."""
         while self._snapshots.now().serving is not None and self._bare and not self._closing:
-            batch = [self._bare.pop() for _ in range(min(BATCH, len(self._bare)))]
+            batch = self._bare[-BATCH:]
+            del self._bare[-BATCH:]
             vectors, encoder_sha = self._vectors(batch)
-            self.index.apply(batch, (), vectors, encoder_sha=encoder_sha)
+            try:
+                self.index.apply(batch, (), vectors, encoder_sha=encoder_sha)
+            except EncoderChanged:  # the new one is known by now
+                self._bare += batch
 
 
 def batches(changes: Iterator[Change]) -> Iterator[list[Change]]:
