@@ -1,4 +1,4 @@
-"""What retrieval brought: the same model's answers with it and without, counted as they come."""
+"""What retrieval changes: answers of the same model with it and without, counted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.metrics import Counter, Metrics
 
 @dataclass(frozen=True, slots=True)
 class ClosedBook:
-    """An answer with retrieval off, under no threshold. ``gained``: confidence on less off."""
+    """An answer with retrieval off, without thresholds. ``gained``: confidence on less off."""
 
     label: str | None
     answered: frozenset[str]
@@ -22,15 +22,15 @@ class ClosedBook:
     gained: float
 
     @classmethod
-    def of(cls, alone: Verdict, whole: Verdict) -> ClosedBook:
-        """Beside the answer with retrieval."""
-        confidence = alone.probs.get(alone.label or "", 0.0)
+    def of(cls, closed: Verdict, whole: Verdict) -> ClosedBook:
+        """Compared with the answer with retrieval, ``whole``."""
+        confidence = closed.probs.get(closed.label or "", 0.0)
         return cls(
-            alone.label,
-            alone.answered,
-            alone.probs,
+            closed.label,
+            closed.answered,
+            closed.probs,
             confidence,
-            alone.answered != whole.answered,
+            closed.answered != whole.answered,
             whole.probs.get(whole.label or "", 0.0) - confidence,
         )
 

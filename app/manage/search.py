@@ -14,8 +14,9 @@ from app.inference.retrieval import (
     method_by,
     method_for,
 )
-from app.predict.classify import reach
-from app.problems import invalid
+from app.predict.driver import reach
+from app.predict.inputs import text_input
+from app.problems import Problem, invalid
 from app.schemas.documents import AnalyzeRequest, SearchRequest
 from app.state import Footnote
 from index_data.documents import canonical_language
@@ -27,13 +28,14 @@ from index_data.text import analysis
 async def search(footnote: Footnote, request: SearchRequest) -> dict[str, Any]:
     """The answer of ``POST /search``. Raises :class:`Problem`."""
     began = time.perf_counter()
-    problem = footnote.pipeline.problem_of(request.query, "#/query")
-    if problem is not None:
-        raise problem
+    query = text_input(request.query, "#/query", footnote.settings.max_input_chars)
+    if isinstance(query, Problem):
+        raise query
     lang = language(request.lang)
     wanted_filter = filter_of(request.filter, "#/filter")
     if request.min_sequence is not None:
-        await reach(footnote, request.min_sequence, "#/min_sequence")
+        sequence = request.min_sequence
+        await reach(footnote.store, footnote.open_indexer, sequence, "#/min_sequence")
     with footnote.permits.take():
         snapshot = footnote.snapshot()
         method, degraded = method_for(snapshot, request.method, "method")

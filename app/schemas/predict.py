@@ -9,9 +9,8 @@ from pydantic.config import JsonDict
 
 from app.schemas.base import FilterBody, Id, Method, Name, Probability, Request
 
-Task = Literal["classification", "sentiment", "ner", "qa", "dialogue", "generation"]
 Explain = Literal["citations", "influence", "ablation"]
-# An item that is bad alone is told so in its place, so items are looked at one by one later.
+# A bad item gets an error in its place, so the items are checked one by one later.
 Inputs = str | Annotated[list[Any], Field(min_length=1, max_length=32)]
 MAX_QUESTION = 2_000
 
@@ -132,10 +131,10 @@ class Params(Request):
     stop: Annotated[list[StopString], Field(max_length=16)] = []
 
 
-class PredictRequest(Request):
-    """A request to ``POST /predict``."""
+class TaskRequest(Request):
+    """What a task is asked. `app.predict.tasks` has the request with the names that there are."""
 
-    task: Task
+    task: str
     input: Inputs | dict[str, Any] = Field(json_schema_extra=TextsOrQuestions)
     field: Name | None = Field(
         None,
