@@ -71,12 +71,12 @@ class Ablations:
             self._gained.add(field, by=closed.gained)
 
     def judge(self, field: str, on: str | None, off: str | None, right: str) -> None:
-        """Count that a person said which label is right."""
+        """Count feedback that names the right label."""
         which = {(1, 1): "both", (1, 0): "on", (0, 1): "off", (0, 0): "neither"}
         self._judged.add(field, which[on == right, off == right])
 
     def to_json(self) -> dict[str, Any]:
-        """What retrieval brought, by field, as ``/version`` tells it."""
+        """What retrieval changes, by field, for ``/version``."""
         with self._lock:
             answers = self._answers.values()
             changed, gained = self._changed.values(), self._gained.values()

@@ -216,8 +216,8 @@ async def explain(answer: Answer, predicted: Predicted, options: AnswerOptions) 
         return answer
     position = {id(hit): i for i, hit in enumerate(answer.evidence.hits)}
     places = [position[id(c.hit)] for c in answer.cited]
-    found, flip_set = await influences(predicted.counterfactuals, whole, places)
-    cited = [replace(c, influence=found[i]) for c, i in zip(answer.cited, places, strict=True)]
+    effects, flip_set = await influences(predicted.counterfactuals, whole, places)
+    cited = [replace(c, influence=effects[i]) for c, i in zip(answer.cited, places, strict=True)]
     return replace(answer, cited=cited, flip_set=flip_set)
 
 

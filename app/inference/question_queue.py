@@ -68,7 +68,7 @@ class QuestionQueue:
             results = [
                 reader.spans(e.head).answer(e.progress) for e in done if e.progress is not None
             ]
-        except Exception as error:  # told to each of those that wait; the thread lives on
+        except Exception as error:  # raised to each that waits; the thread goes on
             logger.exception("reading passages failed")
             with self._lock:
                 waiting = list(self.waiting)

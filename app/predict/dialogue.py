@@ -105,11 +105,11 @@ def chat_generator(snapshot: Snapshot) -> Writer | None:
 def chatting(given: Conversation, params: Params) -> Prompting:
     """Prompts of passages and these turns."""
 
-    def of(generator: Any) -> Any:
+    def of(model: Any) -> Any:
         from model.text_generation.prompting import Turn
 
         turns: list[Turn] = [Turn(role, text) for role, text in given.turns]
-        return lambda hits: generator.chat(turns, sources(hits), new=params.max_new_tokens)
+        return lambda hits: model.chat(turns, sources(hits), new=params.max_new_tokens)
 
     return of
 

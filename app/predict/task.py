@@ -40,7 +40,7 @@ class Answered:
     """The answer to one input, as far as all tasks agree; a task's own class adds the rest.
 
     ``evidence``: what a replay answers from; of its hits only those from the index are recorded.
-    ``warnings``: for the whole request; equal ones are told once.
+    ``warnings``: for the whole request; equal ones are sent once.
     """
 
     output: Output

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 QUERY_CHARS = 2_000  # of a prompt, from its end, that is searched with
 SETTING = "FOOTNOTE_GENERATOR (a folder or hub id of a causal or sequence-to-sequence model)"
-# Of a generator, what makes a prompt of some passages.
+# Of a generating model, what makes a prompt of some passages.
 Prompting = Callable[[Any], Callable[[Sequence[Hit]], "Prompt"]]
 
 
@@ -100,8 +100,8 @@ def sampling_of(params: Params) -> Sampling:
 
 def completing(text: str, params: Params) -> Prompting:
     """Prompts of passages and this text."""
-    return lambda generator: (
-        lambda hits: generator.completion(text, sources(hits), new=params.max_new_tokens)
+    return lambda model: (
+        lambda hits: model.completion(text, sources(hits), new=params.max_new_tokens)
     )
 
 
@@ -119,14 +119,14 @@ def sources(hits: Sequence[Hit]) -> list[PromptPassage]:
 
 
 async def prompt_of(
-    writer: Writer, prompting: Prompting, hits: Sequence[Hit], pointer: str
+    generator: Writer, prompting: Prompting, hits: Sequence[Hit], pointer: str
 ) -> Prompt:
     """The prompt with the passages. Raises ``validation`` where it does not fit the generator."""
     from model.text_generation.generator import TemplateRefused
     from model.text_generation.prompting import PromptTooLong
 
     try:
-        return await asyncio.wrap_future(writer.call(lambda generator: prompting(generator)(hits)))
+        return await asyncio.wrap_future(generator.call(lambda model: prompting(model)(hits)))
     except PromptTooLong as error:
         raise Problem(
             "validation",
@@ -147,14 +147,14 @@ async def generate(
     ``given``: the input, for its place and for feedback. With a threshold for the support no
     token is emitted: it is not known yet whether the text may be shown.
     """
-    writer, request, hits = context.snapshot.writer, context.request, passages.hits
-    assert writer is not None  # `missing` has looked
-    prompt = await prompt_of(writer, prompting, hits, given.pointer)
+    generator, request, hits = context.snapshot.writer, context.request, passages.hits
+    assert generator is not None  # `missing` has looked
+    prompt = await prompt_of(generator, prompting, hits, given.pointer)
     context.emit("retrieval", retrieval_event(hits))
     began = time.perf_counter()
     threshold = request.abstain.min_support or 0.0
     text, last = "", Piece()
-    async with aclosing(pieces(writer, prompt, sampling_of(request.params))) as stream:
+    async with aclosing(pieces(generator, prompt, sampling_of(request.params))) as stream:
         async for piece in stream:
             text, last = text + piece.text, piece
             if piece.text and not threshold:
@@ -163,7 +163,7 @@ async def generate(
     abstains = share(sentences) < threshold
     influence: dict[int, Influence] = {}
     if "influence" in request.explain and not abstains:
-        influence = await influences(writer, prompting, hits, prompt, last.ids)
+        influence = await influences(generator, prompting, hits, prompt, last.ids)
     return TextAnswer(
         text="" if abstains else text,
         finish=last.finish or "stop",
@@ -184,7 +184,9 @@ async def generate(
     )
 
 
-async def pieces(writer: Writer, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Piece, None]:
+async def pieces(
+    generator: Writer, prompt: Prompt, sampling: Sampling
+) -> AsyncGenerator[Piece, None]:
     """The parts of a text as they are generated; closing the generator stops the model."""
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[Piece] = asyncio.Queue()
@@ -192,7 +194,7 @@ async def pieces(writer: Writer, prompt: Prompt, sampling: Sampling) -> AsyncGen
     def deliver(piece: Piece) -> None:
         loop.call_soon_threadsafe(queue.put_nowait, piece)
 
-    ticket = writer.write(prompt, sampling, deliver)
+    ticket = generator.write(prompt, sampling, deliver)
     try:
         while True:
             piece = await queue.get()
@@ -215,7 +217,7 @@ async def ground(context: Context, text: str, hits: Sequence[Hit]) -> list[Sente
 
 
 async def influences(
-    writer: Writer,
+    generator: Writer,
     prompting: Prompting,
     hits: Sequence[Hit],
     prompt: Prompt,
@@ -231,9 +233,9 @@ async def influences(
         return {}
     left = [[*inside[:i], *inside[i + 1 :]] for i in range(len(inside))]
     others = await asyncio.wrap_future(
-        writer.call(lambda generator: [prompting(generator)(part) for part in left])
+        generator.call(lambda model: [prompting(model)(part) for part in left])
     )
-    whole, *without = await asyncio.wrap_future(writer.score([prompt, *others], ids))
+    whole, *without = await asyncio.wrap_future(generator.score([prompt, *others], ids))
     return {
         place: Influence(whole.logprob - other.logprob, whole.choices != other.choices)
         for place, other in zip(prompt.used, without, strict=True)

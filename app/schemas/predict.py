@@ -1,4 +1,4 @@
-"""What ``/predict`` and ``/classify`` are asked."""
+"""Requests to ``/predict`` and ``/classify``."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ AbstainReason = Literal["no_evidence", "low_support", "low_confidence"]
 
 
 class Pin(Request):
-    """Which state has to answer, if it is still kept; else ``pin-unavailable``."""
+    """The model and the index state that have to answer; ``pin-unavailable`` if they are gone."""
 
     model_sha256: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     index_sequence: Annotated[int, Field(ge=0)] | None = None
@@ -132,7 +132,7 @@ class Params(Request):
 
 
 class TaskRequest(Request):
-    """What a task is asked. `app.predict.tasks` has the request with the names that there are."""
+    """A request to a task; `app.predict.tasks` restricts it to the tasks that there are."""
 
     task: str
     input: Inputs | dict[str, Any] = Field(json_schema_extra=TextsOrQuestions)
