@@ -170,7 +170,7 @@ class Predictions:
         """One prediction. Raises ``not-found``."""
         retained = self._retained.get(name) or self._stored(name)
         if retained is None:
-            raise Problem("not-found", "No prediction with this id is retained.")
+            raise Problem("not-found", "No prediction with this id is kept.")
         return retained
 
     def nearest(
