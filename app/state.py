@@ -94,7 +94,6 @@ class Footnote:
         )
         self.pipeline = Pipeline(
             retrieval_threads=settings.retrieval_threads,
-            max_chars=settings.max_input_chars,
             ablation_share=settings.ablation_share,
             calibration=self.calibrations.of,
         )

@@ -1,7 +1,7 @@
 """What counts as supported by retrieved text: ``python -m benchmarks.support``.
 
 Sentences that two passages say, in other words or fewer, and strings of their words that say
-nothing; the percentage of each that `app.predict.support` calls supported:
+nothing; the percentage of each that `app.predict.grounding` calls grounded:
 
 - the title of an abstract over that abstract and another one (written by people, not quoted);
 - a sentence of a MedQuAD answer with a fifth of its words left out, and the first two thirds of one
@@ -18,7 +18,7 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 
-from app.predict.support import Ground, citations, numbers
+from app.predict.grounding import Source, citations, numbers
 from benchmarks.data import rows
 from index_data.text.passages import sentences
 
@@ -93,7 +93,7 @@ def main() -> None:
     found = {}
     for kind, items in cases.items():
         told = [
-            bool(citations(sentence, [Ground.of(i, None, text) for i, text in enumerate(texts, 1)]))
+            bool(citations(sentence, [Source.of(i, None, text) for i, text in enumerate(texts, 1)]))
             for sentence, texts in items
         ]
         found[kind] = {"sentences": len(items), "supported": round(100 * sum(told) / len(told), 1)}

@@ -1,6 +1,6 @@
-"""The last predictions: what was asked, what was answered, and what it takes to answer it again.
+"""The last predictions: the request, the answer, and the record that it is replayed from.
 
-They are kept in memory, packed; with ``FOOTNOTE_STORE_PREDICTIONS=1`` as many in the document
+They are retained in memory, packed; with ``FOOTNOTE_STORE_PREDICTIONS=1`` as many in the document
 store too, where they outlive a restart. A document that is erased goes from all of them.
 """
 
@@ -28,7 +28,7 @@ from index_data.storage.store import DocumentStore
 
 logger = logging.getLogger(__name__)
 
-KEPT = 10_000
+RETAINED = 10_000
 UNWRITTEN = 1_000  # predictions on their way to a disk that is slow; more are not stored
 REMEMBERED = 1_000  # erasures that answers under way are compared with
 PAGE = 200
@@ -39,28 +39,30 @@ _TABLE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """What was answered to one input."""
+class Output:
+    """The answer to one input, as far as feedback needs it."""
 
-    text: str
-    label: str | None
-    confidence: float | None
+    text: str  # of the input
+    label: str | None = None
+    confidence: float | None = None
     closed: ClosedBook | None = None  # the answer with retrieval off, where it was given too
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class RetainedPrediction:
     """One prediction: the answer as it was sent, and the record that it can be replayed from."""
 
     field: str
-    said: tuple[Said | None, ...]  # None: that input was bad
+    outputs: tuple[Output | None, ...]  # None: that input was bad
     packed: bytes
 
     @classmethod
-    def of(cls, name: str, said: Sequence[Said | None], body: bytes, record: Any) -> Kept:
+    def of(
+        cls, field: str, outputs: Sequence[Output | None], body: bytes, record: Any
+    ) -> RetainedPrediction:
         """Packed: ten thousand answers with their citations are 100 MB otherwise."""
         whole = {"answer": orjson.Fragment(body), "record": record}
-        return cls(name, tuple(said), zlib.compress(orjson.dumps(whole), 1))
+        return cls(field, tuple(outputs), zlib.compress(orjson.dumps(whole), 1))
 
     def answer(self) -> Any:
         """The answer's JSON."""
@@ -72,19 +74,20 @@ class Kept:
 
     def stored(self) -> bytes:
         """The form in which it is on the disk."""
-        said = [s and [s.text, s.label, s.confidence] for s in self.said]
-        return zlib.compress(orjson.dumps({"field": self.field, "said": said, **self._unpacked()}))
+        outputs = [o and [o.text, o.label, o.confidence] for o in self.outputs]
+        whole = {"field": self.field, "said": outputs, **self._unpacked()}
+        return zlib.compress(orjson.dumps(whole))
 
     @classmethod
-    def restored(cls, stored: bytes) -> Kept:
+    def restored(cls, stored: bytes) -> RetainedPrediction:
         """The inverse of :meth:`stored`."""
         raw = orjson.loads(zlib.decompress(stored))
-        said = [s and Said(*s) for s in raw["said"]]
-        return cls.of(raw["field"], said, orjson.dumps(raw["answer"]), raw["record"])
+        outputs = [o and Output(*o) for o in raw["said"]]
+        return cls.of(raw["field"], outputs, orjson.dumps(raw["answer"]), raw["record"])
 
-    def without(self, doc_id: str, text: str | None) -> Kept | None:
+    def without(self, doc_id: str, text: str | None) -> RetainedPrediction | None:
         """The same with nothing of an erased document in it; None: it is of that very text."""
-        if text is not None and any(s and normalise(s.text) == text for s in self.said):
+        if text is not None and any(o and normalise(o.text) == text for o in self.outputs):
             return None
         raw = self._unpacked()
         cited = [c for item in raw["answer"]["data"] for c in item.get("citations") or ()]
@@ -96,16 +99,16 @@ class Kept:
                     one["answer"] = ""
         for item in raw["answer"]["data"]:
             if any(c["doc_id"] == doc_id for c in item.get("citations") or ()):
-                unsay(item.get("output") or {})  # what was written from it may repeat it
+                take_text_out(item.get("output") or {})  # a text generated from it may repeat it
         for given in raw["record"]["inputs"]:
             if given and any(hit[0] == doc_id for hit in given["hits"]):
                 given |= {"hits": [], "erased": True}
         body = orjson.dumps(raw["answer"])
-        return Kept.of(self.field, self.said, body, raw["record"])
+        return RetainedPrediction.of(self.field, self.outputs, body, raw["record"])
 
     def mentions(self, doc_id: str, text: str | None) -> bool:
         """Whether a document is cited, or was counted, or is the text that was asked about."""
-        if text is not None and any(s and normalise(s.text) == text for s in self.said):
+        if text is not None and any(o and normalise(o.text) == text for o in self.outputs):
             return True
         return orjson.dumps(doc_id) in zlib.decompress(self.packed)
 
@@ -115,12 +118,12 @@ class Kept:
 
 
 class Predictions:
-    """The last :data:`KEPT` predictions. Safe to use from several threads."""
+    """The last :data:`RETAINED` predictions. Safe to use from several threads."""
 
-    def __init__(self, store: DocumentStore | None = None, *, limit: int = KEPT) -> None:
-        """``store``: where they are kept over restarts."""
+    def __init__(self, store: DocumentStore | None = None, *, limit: int = RETAINED) -> None:
+        """``store``: where they are retained over restarts."""
         self._limit = limit
-        self._kept: OrderedDict[str, Kept] = OrderedDict()
+        self._retained: OrderedDict[str, RetainedPrediction] = OrderedDict()
         self._recent = RecentVectors(limit)
         self._lock = threading.Lock()
         self._store = store
@@ -130,14 +133,14 @@ class Predictions:
             store.write(lambda c: c.execute(_TABLE)).result()
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._retained)
 
     def keep(
         self,
         name: str,
         *,
         field: str,
-        said: Sequence[Said | None],
+        outputs: Sequence[Output | None],
         body: bytes,
         record: Any = None,
         vectors: Sequence[NDArray[np.float32] | None] = (),
@@ -147,41 +150,41 @@ class Predictions:
 
         ``vectors``: [dim] of each input that a new document may be compared with, by ``encoder``.
         """
-        kept = Kept.of(field, said, body, record or {"inputs": []})
+        retained = RetainedPrediction.of(field, outputs, body, record or {"inputs": []})
         with self._lock:
             for doc_id, text in self._gone(record):
-                left = kept.without(doc_id, text)
+                left = retained.without(doc_id, text)
                 if left is None:
                     return
-                kept = left
-            self._kept[name] = kept
+                retained = left
+            self._retained[name] = retained
             for place, vector in enumerate(vectors):
                 if vector is not None:
                     self._recent.add(Place(name, place, field), vector, encoder)
-            while len(self._kept) > self._limit:
-                self._kept.popitem(last=False)
+            while len(self._retained) > self._limit:
+                self._retained.popitem(last=False)
         if self._store is not None:
-            self._write(self._store, name, kept)
+            self._write(self._store, name, retained)
 
-    def get(self, name: str) -> Kept:
+    def get(self, name: str) -> RetainedPrediction:
         """One prediction. Raises ``not-found``."""
-        kept = self._kept.get(name) or self._stored(name)
-        if kept is None:
+        retained = self._retained.get(name) or self._stored(name)
+        if retained is None:
             raise Problem("not-found", "No prediction with this id is kept.")
-        return kept
+        return retained
 
     def nearest(
         self, passages: NDArray[np.float32], *, field: str, encoder: str
-    ) -> list[tuple[Place, Kept]]:
+    ) -> list[tuple[Place, RetainedPrediction]]:
         """The inputs in memory of a field, the nearest to any of ``passages`` [n, dim] first."""
         places = self._recent.nearest(passages, field, encoder)
-        found = ((place, self._kept.get(place.prediction_id)) for place in places)
-        return [(place, kept) for place, kept in found if kept is not None]
+        matches = ((place, self._retained.get(place.prediction_id)) for place in places)
+        return [(place, retained) for place, retained in matches if retained is not None]
 
     def last(self) -> str | None:
         """The id of the newest, if any."""
         with self._lock:
-            return next(reversed(self._kept), None)
+            return next(reversed(self._retained), None)
 
     def _gone(self, record: Any) -> list[tuple[str, str | None]]:
         """The documents that were erased while a prediction was being made from them."""
@@ -205,22 +208,22 @@ class Predictions:
             self._erased[doc_id] = (text, sequence)
             while len(self._erased) > REMEMBERED:
                 self._erased.popitem(last=False)
-            kept = list(self._kept.items())
-        found = [(name, one) for name, one in kept if one.mentions(doc_id, text)]
+            retained = list(self._retained.items())
+        matching = [(name, one) for name, one in retained if one.mentions(doc_id, text)]
         gone = set()
-        for name, one in found:
+        for name, one in matching:
             left = one.without(doc_id, text)
             if left is None:
                 gone.add(name)
             with self._lock:
-                if name in self._kept:
-                    self._kept[name] = left if left is not None else one
+                if name in self._retained:
+                    self._retained[name] = left if left is not None else one
                     if left is None:
-                        del self._kept[name]
+                        del self._retained[name]
         self._recent.forget(gone)
-        return len(found), self._erase_stored(doc_id, text)
+        return len(matching), self._erase_stored(doc_id, text)
 
-    def _write(self, store: DocumentStore, name: str, kept: Kept) -> None:
+    def _write(self, store: DocumentStore, name: str, retained: RetainedPrediction) -> None:
         if self._unwritten >= UNWRITTEN:
             logger.warning("a prediction was not stored: the disk does not keep up")
             return
@@ -229,7 +232,7 @@ class Predictions:
 
         def write(connection: sqlite3.Connection) -> None:
             connection.execute(
-                "INSERT INTO predictions (id, body) VALUES (?, ?)", (name, kept.stored())
+                "INSERT INTO predictions (id, body) VALUES (?, ?)", (name, retained.stored())
             )
             connection.execute(
                 "DELETE FROM predictions WHERE number <= (SELECT max(number) FROM predictions) - ?",
@@ -244,27 +247,27 @@ class Predictions:
         if error is not None:
             logger.warning("a prediction was not stored: %s", error)
 
-    def _stored(self, name: str) -> Kept | None:
+    def _stored(self, name: str) -> RetainedPrediction | None:
         if self._store is None:
             return None
         with self._store.read() as connection:
             row = connection.execute(
                 "SELECT body FROM predictions WHERE id = ?", (name,)
             ).fetchone()
-        return None if row is None else Kept.restored(row[0])
+        return None if row is None else RetainedPrediction.restored(row[0])
 
     def _erase_stored(self, doc_id: str, text: str | None) -> int:
         if self._store is None:
             return 0
         self._store.write(lambda c: None).result()  # those on their way are there now
         count = 0
-        for number, kept in self._all_stored(self._store):
-            if kept.mentions(doc_id, text):
+        for number, retained in self._all_stored(self._store):
+            if retained.mentions(doc_id, text):
                 count += 1
-                self._store.write(_replacing(number, kept.without(doc_id, text))).result()
+                self._store.write(_replacing(number, retained.without(doc_id, text))).result()
         return count
 
-    def _all_stored(self, store: DocumentStore) -> Iterator[tuple[int, Kept]]:
+    def _all_stored(self, store: DocumentStore) -> Iterator[tuple[int, RetainedPrediction]]:
         number = 0
         while True:
             with store.read() as connection:
@@ -275,11 +278,11 @@ class Predictions:
             if not rows:
                 return
             for number, body in rows:
-                yield number, Kept.restored(body)
+                yield number, RetainedPrediction.restored(body)
 
 
-def unsay(output: dict[str, Any]) -> None:
-    """Take the text out of an output that was written, not chosen."""
+def take_text_out(output: dict[str, Any]) -> None:
+    """Empty the text of an output that was generated or quoted."""
     if "sentences" in output:
         output["sentences"] = []
         if "message" in output:
@@ -288,14 +291,16 @@ def unsay(output: dict[str, Any]) -> None:
             output["text"] = ""
 
 
-def _replacing(number: int, kept: Kept | None) -> Callable[[sqlite3.Connection], Any]:
+def _replacing(
+    number: int, retained: RetainedPrediction | None
+) -> Callable[[sqlite3.Connection], Any]:
     def write(connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA secure_delete = ON")
-        if kept is None:
+        if retained is None:
             connection.execute("DELETE FROM predictions WHERE number = ?", (number,))
         else:
             connection.execute(
-                "UPDATE predictions SET body = ? WHERE number = ?", (kept.stored(), number)
+                "UPDATE predictions SET body = ? WHERE number = ?", (retained.stored(), number)
             )
         connection.execute("PRAGMA secure_delete = OFF")
 

@@ -1,4 +1,4 @@
-"""What retrieval brought: the same model's answers with it and without, counted as they come."""
+"""What retrieval changes: answers of the same model with it and without, counted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.metrics import Metrics, values
 
 @dataclass(frozen=True, slots=True)
 class ClosedBook:
-    """An answer with retrieval off, under no threshold. ``gained``: confidence on less off."""
+    """An answer with retrieval off, without thresholds. ``gained``: confidence on less off."""
 
     label: str | None
     answered: frozenset[str]
@@ -22,15 +22,15 @@ class ClosedBook:
     gained: float
 
     @classmethod
-    def of(cls, alone: Verdict, whole: Verdict) -> ClosedBook:
-        """Beside the answer with retrieval."""
-        confidence = alone.probs.get(alone.label or "", 0.0)
+    def of(cls, closed: Verdict, whole: Verdict) -> ClosedBook:
+        """Compared with the answer with retrieval, ``whole``."""
+        confidence = closed.probs.get(closed.label or "", 0.0)
         return cls(
-            alone.label,
-            alone.answered,
-            alone.probs,
+            closed.label,
+            closed.answered,
+            closed.probs,
             confidence,
-            alone.answered != whole.answered,
+            closed.answered != whole.answered,
             whole.probs.get(whole.label or "", 0.0) - confidence,
         )
 
@@ -68,12 +68,12 @@ class Ablations:
             self._gained.labels(field).inc(closed.gained)
 
     def judge(self, field: str, on: str | None, off: str | None, right: str) -> None:
-        """Count that a person said which label is right."""
+        """Count feedback that names the right label."""
         which = {(1, 1): "both", (1, 0): "on", (0, 1): "off", (0, 0): "neither"}
         self._judged.labels(field, which[on == right, off == right]).inc()
 
     def to_json(self) -> dict[str, Any]:
-        """What retrieval brought, by field, as ``/version`` tells it."""
+        """What retrieval changes, by field, for ``/version``."""
         with self._lock:
             answers, judged = values(self._answers), values(self._judged)
             changed, gained = values(self._changed), values(self._gained)

@@ -1,4 +1,4 @@
-"""Permits: how many inputs may be in the house at once."""
+"""Admission: how many inputs may be in flight at once."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Permits:
 
     @contextmanager
     def take(self, count: int = 1) -> Iterator[None]:
-        """Hold ``count`` permits. Raises ``queue-full`` at once when there are not that many.
+        """Hold ``count`` permits. Raises ``queue-full`` at once when too few are left.
 
-        A batch larger than the whole queue is let in when nothing else is there.
+        A batch larger than the whole queue is admitted when nothing else is in flight.
         """
         if self.taken and self.taken + count > self.capacity:
             raise self.full()
@@ -31,11 +31,13 @@ class Permits:
             self.taken -= count
 
     def check(self) -> None:
-        """Raise ``queue-full`` when no permit is left: asked before a body is even read."""
+        """Raise ``queue-full`` when no permit is left. Called before a body is read."""
         if self.taken >= self.capacity:
             raise self.full()
 
     def full(self) -> Problem:
         """The refusal, counted."""
         self.refused += 1
-        return Problem("queue-full", "All places in the queue are taken.", retry_after=1)
+        return Problem(
+            "queue-full", "All places in the queue are taken. Retry later.", retry_after=1
+        )

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.inference.batching import in_sizes, settle, similar_lengths
-from app.inference.question_queue import Question, QuestionQueue
+from app.inference.question_queue import QaJob, QuestionQueue
 from app.metrics import BatchStats, Observe
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class Engine:
     ) -> Future[SpanAnswer]:
         """Read passages for a question, in batches with those of others, and answer."""
         future: Future[SpanAnswer] = Future()
-        self._put(self._questions.waiting, Question(question, passages, head, future))
+        self._put(self._questions.waiting, QaJob(question, passages, head, future))
         return future
 
     def encode(self, texts: Sequence[str]) -> Future[NDArray[np.float32]]:

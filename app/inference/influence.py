@@ -1,4 +1,4 @@
-"""What each document did to an answer: the answer again without it, everything recomputed.
+"""The influence of each document on an answer: the answer again without it, all recomputed.
 
 A document is removed from the hits, nothing is retrieved in its place, and what is left goes
 through fusion, head, neighbours and gate (scores relative to the best hit that is left). The text
@@ -74,7 +74,7 @@ class Verdict:
 
 
 class Variants:
-    """The hits of an input in the reader's shape, and the same with some of them removed."""
+    """The hits of an input in the reader's shape, with any of them removed."""
 
     def __init__(self, text: str, hits: Sequence[Hit], field: str) -> None:
         self.hits = hits
@@ -96,7 +96,7 @@ class Variants:
         ]
 
     def expected(self, cited: int | None) -> list[Removed]:
-        """What will be asked to be removed, as far as can be told before there is an answer.
+        """The sets that an explanation will remove, as far as is known before the answer.
 
         Each hit, where all will be cited (``cited``: at most so many, None: all); and all that
         carry a label together, for the labels that most of them carry.
@@ -110,13 +110,13 @@ class Variants:
 
     def carrying(self, labels: Collection[str], among: Iterable[int]) -> list[int]:
         """Which hits carry one of some labels."""
-        found = []
+        carrying = []
         for i in among:
             value = self.hits[i].document.labels.get(self._field)
             own = {value} if isinstance(value, str) else set(value or ())
             if own & set(labels):
-                found.append(i)
-        return found
+                carrying.append(i)
+        return carrying
 
 
 def as_retrieved(text: str, hits: Sequence[Hit], field: str) -> list[Retrieved]:
@@ -211,32 +211,32 @@ class Counterfactuals:
 
 
 async def influences(
-    asked: Counterfactuals, whole: Verdict, cited: Sequence[int]
+    counterfactuals: Counterfactuals, whole: Verdict, cited: Sequence[int]
 ) -> tuple[dict[int, Influence], FlipSet | None]:
     """The influence of each hit of ``cited``, and the smallest set that flips the answer.
 
     That set is of hits that carry the answer. All that leave out one hit are one batch.
     """
-    supporting = frozenset(asked.variants.carrying(whole.answered, cited))
+    supporting = frozenset(counterfactuals.variants.carrying(whole.answered, cited))
     alone = [frozenset({i}) for i in cited]
-    *single, none = await asked.without([*alone, supporting])
-    found = {
+    *single, none = await counterfactuals.without([*alone, supporting])
+    effects = {
         i: Influence(_delta(whole, verdict), _flips(whole, verdict))
         for i, verdict in zip(cited, single, strict=True)
     }
-    order = sorted(cited, key=lambda i: -found[i].delta)
-    flipping = [i for i in order if found[i].flips]
+    order = sorted(cited, key=lambda i: -effects[i].delta)
+    flipping = [i for i in order if effects[i].flips]
     if flipping:
         verdict = single[list(cited).index(flipping[0])]
-        return found, _flip_set(asked, [flipping[0]], verdict, exact=True)
+        return effects, _flip_set(counterfactuals, [flipping[0]], verdict, exact=True)
     if not _flips(whole, none):
-        return found, None
+        return effects, None
     ranked = [i for i in order if i in supporting]
-    return found, await _smallest(asked, whole, ranked, none)
+    return effects, await _smallest(counterfactuals, whole, ranked, none)
 
 
 async def _smallest(
-    asked: Counterfactuals, whole: Verdict, ranked: Sequence[int], none: Verdict
+    counterfactuals: Counterfactuals, whole: Verdict, ranked: Sequence[int], none: Verdict
 ) -> FlipSet:
     """The smallest set of supporting hits, most influential first; all together flip the answer.
 
@@ -245,35 +245,35 @@ async def _smallest(
     """
     pairs = [frozenset(pair) for pair in combinations(ranked[:PAIRED], 2)]
     prefixes = [frozenset(ranked[:n]) for n in range(3, len(ranked))]
-    first, second = await asked.without([frozenset({i}) for i in ranked[:2]])
+    first, second = await counterfactuals.without([frozenset({i}) for i in ranked[:2]])
     # As if their effects added up: it only decides what is tried first.
     hopeful = _gap(whole, first) + _gap(whole, second) <= _gap(whole, whole)
     parts = (pairs[:1], pairs[1:] + prefixes) if hopeful else (pairs + prefixes,)
     for part in parts:
-        tried = list(zip(part, await asked.without(part), strict=True))
+        tried = list(zip(part, await counterfactuals.without(part), strict=True))
         flipped = [(removed, verdict) for removed, verdict in tried if _flips(whole, verdict)]
-        two = [found for found in flipped if len(found[0]) == 2]
+        two = [one for one in flipped if len(one[0]) == 2]
         if two:
-            pair, verdict = max(two, key=lambda found: _delta(whole, found[1]))
+            pair, verdict = max(two, key=lambda one: _delta(whole, one[1]))
             chosen = [i for i in ranked if i in pair]
-            return _flip_set(asked, chosen, verdict, exact=True)
+            return _flip_set(counterfactuals, chosen, verdict, exact=True)
     removed, verdict = flipped[0] if flipped else (frozenset(ranked), none)
     while True:
         chosen = [i for i in ranked if i in removed]
         fewer = [removed - {i} for i in chosen[::-1]]
-        tried = list(zip(fewer, await asked.without(fewer), strict=True))
-        left = next((found for found in tried if _flips(whole, found[1])), None)
+        tried = list(zip(fewer, await counterfactuals.without(fewer), strict=True))
+        left = next((one for one in tried if _flips(whole, one[1])), None)
         if left is None:
             break
         removed, verdict = left
     every = len(ranked) <= PAIRED
-    return _flip_set(asked, chosen, verdict, exact=every and len(chosen) <= 3)
+    return _flip_set(counterfactuals, chosen, verdict, exact=every and len(chosen) <= 3)
 
 
 def _flip_set(
-    asked: Counterfactuals, chosen: Sequence[int], verdict: Verdict, *, exact: bool
+    counterfactuals: Counterfactuals, chosen: Sequence[int], verdict: Verdict, *, exact: bool
 ) -> FlipSet:
-    return FlipSet([asked.variants.hits[i].doc_id for i in chosen], verdict.label, exact)
+    return FlipSet([counterfactuals.variants.hits[i].doc_id for i in chosen], verdict.label, exact)
 
 
 def _delta(whole: Verdict, other: Verdict) -> float:

@@ -1,4 +1,4 @@
-"""The questions that wait for the model: passages of several are read in one forward pass."""
+"""The queue of questions for the model: one forward pass reads passages of several of them."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ ANSWER_TOKENS = 2_048  # of passages that are read between two looks at the othe
 
 
 @dataclass(slots=True, eq=False)
-class Question:
-    """A question over passages for a head; ``asked``: how far its passages are read."""
+class QaJob:
+    """A question over passages for a head; ``progress``: how far its passages are read."""
 
     text: str
     passages: Sequence[PassageText]
     head: str
     future: Future[SpanAnswer]
-    asked: QaReading | None = None
+    progress: QaReading | None = None
 
 
 class QuestionQueue:
-    """Questions in the order they came. All but :attr:`waiting` is the model's thread's.
+    """Questions in the order they came. Only :attr:`waiting` is touched by other threads.
 
     Args:
         lock: Held by whoever touches :attr:`waiting`.
@@ -46,7 +46,7 @@ class QuestionQueue:
     """
 
     def __init__(self, lock: threading.Condition, batch_tokens: int, observe: Observe) -> None:
-        self.waiting: deque[Question] = deque()
+        self.waiting: deque[QaJob] = deque()
         self._lock = lock
         self._most = min(batch_tokens, ANSWER_TOKENS)
         self._observe = observe
@@ -60,12 +60,16 @@ class QuestionQueue:
                 group = [batch[i] for i in run]
                 spans = reader.spans(group[0][0].head)
                 logits = spans.read([pair for _, pair in group])
-                for (entry, pair), found in zip(group, logits, strict=True):
-                    if entry.asked is not None:
-                        entry.asked.put(pair, found)
-            done = [entry for entry in entries if entry.asked is not None and entry.asked.whole]
-            results = [reader.spans(e.head).answer(e.asked) for e in done if e.asked is not None]
-        except Exception as error:  # told to each of those that wait; the thread lives on
+                for (entry, pair), read in zip(group, logits, strict=True):
+                    if entry.progress is not None:
+                        entry.progress.put(pair, read)
+            done = [
+                entry for entry in entries if entry.progress is not None and entry.progress.whole
+            ]
+            results = [
+                reader.spans(e.head).answer(e.progress) for e in done if e.progress is not None
+            ]
+        except Exception as error:  # raised to each that waits; the thread goes on
             logger.exception("reading passages failed")
             with self._lock:
                 waiting = list(self.waiting)
@@ -81,14 +85,14 @@ class QuestionQueue:
             if entry.future.set_running_or_notify_cancel():
                 entry.future.set_result(result)
 
-    def _drop(self, entry: Question) -> None:
+    def _drop(self, entry: QaJob) -> None:
         with self._lock:
             self.waiting.remove(entry)
 
-    def _next_pairs(self, reader: Reader) -> tuple[list[tuple[Question, Pair]], list[Question]]:
+    def _next_pairs(self, reader: Reader) -> tuple[list[tuple[QaJob, Pair]], list[QaJob]]:
         """Pairs within the budget, all of one head, and the questions that were looked at."""
-        entries: list[Question] = []
-        batch: list[tuple[Question, Pair]] = []
+        entries: list[QaJob] = []
+        batch: list[tuple[QaJob, Pair]] = []
         longest = 0
         with self._lock:
             waiting = list(self.waiting)
@@ -98,10 +102,10 @@ class QuestionQueue:
                 continue
             if entries and entry.head != entries[0].head:
                 continue
-            if entry.asked is None:
-                entry.asked = reader.spans(entry.head).ask(entry.text, entry.passages)
+            if entry.progress is None:
+                entry.progress = reader.spans(entry.head).ask(entry.text, entry.passages)
             entries.append(entry)
-            for pair in entry.asked.unread():
+            for pair in entry.progress.unread():
                 longest = max(longest, len(pair.ids))
                 if batch and longest * (len(batch) + 1) > self._most:
                     return batch, entries

@@ -1,4 +1,4 @@
-"""Finding the evidence: the one code path of ``/search``, ``/predict`` and ``/classify``."""
+"""Retrieval: the one code path of ``/search``, ``/predict`` and ``/classify``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from app.inference.snapshot import Snapshot, corrected
 from app.problems import Problem, invalid
-from app.schemas.predict import ProvidedDocument
+from app.schemas.predict import ProvidedDocument, Retrieval
 from index_data.documents import Document, normalise
 from index_data.search.searcher import Hit
 from index_data.segment.filters import Filter, InvalidFilter, parse_filter
@@ -27,14 +27,14 @@ Vector = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchOptions:
-    """What to retrieve."""
+    """What to retrieve, and how."""
 
     k: int
     method: str | None = None
     lang: str | None = None
     filter: Filter | None = None
     exclude_ids: Sequence[str] = ()
-    passages: bool = False  # the best passages, of whatever documents
+    passages: bool = False  # the best passages, perhaps several of one document
 
 
 def filter_of(raw: Mapping[str, Any] | None, pointer: str) -> Filter | None:
@@ -47,29 +47,36 @@ def filter_of(raw: Mapping[str, Any] | None, pointer: str) -> Filter | None:
         raise invalid(pointer + error.pointer, error.detail) from None
 
 
-def method_for(snapshot: Snapshot, asked: str | None, pointer: str) -> tuple[str, list[str]]:
-    """The method that will run, and in what it falls short of what was to be.
+def method_for(snapshot: Snapshot, requested: str | None, pointer: str) -> tuple[str, list[str]]:
+    """The method that will run, and notes on what it cannot do as configured.
 
-    Raises ``capability-missing`` when a method that was asked for by name cannot run.
+    Raises ``capability-missing`` when a method that is requested by name cannot run.
     """
     searcher = snapshot.index()
-    if asked in (None, "bm25"):
-        wanted = asked or searcher.default_method
-        if wanted == "bm25" or snapshot.vectors_fit:
-            return wanted, []
+    if requested in (None, "bm25"):
+        method = requested or searcher.default_method
+        if method == "bm25" or snapshot.vectors_fit:
+            return method, []
         return "bm25", ["The index's vectors do not fit the loaded model: retrieval is bm25 only."]
     if snapshot.vectors_fit:
-        return str(asked), []
+        return str(requested), []
     why = "has no vectors yet" if not searcher.has_vectors else "has another encoder's vectors"
     raise Problem("capability-missing", f"{pointer}: the index {why}; it can do: bm25.")
+
+
+def method_notes(snapshot: Snapshot, retrieval: Retrieval) -> list[str]:
+    """The notes of :func:`method_for` on a request. Raises ``capability-missing``."""
+    if retrieval.mode != "index":
+        return []
+    return method_for(snapshot, retrieval.method, "retrieval.method")[1]
 
 
 UNREADABLE: Final = "The encoder does not know the text's language: retrieval is bm25 only."
 
 
-def method_by(method: str, asked: str | None, state: QueryState) -> str:
-    """The method for one text: by default none by vectors where the encoder cannot read it."""
-    return method if asked is not None or state.readable else "bm25"
+def method_by(method: str, requested: str | None, state: QueryState) -> str:
+    """The method for one text: by default bm25 where the encoder cannot read it."""
+    return method if requested is not None or state.readable else "bm25"
 
 
 async def find(
@@ -77,58 +84,58 @@ async def find(
     snapshot: Snapshot,
     query: str,
     vector: Vector | None,
-    wanted: SearchOptions,
+    options: SearchOptions,
 ) -> list[Hit]:
     """The documents for a query, best first, searched for on a thread of ``pool``."""
     search = partial(
         snapshot.index().search,
         query,
-        k=wanted.k,
-        method=wanted.method,
-        lang=wanted.lang,
-        filter=wanted.filter,
-        query_vector=None if wanted.method == "bm25" else vector,
-        exclude_ids=wanted.exclude_ids,
-        passages=wanted.passages,
+        k=options.k,
+        method=options.method,
+        lang=options.lang,
+        filter=options.filter,
+        query_vector=None if options.method == "bm25" else vector,
+        exclude_ids=options.exclude_ids,
+        passages=options.passages,
     )
     return await asyncio.get_running_loop().run_in_executor(pool, search)
 
 
 def with_correction(
-    snapshot: Snapshot, text: str, hits: list[Hit], wanted: SearchOptions
+    snapshot: Snapshot, text: str, hits: list[Hit], options: SearchOptions
 ) -> list[Hit]:
     """The hits with, first, the document by which a person corrected this very text.
 
-    It stands under the same filter and exclusions as any other.
+    The filter and the exclusions apply to it as to any other document.
     """
-    found = corrected(snapshot.index(), text)
-    if found is None or found.doc_id in wanted.exclude_ids:
+    correction = corrected(snapshot.index(), text)
+    if correction is None or correction.doc_id in options.exclude_ids:
         return hits
-    if wanted.filter is not None and not wanted.filter.matches(found.document):
+    if options.filter is not None and not options.filter.matches(correction.document):
         return hits
-    present = next((hit for hit in hits if hit.doc_id == found.doc_id), None)
+    present = next((hit for hit in hits if hit.doc_id == correction.doc_id), None)
     if present is None:
         best = hits[0].score if hits else 1.0
-        hits = [replace(found, score=best, scores={}), *hits][: wanted.k]
+        hits = [replace(correction, score=best, scores={}), *hits][: options.k]
     else:
         hits = [present, *(hit for hit in hits if hit is not present)]
     return [replace(hit, rank=rank) for rank, hit in enumerate(hits, 1)]
 
 
 def deciding(text: str, hits: Sequence[Hit], field: str) -> set[str]:
-    """The ids of the hits whose label settles the matter: the same text, labelled by a person."""
+    """The ids of the hits whose label decides: the same text, labelled by a person."""
     return decided(same_text(text, hits, field), field)
 
 
 def same_text(text: str, hits: Sequence[Hit], field: str) -> list[Hit]:
     """The hits with the very text that is asked about and a person's label of it."""
-    wanted = normalise(text)
+    key = normalise(text)
     return [
         hit
         for hit in hits
         if isinstance(hit.document.labels.get(field), str)
         and hit.document.metadata.get("label_source") != "model"
-        and normalise(hit.document.text) == wanted
+        and normalise(hit.document.text) == key
     ]
 
 
@@ -137,10 +144,10 @@ def decided(same: Sequence[Hit], field: str) -> set[str]:
 
     A correction given as feedback goes before other documents; where those differ, none decides.
     """
-    given = [hit for hit in same if hit.document.metadata.get("source") == "feedback"] or same
-    if len({str(hit.document.labels[field]) for hit in given}) != 1:
+    first = [hit for hit in same if hit.document.metadata.get("source") == "feedback"] or same
+    if len({str(hit.document.labels[field]) for hit in first}) != 1:
         return set()
-    return {hit.doc_id for hit in given}
+    return {hit.doc_id for hit in first}
 
 
 def provided_hits(
@@ -148,12 +155,12 @@ def provided_hits(
     field: str,
     vectors: Sequence[Vector],
     query: Vector,
-    wanted: SearchOptions,
+    options: SearchOptions,
 ) -> list[Hit]:
     """Documents that came with the request, ranked by the cosine to the query."""
     scores = [float(vector @ query) for vector in vectors]
     order = sorted(range(len(documents)), key=lambda i: (-scores[i], i))
-    chosen = [i for i in order if documents[i].id not in wanted.exclude_ids][: wanted.k]
+    chosen = [i for i in order if documents[i].id not in options.exclude_ids][: options.k]
     return [
         Hit(
             doc_id=documents[i].id,

@@ -89,12 +89,6 @@ class Snapshot:
             raise Problem("not-ready", "No model is loaded.", retry_after=1)
         return self.serving
 
-    def tasks(self) -> list[str]:
-        """The tasks of ``/predict`` that can be done."""
-        asked = ["qa"] if self.serving and "qa" in self.serving.model.span_heads else []
-        written = ["dialogue"] if self.writer is None else ["dialogue", "generation"]
-        return ["classification", "sentiment", "ner", *asked, *written]
-
     def model_json(self) -> dict[str, Any]:
         """The ``model`` of an answer that may have been written by a generator."""
         known = self.model().model.to_json()

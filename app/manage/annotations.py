@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from app.history.predictions import Kept
+from app.history.predictions import RetainedPrediction
 from app.problems import FieldError, Problem, invalid
 from app.schemas.documents import AnswerGiven, EntityGiven
 from index_data.storage.store import DocumentStore
@@ -61,7 +61,7 @@ def answer_of(given: AnswerGiven, text: str, store: DocumentStore) -> dict[str, 
     return given.model_dump()
 
 
-def confirmed_entities(kept: Kept, place: int) -> list[dict[str, Any]] | None:
+def confirmed_entities(kept: RetainedPrediction, place: int) -> list[dict[str, Any]] | None:
     """The entities of a prediction that is said to be right; None where it did not show all."""
     record = kept.record() or {}
     if record.get("route") != "ner" or any(record["thresholds"]):
@@ -72,7 +72,9 @@ def confirmed_entities(kept: Kept, place: int) -> list[dict[str, Any]] | None:
     return [{name: e[name] for name in ("start", "end", "type", "text")} for e in found]
 
 
-def confirmed_answer(kept: Kept, place: int, store: DocumentStore) -> dict[str, Any] | None:
+def confirmed_answer(
+    kept: RetainedPrediction, place: int, store: DocumentStore
+) -> dict[str, Any] | None:
     """The answer of a prediction that is said to be right, with its place where it still stands."""
     if (kept.record() or {}).get("route") != "qa":
         return None

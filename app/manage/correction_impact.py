@@ -1,8 +1,8 @@
 """The impact of a correction: which of the recent predictions it changes.
 
 The index with the correction is made beside the one that serves, from the same state, and thrown
-away. Of the predictions that are kept those nearest to the corrected text are asked again, as they
-were asked, from both; each text is read once. Nothing is written.
+away. The retained predictions nearest to the corrected text are answered again, with their own
+requests, from both; each text is read once. Nothing is written.
 """
 
 from __future__ import annotations
@@ -16,41 +16,43 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from app.history.predictions import Kept
+from app.history.predictions import RetainedPrediction
 from app.history.recent_vectors import Place
-from app.inference.pipeline import Answer, Ask, together
+from app.inference.answer import Answer, AnswerOptions
+from app.inference.pipeline import read, together
 from app.inference.snapshot import Snapshot
-from app.predict.replay import asked
+from app.predict.classification import options_of
+from app.predict.driver import recorded_request
 from app.problems import Problem
 from app.state import Footnote
 from index_data.documents import Document
 from index_data.generations.index import EncoderChanged
 
-AT_ONCE = 8  # predictions asked again together: other requests come between
-SCANNED = 8  # predictions looked at for each that may be asked again; equal ones are asked once
-MOVED = 0.01  # a change of confidence that is told without a change of the label
+AT_ONCE = 8  # inputs answered again together: other requests come between
+SCANNED = 8  # predictions looked at for each that may be answered again; equal ones count once
+MOVED = 0.01  # the smallest change of confidence that is shown without a change of the label
 
 
 @dataclass(frozen=True, slots=True)
-class Supposed:
-    """The index as it is and as it would be, and the vectors [passages, dim] of what it gains."""
+class Hypothetical:
+    """The index without and with a document, and the vectors [passages, dim] of the document."""
 
-    now: Snapshot
-    then: Snapshot
+    before: Snapshot
+    after: Snapshot
     vectors: NDArray[np.float32]
 
 
 @dataclass(slots=True)
-class Question:
-    """What was asked in all of ``places``."""
+class RecentInput:
+    """An input with the request that it came with, in all of ``places``."""
 
     text: str
-    ask: Ask
+    options: AnswerOptions
     places: list[Place]
 
 
-async def suppose(footnote: Footnote, document: Document) -> Supposed:
-    """What would be if a document were written now. Raises ``not-ready``."""
+async def hypothetical(footnote: Footnote, document: Document) -> Hypothetical:
+    """The index as if a document were written now. Raises ``not-ready``."""
     index, snapshot = footnote.open_index(), footnote.snapshot()
     engine = snapshot.model().engine
     with engine.use():
@@ -61,70 +63,70 @@ async def suppose(footnote: Footnote, document: Document) -> Supposed:
             index.as_if, document, vectors, encoder_sha=encoder_sha
         )
     except EncoderChanged:
-        raise Problem("not-ready", "The encoder is being changed.", retry_after=1) from None
-    now = replace(snapshot, searcher=before)
-    return Supposed(now, replace(snapshot, searcher=after), vectors)
+        raise Problem("not-ready", "The encoder is being changed. Retry.", retry_after=1) from None
+    return Hypothetical(
+        replace(snapshot, searcher=before), replace(snapshot, searcher=after), vectors
+    )
 
 
-async def impact(footnote: Footnote, supposed: Supposed, field: str) -> dict[str, Any]:
-    """Of the recent predictions of a field: how many were asked again, and those that change.
+async def impact(footnote: Footnote, changed: Hypothetical, field: str) -> dict[str, Any]:
+    """Of the recent predictions of a field: how many were answered again, and those that change.
 
     Those whose label changes come first, then by how far the confidence moves. Raises
     ``queue-full``.
     """
-    encoder = supposed.now.model().model.encoder_sha256
+    engine, encoder = changed.before.model().engine, changed.before.model().model.encoder_sha256
     near = await asyncio.to_thread(
-        footnote.predictions.nearest, supposed.vectors, field=field, encoder=encoder
+        footnote.predictions.nearest, changed.vectors, field=field, encoder=encoder
     )
     limit = footnote.settings.impact_checked
-    questions = await asyncio.to_thread(_questions, footnote, near[: SCANNED * limit], limit)
-    checked, changed = 0, []
-    for first in range(0, len(questions), AT_ONCE):
-        group = questions[first : first + AT_ONCE]
-        with footnote.permits.take(len(group)), supposed.now.model().engine.use():
-            pairs = await together([_both(footnote, supposed, one) for one in group])
-        for question, pair in zip(group, pairs, strict=True):
+    inputs = await asyncio.to_thread(_inputs, near[: SCANNED * limit], limit)
+    checked, changes = 0, []
+    for first in range(0, len(inputs), AT_ONCE):
+        group = inputs[first : first + AT_ONCE]
+        with footnote.permits.take(len(group)), engine.use():
+            pairs = await together([_both(footnote, changed, one) for one in group])
+        for one, pair in zip(group, pairs, strict=True):
             if pair is not None:
-                checked += len(question.places)
-                changed += _changes(question, *pair)
-    changed.sort(key=lambda one: (one["before"]["label"] == one["after"]["label"], -_moved(one)))
-    return {"checked": checked, "of": len(near), "changed": changed}
+                checked += len(one.places)
+                changes += _changes(one, *pair)
+    changes.sort(key=lambda one: (one["before"]["label"] == one["after"]["label"], -_moved(one)))
+    return {"checked": checked, "of": len(near), "changed": changes}
 
 
-def _questions(
-    footnote: Footnote, near: Iterable[tuple[Place, Kept]], limit: int
-) -> list[Question]:
-    """The first ``limit`` different questions, in order."""
-    found: dict[bytes, Question] = {}
-    for place, kept in near:
-        said, record = kept.said[place.index], kept.record()
-        if said is None:
+def _inputs(near: Iterable[tuple[Place, RetainedPrediction]], limit: int) -> list[RecentInput]:
+    """The first ``limit`` different inputs, in order."""
+    inputs: dict[bytes, RecentInput] = {}
+    for place, prediction in near:
+        output, record = prediction.outputs[place.index], prediction.record()
+        if output is None:
             continue
         request = {name: v for name, v in record["request"].items() if name != "input"}
-        key = orjson.dumps([said.text, record["route"], request, record["thresholds"]])
-        if key in found:
-            found[key].places.append(place)
-        elif len(found) < limit:
-            ask = replace(asked(record, footnote.settings), influence=False, ablation=False)
-            found[key] = Question(said.text, ask, [place])
-    return list(found.values())
+        key = orjson.dumps([output.text, record["route"], request, record["thresholds"]])
+        if key in inputs:
+            inputs[key].places.append(place)
+        elif len(inputs) < limit:
+            options = options_of(recorded_request(record), prediction.field)
+            plain = replace(options, influence=False, ablation=False)
+            inputs[key] = RecentInput(output.text, plain, [place])
+    return list(inputs.values())
 
 
 async def _both(
-    footnote: Footnote, supposed: Supposed, question: Question
+    footnote: Footnote, changed: Hypothetical, one: RecentInput
 ) -> tuple[Answer, Answer] | None:
-    """The answers now and then; None where it can no longer be asked."""
-    text, ask = question.text, question.ask
-    read = await asyncio.wrap_future(supposed.now.model().engine.read(text, ask.field))
+    """The answers before and after; None where it cannot be answered any more."""
+    text, options, answer = one.text, one.options, footnote.pipeline.answer
+    text_read = await read(changed.before.model(), text, options.field)
     try:
-        before = await footnote.pipeline.answer(supposed.now, text, ask, read=read)
-        after = await footnote.pipeline.answer(supposed.then, text, ask, read=read)
+        before = await answer(changed.before, text, options, text_read=text_read)
+        after = await answer(changed.after, text, options, text_read=text_read)
     except Problem:  # a label or a method that it named is gone
         return None
     return before, after
 
 
-def _changes(question: Question, before: Answer, after: Answer) -> list[dict[str, Any]]:
+def _changes(one: RecentInput, before: Answer, after: Answer) -> list[dict[str, Any]]:
     moved = abs(after.confidence - before.confidence)
     if before.label == after.label and moved < MOVED:
         return []
@@ -136,7 +138,7 @@ def _changes(question: Question, before: Answer, after: Answer) -> list[dict[str
             "before": shown[0],
             "after": shown[1],
         }
-        for place in question.places
+        for place in one.places
     ]
 
 

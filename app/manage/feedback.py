@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from app.history.predictions import Said
-from app.history.records import TASKS
-from app.inference.pipeline import Ask
+from app.history.predictions import Output
+from app.history.records import is_of_labels
+from app.inference.answer import AnswerOptions
 from app.inference.snapshot import Snapshot
 from app.manage.annotations import answer_of, confirmed_answer, confirmed_entities, entities_of
-from app.manage.correction_impact import impact, suppose
-from app.problems import invalid
+from app.manage.correction_impact import hypothetical, impact
+from app.predict.inputs import text_input
+from app.problems import Problem, invalid
 from app.records.feedback import FeedbackItem
 from app.schemas.documents import FeedbackRequest
 from app.state import Footnote
@@ -32,22 +33,22 @@ async def give(footnote: Footnote, request: FeedbackRequest) -> dict[str, Any]:
     if request.impact and not relabels:
         raise invalid("#/impact", "only a label with apply 'index' changes predictions")
     conflicts = await asyncio.to_thread(footnote.feedback.conflicts, feedback_item)
-    supposed = radius = None
-    wanted = request.preview if request.impact is None else request.impact
-    if relabels and (request.preview or wanted) and footnote.snapshot().serving is not None:
+    changed = affected = None
+    with_impact = request.preview if request.impact is None else request.impact
+    if relabels and (request.preview or with_impact) and footnote.snapshot().serving is not None:
         document = await asyncio.to_thread(footnote.feedback.document_with, feedback_item)
-        supposed = await suppose(footnote, document)
-    if wanted and supposed is not None:
-        radius = await impact(footnote, supposed, field)
+        changed = await hypothetical(footnote, document)
+    if with_impact and changed is not None:
+        affected = await impact(footnote, changed, field)
     more = {
         "conflicts": conflicts,
-        "impact": radius,
-        "warnings": novelties(footnote, feedback_item),
+        "impact": affected,
+        "warnings": new_label(footnote, feedback_item),
     }
     if request.preview:
         after = before
-        if supposed is not None:
-            after = await answered(footnote, supposed.then, text, field)
+        if changed is not None:
+            after = await answered(footnote, changed.after, text, field)
         return {**shape(None, None, footnote.store.sequence, before, after), **more}
     recorded = await asyncio.wrap_future(footnote.feedback.record(feedback_item))
     if feedback_item.doc_id is not None:
@@ -57,8 +58,8 @@ async def give(footnote: Footnote, request: FeedbackRequest) -> dict[str, Any]:
     return {**shape(recorded.id, recorded.doc_id, recorded.sequence, before, after), **more}
 
 
-def novelties(footnote: Footnote, feedback_item: FeedbackItem) -> list[str]:
-    """A warning where nothing has the label yet: a new one, or one of another field."""
+def new_label(footnote: Footnote, feedback_item: FeedbackItem) -> list[str]:
+    """A warning where the field does not have the label yet."""
     snapshot = footnote.snapshot()
     if feedback_item.label is None or snapshot.serving is None:
         return []
@@ -85,25 +86,25 @@ async def undo(footnote: Footnote, name: str) -> dict[str, Any]:
     return {"id": done.id, "doc_id": done.doc_id, "sequence": done.sequence}
 
 
-async def about(footnote: Footnote, request: FeedbackRequest) -> tuple[str, str, Said | None]:
+async def about(footnote: Footnote, request: FeedbackRequest) -> tuple[str, str, Output | None]:
     """The text and the field that feedback is about, and what was answered to it before."""
     if (request.prediction_id is None) == (request.input is None):
         raise invalid("#", "give either prediction_id or input")
     if request.prediction_id is not None:
-        kept = footnote.predictions.get(request.prediction_id)
+        prediction = footnote.predictions.get(request.prediction_id)
         place = request.index or 0
-        said = kept.said[place] if place < len(kept.said) else None
-        if said is None:
+        output = prediction.outputs[place] if place < len(prediction.outputs) else None
+        if output is None:
             raise invalid("#/index", "the prediction has no answer to an input of this number")
-        if request.field not in (None, kept.field):
+        if request.field not in (None, prediction.field):
             raise invalid("#/field", "the prediction is of another field")
-        if request.label is not None and kept.record().get("route") in TASKS:
-            raise invalid("#/label", "the prediction has no label: say entities, or an answer")
-        return said.text, kept.field, said
-    text = request.input
-    problem = footnote.pipeline.problem_of(text, "#/input")
-    if problem is not None or text is None:
-        raise problem or invalid("#/input", "required")
+        if request.label is not None and not is_of_labels(prediction.record()):
+            raise invalid("#/label", "the prediction has no label: give entities, or an answer")
+        return output.text, prediction.field, output
+    given = text_input(request.input, "#/input", footnote.settings.max_input_chars)
+    if isinstance(given, Problem):
+        raise given
+    text = given.text
     if request.label is None and request.entities is not None:
         return text, request.field or "ner", None
     if request.label is None and request.answer is not None:
@@ -113,9 +114,9 @@ async def about(footnote: Footnote, request: FeedbackRequest) -> tuple[str, str,
 
 
 def feedback_item_of(
-    footnote: Footnote, request: FeedbackRequest, text: str, field: str, before: Said | None
+    footnote: Footnote, request: FeedbackRequest, text: str, field: str, before: Output | None
 ) -> FeedbackItem:
-    """What the person says, with what follows from it filled in. Raises ``validation``."""
+    """The feedback as it is recorded, with what follows from it. Raises ``validation``."""
     predicted = None if before is None else before.label
     correct = request.correct
     if correct is None:
@@ -123,14 +124,16 @@ def feedback_item_of(
     label = request.label
     if correct and request.prediction_id is not None:
         if label not in (None, predicted):
-            raise invalid("#/label", "differs from the prediction, which is said to be correct")
+            raise invalid(
+                "#/label", "differs from the prediction, which the feedback calls correct"
+            )
         label = predicted
     entities = None if request.entities is None else entities_of(request.entities, text)
     answer = None if request.answer is None else answer_of(request.answer, text, footnote.store)
     if correct and request.prediction_id is not None and entities is None and answer is None:
-        kept = footnote.predictions.get(request.prediction_id)
-        entities = confirmed_entities(kept, request.index or 0)
-        answer = confirmed_answer(kept, request.index or 0, footnote.store)
+        prediction = footnote.predictions.get(request.prediction_id)
+        entities = confirmed_entities(prediction, request.index or 0)
+        answer = confirmed_answer(prediction, request.index or 0, footnote.store)
     if label is None and entities is None:
         if request.apply == "index":
             raise invalid("#/label", "what goes into the index needs the right label or entities")
@@ -170,7 +173,7 @@ def check_example(feedback_item: FeedbackItem) -> None:
         raise invalid(places.get(place, "#/field"), error.detail) from None
 
 
-def judge_ablation(footnote: Footnote, feedback_item: FeedbackItem, before: Said | None) -> None:
+def judge_ablation(footnote: Footnote, feedback_item: FeedbackItem, before: Output | None) -> None:
     """Count whether retrieval was right where the answer was given with it and without."""
     if before is None or before.closed is None or feedback_item.label is None:
         return
@@ -179,36 +182,36 @@ def judge_ablation(footnote: Footnote, feedback_item: FeedbackItem, before: Said
     )
 
 
-async def now(footnote: Footnote, text: str, field: str) -> Said | None:
-    """What is answered to a text at this moment; nothing while no model is loaded."""
+async def now(footnote: Footnote, text: str, field: str) -> Output | None:
+    """The present answer to a text; None while no model is loaded."""
     return await answered(footnote, footnote.snapshot(), text, field)
 
 
-async def answered(footnote: Footnote, snapshot: Snapshot, text: str, field: str) -> Said | None:
-    """What is answered to a text from one snapshot, where it is whole."""
+async def answered(footnote: Footnote, snapshot: Snapshot, text: str, field: str) -> Output | None:
+    """The answer to a text from one snapshot; None where it has no model or no index."""
     if snapshot.serving is None or snapshot.searcher is None:
         return None
     with footnote.permits.take(), snapshot.serving.engine.use():
-        answer = await footnote.pipeline.answer(snapshot, text, Ask(field=field))
-    return Said(text, answer.label, answer.confidence)
+        answer = await footnote.pipeline.answer(snapshot, text, AnswerOptions(field=field))
+    return Output(text, answer.label, answer.confidence)
 
 
 def shape(
-    name: str | None, doc_id: str | None, sequence: int, before: Said | None, after: Said | None
+    name: str | None, doc_id: str | None, sequence: int, before: Output | None, after: Output | None
 ) -> dict[str, Any]:
     """The answer's JSON."""
-    told = [
-        None if said is None else {"label": said.label, "confidence": said.confidence}
-        for said in (before, after)
+    shown = [
+        None if output is None else {"label": output.label, "confidence": output.confidence}
+        for output in (before, after)
     ]
     changed = []
-    if told[0] is not None and told[1] is not None:
-        changed = [key for key in ("label", "confidence") if told[0][key] != told[1][key]]
+    if shown[0] is not None and shown[1] is not None:
+        changed = [key for key in ("label", "confidence") if shown[0][key] != shown[1][key]]
     return {
         "id": name,
         "doc_id": doc_id,
         "sequence": sequence,
-        "before": told[0],
-        "after": told[1],
+        "before": shown[0],
+        "after": shown[1],
         "changed": changed,
     }

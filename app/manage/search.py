@@ -18,7 +18,8 @@ from app.inference.retrieval import (
     method_for,
 )
 from app.inference.snapshot import Snapshots
-from app.problems import invalid
+from app.predict.inputs import text_input
+from app.problems import Problem, invalid
 from app.schemas.documents import AnalyzeRequest, SearchRequest
 from app.settings import Settings
 from index_data.documents import canonical_language
@@ -34,12 +35,13 @@ async def search(
     indexer: Indexer,
     pipeline: Pipeline,
     permits: Permits,
+    max_chars: int,
 ) -> dict[str, Any]:
     """The answer of ``POST /search``. Raises :class:`Problem`."""
     began = time.perf_counter()
-    problem = pipeline.problem_of(request.query, "#/query")
-    if problem is not None:
-        raise problem
+    query = text_input(request.query, "#/query", max_chars)
+    if isinstance(query, Problem):
+        raise query
     lang = language(request.lang)
     wanted_filter = filter_of(request.filter, "#/filter")
     if request.min_sequence is not None:

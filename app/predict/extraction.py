@@ -1,7 +1,7 @@
-"""Answering a dialogue without a generator: the best-supported sentences of what was retrieved.
+"""Answering a dialogue without a generator: quoting the most relevant sentences.
 
-Sentences of the retrieved passages are compared with what is asked; those of one document that bear
-on it most are quoted in a short frame that names it. With nothing near enough nothing is quoted.
+Sentences of the retrieved passages are compared with the query; the most relevant ones, all of one
+document, are quoted in a short frame that names it. Where none is relevant enough, none is quoted.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from app.inference.snapshot import Snapshot
-from app.predict.grounding import Found, Query, Vector, vectors_of
-from app.predict.support import Sentence
+from app.predict.grounding import Sentence
+from app.predict.passages import Passages, Query, Vector, vectors_of
 from index_data.search.searcher import Hit
 from index_data.text.analysis import detect_language, terms
 from index_data.text.passages import sentences
@@ -29,7 +29,7 @@ _CLAUSE = re.compile(r"[。！？；，…!?;,]+")
 
 @dataclass(frozen=True, slots=True)
 class Quotable:
-    """A sentence of a passage, ``hits[place].text[start:end]``, and how it bears on the query."""
+    """A sentence of a passage, ``hits[place].text[start:end]``, and its relevance to the query."""
 
     place: int
     start: int
@@ -37,14 +37,14 @@ class Quotable:
     relevance: float
 
 
-async def quotables(snapshot: Snapshot, query: Query, found: Found) -> list[Quotable]:
-    """The sentences that bear on a query, each text once, the best first.
+async def quotables(snapshot: Snapshot, query: Query, passages: Passages) -> list[Quotable]:
+    """The sentences that are relevant to a query, each text once, the best first.
 
     By the cosine to the query, times the root of their passage's share of the best score; by words
     where the encoder does not know the query's language.
     """
-    hits = found.hits
-    if found.vector is None:
+    hits = passages.hits
+    if passages.vector is None:
         return worded(query, hits)
     spans = spans_of(enumerate(hits))
     vectors = await vectors_of(snapshot, list(spans))
@@ -53,23 +53,23 @@ async def quotables(snapshot: Snapshot, query: Query, found: Found) -> list[Quot
     quotes = []
     for (text, (place, start, end)), near in zip(spans.items(), vectors, strict=True):
         hit = hits[place]
-        bears = relevance(words, found.vector, text, near, hit.document.title)
-        if bears >= RELEVANT:
+        cosine = relevance(words, passages.vector, text, near, hit.document.title)
+        if cosine >= RELEVANT:
             share = math.sqrt(max(hit.score, 0.0) / top)
-            quotes.append(Quotable(place, start, end, bears * share))
+            quotes.append(Quotable(place, start, end, cosine * share))
     return in_order(quotes)
 
 
 def worded(query: Query, hits: Sequence[Hit], *, without: int | None = None) -> list[Quotable]:
-    """The sentences of the best passage that say words of the query's last clause, most first.
+    """The sentences of the best passage with words of the query's last clause, most first.
 
-    The best one that tells something. None, where it lacks most of the turns' words, its
+    The best passage that states something. None, where it lacks most of the query's words, its
     document's title included. ``without``: as if the passage of this place had not been found.
     """
     words = query.words()
     for place, hit in enumerate(hits):
         spans = spans_of([(place, hit)]).items()
-        stated = [(text, span) for text, span in spans if tells(text, words)]
+        stated = [(text, span) for text, span in spans if states(text, words)]
         if stated and place != without:
             break
     else:
@@ -77,9 +77,9 @@ def worded(query: Query, hits: Sequence[Hit], *, without: int | None = None) -> 
     if query.held(f"{hit.document.title or ''}\n{hit.text}") < HELD:
         return []
     clauses = [set(terms(clause)) for clause in _CLAUSE.split(query.parts[0][0])]
-    asked = next((clause for clause in reversed(clauses) if clause), set())
-    said = [Quotable(*span, float(len(asked & set(terms(text))))) for text, span in stated]
-    return in_order([quote for quote in said if quote.relevance])
+    last = next((clause for clause in reversed(clauses) if clause), set())
+    quotes = [Quotable(*span, float(len(last & set(terms(text))))) for text, span in stated]
+    return in_order([quote for quote in quotes if quote.relevance])
 
 
 def spans_of(places: Iterable[tuple[int, Hit]]) -> dict[str, tuple[int, int, int]]:
@@ -101,29 +101,29 @@ def in_order(quotes: Iterable[Quotable]) -> list[Quotable]:
 def relevance(
     words: frozenset[str], vector: Vector, text: str, near: Vector, title: str | None
 ) -> float:
-    """How a sentence bears on a query of these content words: the cosine of their vectors.
+    """The relevance of a sentence to a query of these content words: the cosine of their vectors.
 
-    0 for a sentence that tells nothing, and where with its document's title it says none of them.
+    0 for a sentence that states nothing, and where it and its document's title have none of them.
     """
-    fits = tells(text, words) and not words.isdisjoint([*terms(text), *terms(title or "")])
+    fits = states(text, words) and not words.isdisjoint([*terms(text), *terms(title or "")])
     return float(near @ vector) if fits else 0.0
 
 
-def tells(text: str, words: frozenset[str]) -> bool:
-    """Whether a sentence is no question and says a content word beside those of the query."""
+def states(text: str, words: frozenset[str]) -> bool:
+    """Whether a sentence is no question and has a content word beside those of the query."""
     asks = text.rstrip("\"'”’」』)） ").endswith(("?", "？"))
     return not asks and not words.issuperset(terms(text))
 
 
-def chosen(found: Sequence[Quotable], hits: Sequence[Hit]) -> list[Quotable]:
+def chosen(quotes: Sequence[Quotable], hits: Sequence[Hit]) -> list[Quotable]:
     """What is quoted: the best sentence and those of its document nearly as good, in order."""
-    if not found:
+    if not quotes:
         return []
-    best = found[0]
+    best = quotes[0]
     source = hits[best.place].doc_id
     near = [
         quote
-        for quote in found
+        for quote in quotes
         if quote.relevance >= NEAR * best.relevance and hits[quote.place].doc_id == source
     ][:QUOTED]
     return sorted(near, key=lambda q: (hits[q.place].start + q.start, q.place))
@@ -138,8 +138,8 @@ def framed(quoted: Sequence[Quotable], hits: Sequence[Hit]) -> tuple[str, list[S
     last: str | None = None
     for quote in quoted:
         hit = hits[quote.place]
-        said = hit.text[quote.start : quote.end]
-        chinese = detect_language(said) == "zh"
+        sentence = hit.text[quote.start : quote.end]
+        chinese = detect_language(sentence) == "zh"
         if hit.doc_id != last:
             title = hit.document.title
             text = f"{text}\n" if text else text
@@ -147,11 +147,11 @@ def framed(quoted: Sequence[Quotable], hits: Sequence[Hit]) -> tuple[str, list[S
             text += ("文档中写道：" if chinese else "A document says: ") if not title else ""
         elif not chinese:
             text += " "
-        places.append(Sentence(len(text), len(text) + len(said), (hit.rank,)))
-        text, last = text + said, hit.doc_id
+        places.append(Sentence(len(text), len(text) + len(sentence), (hit.rank,)))
+        text, last = text + sentence, hit.doc_id
     return text, places
 
 
 def nothing(language: str) -> str:
-    """What is said when nothing supports an answer."""
+    """The answer where no passage is relevant."""
     return "我没有这方面的资料。" if language == "zh" else "I have nothing on that."

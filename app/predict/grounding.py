@@ -1,151 +1,171 @@
-"""What a text that is to be written may rest on: passages for a prompt or a dialogue."""
+"""The grounding of a generated sentence: the retrieved passages that it rests on.
+
+The model is not asked: it would cite what it likes. A sentence is grounded in one or two sentences
+of the retrieved passages (each with its document's title) that hold most of its content words
+(stems, stop words aside) and every number and name in it, and that are negated where it is; a
+sentence that goes in circles is not grounded. Its words are compared, not its meaning: a grounded
+sentence can still be wrong, any other says something that the retrieved text does not.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from app.inference.retrieval import SearchOptions, filter_of, find, method_for
-from app.inference.snapshot import Snapshot
-from app.predict.qa import nearest
-from app.schemas.predict import Retrieval
-from app.state import Footnote
-from index_data.documents import Document
-from index_data.search.searcher import Hit
 from index_data.text.analysis import terms
+from index_data.text.passages import sentences as split
 
-if TYPE_CHECKING:
-    from model.labels.query_state import QueryState
-
-PASSAGES = 8  # retrieved where a request does not say
-MOST_PASSAGES = 32
-Vector = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """What is searched for: texts with weights, whole numbers, the weightiest first."""
-
-    parts: tuple[tuple[str, int], ...]
-
-    @property
-    def text(self) -> str:
-        """For BM25, which counts a term as often as it is said."""
-        return "\n".join(text for text, weight in self.parts for _ in range(weight))
-
-    def words(self) -> frozenset[str]:
-        """All its content words."""
-        return frozenset(term for part, _ in self.parts for term in terms(part))
-
-    def held(self, text: str) -> float:
-        """The share of its content words, by their weights, that a text holds."""
-        there = set(terms(text))
-        words = [(w, term in there) for part, w in self.parts for term in terms(part)]
-        return sum(w for w, held in words if held) / (sum(w for w, _ in words) or 1)
-
-    @property
-    def empty(self) -> bool:
-        """Whether there is no word to look for."""
-        return not any(map(str.isalnum, self.text))
+HELD = 0.75  # share of a sentence's content words that its sources must hold
+NEAREST = 16  # sentences of the passages that are compared, those that share most words with it
+DISTINCT = 0.6  # share of a sentence's content words that differ; with less it goes in circles
+LONG = 6  # content words, at least, of a sentence that can go in circles
+_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
+_WORD = re.compile(r"[^\W\d_][\w-]*")
+_NEGATION = re.compile(
+    r"\b(?:not|no|never|none|nobody|nothing|neither|nor|cannot|without)\b|n['’]t\b|[不没無无未]",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """The passages, best first; notes for the request's warnings; what the encoder made of it.
+class Sentence:
+    """A sentence of an answer, ``text[start:end]``, and the ranks of the passages it rests on."""
 
-    ``vector``: of the query [dim]; None where the encoder does not know the query's language, so
-    that its vectors mean nothing.
-    """
+    start: int
+    end: int
+    citations: tuple[int, ...] = ()
 
-    hits: list[Hit]
-    notes: list[str]
-    vector: Vector | None
+    @property
+    def grounded(self) -> bool:
+        """Whether it rests on retrieved text."""
+        return bool(self.citations)
 
-
-async def states_of(snapshot: Snapshot, texts: Sequence[str]) -> list[QueryState]:
-    """Some texts as the encoder sees them, read in batches on the model's thread."""
-    engine = snapshot.model().engine
-    reads = [asyncio.wrap_future(engine.read(text, None)) for text in texts]
-    return [done.state for done in await asyncio.gather(*reads)]
-
-
-async def vectors_of(snapshot: Snapshot, texts: Sequence[str]) -> list[Vector]:
-    """The base vectors [dim] of some texts."""
-    return [state.vector for state in await states_of(snapshot, texts)]
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in an answer."""
+        return {
+            "start": self.start,
+            "end": self.end,
+            "citations": list(self.citations),
+            "supported": self.grounded,
+        }
 
 
-async def query_vector(snapshot: Snapshot, query: Query) -> tuple[Vector, bool]:
-    """The vector [dim] of a query of several parts, of length 1; and whether it means anything.
+@dataclass(frozen=True, slots=True)
+class SourceSentence:
+    """A sentence of a passage, its document's title included."""
 
-    It does not where the encoder's vocabulary does not cover most of the query.
-    """
-    states = await states_of(snapshot, [text for text, _ in query.parts])
-    weights = [weight for _, weight in query.parts]
-    known = sum(w for state, w in zip(states, weights, strict=True) if state.readable)
-    total = sum(w * state.vector for state, w in zip(states, weights, strict=True))
-    mean: Vector = np.asarray(total, np.float32)
-    length = float(np.linalg.norm(mean))
-    return mean / length if length else mean, 2 * known >= sum(weights)
+    rank: int  # of the passage
+    words: frozenset[str]  # content words, stemmed
+    numbers: frozenset[str]
+    negative: bool
 
+    @classmethod
+    def of(cls, rank: int, text: str) -> SourceSentence:
+        """A sentence of the passage of a rank."""
+        return cls(rank, frozenset(terms(text)), numbers(text), negated(text))
 
-async def evidence(
-    footnote: Footnote, snapshot: Snapshot, query: Query, wanted: Retrieval
-) -> Found:
-    """The passages that a text may rest on, by the request's mode.
-
-    Raises ``capability-missing`` for a method that the index cannot do.
-    """
-    if wanted.mode == "off" or query.empty:
-        return Found([], [], None)
-    k = wanted.k or PASSAGES
-    notes = [f"retrieval.k: the best {MOST_PASSAGES} were read"] if k > MOST_PASSAGES else []
-    k = min(k, MOST_PASSAGES)
-    vector, readable = await query_vector(snapshot, query)
-    known = vector if readable else None
-    pool, loop = footnote.pipeline.pool, asyncio.get_running_loop()
-    if wanted.mode == "provided":
-        left = [d for d in wanted.documents or () if d.id not in set(wanted.exclude_ids)]
-        given = [Document(d.id, d.text, d.title) for d in left]
-        pieces, more = await loop.run_in_executor(pool, nearest, given, query.text, MOST_PASSAGES)
-        return Found(await ranked(snapshot, pieces, query, known, k), [*notes, *more], known)
-    method, _ = method_for(snapshot, wanted.method, "retrieval.method")
-    if not readable and wanted.method is None:
-        method = "bm25"
-    search = SearchOptions(
-        k=k,
-        method=method,
-        filter=filter_of(wanted.filter, "#/retrieval/filter"),
-        exclude_ids=tuple(wanted.exclude_ids),
-        passages=True,
-    )
-    hits = await find(pool, snapshot, query.text, vector, search)
-    return Found(hits, notes, known)
+    @property
+    def details(self) -> frozenset[str]:
+        """What may stand for the numbers and names of a sentence."""
+        return self.words | self.numbers
 
 
-async def ranked(
-    snapshot: Snapshot, pieces: Sequence[Hit], query: Query, vector: Vector | None, k: int
-) -> list[Hit]:
-    """Passages that came with the request, by the cosine to the query, else by its words."""
-    if vector is None:
-        made = [replace(p, score=query.held(f"{p.document.title or ''}\n{p.text}")) for p in pieces]
-    else:
-        vectors = await vectors_of(snapshot, [piece.text for piece in pieces])
-        scores = [float(near @ vector) for near in vectors]
-        made = [
-            replace(piece, score=score, scores={"dense": score}, vector=near)
-            for piece, score, near in zip(pieces, scores, vectors, strict=True)
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A passage that sentences are compared with."""
+
+    rank: int
+    sentences: tuple[SourceSentence, ...]
+
+    @classmethod
+    def of(cls, rank: int, title: str | None, text: str) -> Source:
+        """A passage with the title of its document."""
+        over = SourceSentence.of(rank, title or "")
+        parts = [SourceSentence.of(rank, text[start:end]) for start, end in split(text)]
+        sentences = [
+            SourceSentence(rank, over.words | one.words, over.numbers | one.numbers, one.negative)
+            for one in parts
         ]
-    best = sorted(made, key=lambda hit: -hit.score)[:k]
-    return [replace(hit, rank=rank) for rank, hit in enumerate(best, 1)]
+        return cls(rank, (over, *sentences) if title else tuple(sentences))
+
+    def near(self, words: frozenset[str], negative: bool) -> list[SourceSentence]:
+        """Its sentences that share words; none where the nearest are not negated as they are."""
+        best = max((len(words & one.words) for one in self.sentences), default=0)
+        nearest = [one for one in self.sentences if best and len(words & one.words) == best]
+        if all(one.negative != negative for one in nearest):
+            return []
+        return [one for one in self.sentences if words & one.words]
 
 
-def method_note(snapshot: Snapshot, wanted: Retrieval) -> list[str]:
-    """In what retrieval falls short of what the index was made for."""
-    if wanted.mode != "index":
-        return []
-    return method_for(snapshot, wanted.method, "retrieval.method")[1]
+def numbers(text: str) -> frozenset[str]:
+    """The numbers of a text."""
+    return frozenset(_NUMBER.findall(text))
+
+
+def names(sentence: str) -> frozenset[str]:
+    """Stems of words with a capital letter, but for the first one; none in a headline."""
+    words = [(word, terms(word)) for word in _WORD.findall(sentence)[1:] if len(word) > 1]
+    words = [(word, stems) for word, stems in words if stems]
+    capital = [stems for word, stems in words if word[0].isupper()]
+    return frozenset[str]().union(*capital) if len(capital) <= len(words) / 2 else frozenset()
+
+
+def negated(text: str) -> bool:
+    """Whether a text says that something is not so."""
+    return _NEGATION.search(text) is not None
+
+
+def grounded(text: str, sources: Sequence[Source]) -> list[Sentence]:
+    """The sentences of a text, each with the passages it rests on, the fewest and best."""
+    return [Sentence(start, end, citations(text[start:end], sources)) for start, end in split(text)]
+
+
+def citations(sentence: str, sources: Sequence[Source]) -> tuple[int, ...]:
+    """The ranks of the passages that hold a sentence: in one of their sentences, or in two.
+
+    Of two, the one that brings a number or a name which the other lacks must bring more than that:
+    another number is no more true for standing elsewhere.
+    """
+    stems = terms(sentence)
+    words, details = frozenset(stems), numbers(sentence) | names(sentence)
+    if not words or (len(stems) >= LONG and len(words) < DISTINCT * len(stems)):
+        return ()
+
+    def hold(*group: SourceSentence) -> bool:
+        known = frozenset[str]().union(*(one.details for one in group))
+        return len(words & known) >= HELD * len(words) and details <= known
+
+    def brings(one: SourceSentence, other: SourceSentence) -> bool:
+        lacking = details - other.details
+        return not lacking or len(words & one.words - other.words) > len(lacking)
+
+    negative = negated(sentence)
+    near = [one for source in sources for one in source.near(words, negative)]
+    near = sorted(near, key=lambda one: (-len(one.words & words), one.rank))[:NEAREST]
+    for one in near:
+        if hold(one):
+            return (one.rank,)
+    for a, b in sorted(combinations(near, 2), key=lambda pair: pair[0].rank != pair[1].rank):
+        if hold(a, b) and brings(a, b) and brings(b, a):
+            return tuple(sorted({a.rank, b.rank}))
+    return ()
+
+
+def share(sentences: Sequence[Sentence]) -> float:
+    """The grounded share of an answer, by length; 0 for an empty one."""
+    total = sum(s.end - s.start for s in sentences)
+    good = sum(s.end - s.start for s in sentences if s.grounded)
+    return good / total if total else 0.0
+
+
+def weights(sentences: Sequence[Sentence], ranks: Iterable[int]) -> dict[int, float]:
+    """Each passage's share of an answer, by the length of the sentences that rest on it."""
+    total = sum(s.end - s.start for s in sentences) or 1
+    shares = dict.fromkeys(ranks, 0.0)
+    for sentence in sentences:
+        for rank in sentence.citations:
+            shares[rank] += (sentence.end - sentence.start) / total / len(sentence.citations)
+    return shares

@@ -1,7 +1,7 @@
-"""The routes that OpenAI's clients speak: their requests as predictions, and predictions as theirs.
+"""The API of OpenAI's clients: their requests as predictions, and predictions as their answers.
 
 Chats are the task ``dialogue``, completions the task ``generation``; citations, sentences and
-support travel in extra fields. It knows no HTTP.
+support stand in extra fields. It knows no HTTP.
 """
 
 from __future__ import annotations
@@ -15,33 +15,32 @@ from typing import Any, Literal
 import orjson
 
 from app.inference.snapshot import MODEL_NAME, Snapshot
-from app.predict import dialogue as dialogue_service
-from app.predict import text_generation as generation_service
+from app.predict.dialogue import chat_generator
+from app.predict.driver import Driver
 from app.problems import FieldError, Problem
 from app.schemas.openai import ChatRequest, CompletionRequest, Shared
-from app.schemas.predict import Params, PredictRequest
-from app.state import Footnote
+from app.schemas.predict import Params, TaskRequest
 from app.web.streaming import Emit, Event, silent
 
-CHAT_TOKENS = 256  # written where a chat does not say, at most a quarter of the context
+CHAT_TOKENS = 256  # generated where a chat names no number, at most a quarter of the context
 COMPLETION_TOKENS = 16  # OpenAI's own default
 EXTRA = ("citations", "sentences", "support", "abstained")
 POINTERS = (("#/input/messages", "#/messages"), ("#/input", "#/prompt"), ("#/params", "#"))
 Kind = Literal["chat.completion", "text_completion"]
 
 
-def models(footnote: Footnote, snapshot: Snapshot) -> dict[str, Any]:
-    """The answer of ``GET /v1/models``."""
-    return {"object": "list", "data": [model(footnote, n) for n in names(snapshot)]}
+def models(started: int, snapshot: Snapshot) -> dict[str, Any]:
+    """The answer of ``GET /v1/models``. ``started``: when the server did, in Unix seconds."""
+    return {"object": "list", "data": [model(started, n) for n in names(snapshot)]}
 
 
-def model(footnote: Footnote, name: str) -> dict[str, Any]:
+def model(started: int, name: str) -> dict[str, Any]:
     """One model of the list."""
-    return {"id": name, "object": "model", "created": footnote.started, "owned_by": MODEL_NAME}
+    return {"id": name, "object": "model", "created": started, "owned_by": MODEL_NAME}
 
 
 def names(snapshot: Snapshot) -> list[str]:
-    """The names that a request may ask for."""
+    """The names that a request may use."""
     return [MODEL_NAME] if snapshot.writer is None else [MODEL_NAME, snapshot.writer.info.name]
 
 
@@ -63,24 +62,23 @@ def known(snapshot: Snapshot) -> str:
     return ", ".join(names(snapshot))
 
 
-async def chat(footnote: Footnote, request: ChatRequest, emit: Emit = silent) -> dict[str, Any]:
+async def chat(driver: Driver, request: ChatRequest, emit: Emit = silent) -> dict[str, Any]:
     """The prediction behind ``POST /v1/chat/completions``. Raises :class:`Problem`."""
-    check_model(footnote.snapshot(), request.model)
+    snapshot = driver.snapshots.now()
+    check_model(snapshot, request.model)
     given = {"messages": [plain(m) for m in request.messages]}
     most = request.max_completion_tokens or request.max_tokens
     if most is None:
-        writer = dialogue_service.chatter(footnote.snapshot())
-        most = CHAT_TOKENS if writer is None else min(CHAT_TOKENS, writer.info.context // 4)
-    asked = predict_request("dialogue", given, request, most)
-    with renamed():
-        return whole(await dialogue_service.predict(footnote, asked, emit))
+        generator = chat_generator(snapshot)
+        most = CHAT_TOKENS if generator is None else min(CHAT_TOKENS, generator.info.context // 4)
+    return await predicted(driver, task_request("dialogue", given, request, most), emit)
 
 
 async def completion(
-    footnote: Footnote, request: CompletionRequest, emit: Emit = silent
+    driver: Driver, request: CompletionRequest, emit: Emit = silent
 ) -> dict[str, Any]:
     """The prediction behind ``POST /v1/completions``. Raises :class:`Problem`."""
-    snapshot = footnote.snapshot()
+    snapshot = driver.snapshots.now()
     check_model(snapshot, request.model)
     if snapshot.writer is None:
         raise missing(
@@ -88,26 +86,33 @@ async def completion(
             "This server has no generator (FOOTNOTE_GENERATOR); it can do: chat completions.",
         )
     most = request.max_tokens or COMPLETION_TOKENS
-    asked = predict_request("generation", request.prompt, request, most)
-    with renamed():
-        prediction = whole(await generation_service.predict(footnote, asked, emit))
-        for item in prediction["data"]:
-            if "error" in item:
+    generation = task_request("generation", request.prompt, request, most)
+    prediction = await predicted(driver, generation, emit)
+    for item in prediction["data"]:
+        if "error" in item:
+            with client_pointers():
                 raise refused(item["error"])
+    return prediction
+
+
+async def predicted(driver: Driver, request: TaskRequest, emit: Emit) -> dict[str, Any]:
+    """A prediction. Raises :class:`Problem` with pointers into the client's own request."""
+    with client_pointers():
+        prediction: dict[str, Any] = orjson.loads(await driver.predict(request, emit))
         return prediction
 
 
-def predict_request(
+def task_request(
     task: Literal["dialogue", "generation"], given: Any, request: Shared, most: int
-) -> PredictRequest:
-    """A client's request as the native one."""
+) -> TaskRequest:
+    """A client's request as one of a task."""
     stop = [request.stop] if isinstance(request.stop, str) else request.stop or []
     params: dict[str, Any] = {"max_new_tokens": most}
-    chosen = {"temperature": request.temperature, "top_p": request.top_p, "seed": request.seed}
-    params |= {name: value for name, value in chosen.items() if value is not None}
+    sampling = {"temperature": request.temperature, "top_p": request.top_p, "seed": request.seed}
+    params |= {name: value for name, value in sampling.items() if value is not None}
     if stop:
         params["stop"] = stop
-    return PredictRequest(
+    return TaskRequest(
         task=task,
         input=given,
         retrieval=request.retrieval,
@@ -129,12 +134,6 @@ def plain(message: Mapping[str, Any]) -> dict[str, Any]:
     return {"role": "system" if role == "developer" else role, "content": content}
 
 
-def whole(body: bytes) -> dict[str, Any]:
-    """A prediction out of its JSON."""
-    prediction: dict[str, Any] = orjson.loads(body)
-    return prediction
-
-
 def refused(error: Mapping[str, Any]) -> Problem:
     """The problem of one of several prompts, as that of the request."""
     errors = [FieldError(e["pointer"], e["detail"]) for e in error.get("errors", ())]
@@ -143,8 +142,8 @@ def refused(error: Mapping[str, Any]) -> Problem:
 
 
 @contextmanager
-def renamed() -> Iterator[None]:
-    """Tell problems with the names of the client's own request."""
+def client_pointers() -> Iterator[None]:
+    """Let problems point into the client's own request."""
     try:
         yield
     except Problem as problem:
@@ -153,7 +152,7 @@ def renamed() -> Iterator[None]:
 
 
 def place(pointer: str) -> str:
-    """A place of the native request in the client's."""
+    """A pointer into the task's request as one into the client's."""
     for own, theirs in POINTERS:
         if pointer.startswith(own):
             return theirs + pointer.removeprefix(own)
@@ -203,15 +202,15 @@ def usage(prediction: Mapping[str, Any]) -> dict[str, int]:
 async def chunks(
     kind: Kind, request: Shared, events: AsyncIterator[Event], problem: Callable[[Problem], Any]
 ) -> AsyncIterator[Any]:
-    """The events of a prediction as a client's chunks; the end mark is not one of them.
+    """The events of a prediction as a client's chunks, without the end mark.
 
-    ``problem`` makes the body of an error that comes on the way.
+    ``problem`` makes the body of an error that comes later.
     """
     chatting = kind == "chat.completion"
     begin = head("chat.completion.chunk" if chatting else kind, request)
     options = request.stream_options
     counted = options is not None and options.include_usage
-    said = False
+    streamed = False
 
     def chunk(text: str | None, finish: str | None = None, **more: Any) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": finish}
@@ -229,7 +228,7 @@ async def chunks(
                 first["choices"][0]["delta"]["role"] = "assistant"
             yield first
         elif event.name == "token":
-            said = True
+            streamed = True
             yield chunk(event.data["text"])
         elif event.name == "error":
             yield problem(event.data)
@@ -237,7 +236,7 @@ async def chunks(
         else:
             output = event.data["data"][0]["output"]
             text = output["message"]["content"] if chatting else output["text"]
-            if text and not said:
+            if text and not streamed:
                 yield chunk(text)
             yield chunk(None, output["finish_reason"], **extra(event.data))
             if counted:

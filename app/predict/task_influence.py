@@ -1,7 +1,7 @@
-"""What each hit did to an answer or to entities: the same again without it, nothing in its place.
+"""The influence of each hit on an answer or on entities: the same again without it.
 
 An answer is weighed again from the logits of its passages, which are kept, so that nothing is read
-twice. Of named entities the text is read again, since what hits say of its words is an input.
+twice. For named entities the text is read again, because the hits are part of the tagger's input.
 """
 
 from __future__ import annotations
@@ -21,39 +21,39 @@ if TYPE_CHECKING:
 
 ANSWERS_AT_ONCE = 8  # answers weighed between two looks at what other requests wait for
 TEXTS_AT_ONCE = 4  # texts read between two looks
-MOVED = 0.01  # a change of an entity's score that is told where it stays
+MOVED = 0.01  # the smallest change of an entity's score that is shown
 
 
-async def of_passages(
-    engine: Engine, head: str, said: SpanAnswer, passages: Sequence[int]
+async def passage_influences(
+    engine: Engine, head: str, whole: SpanAnswer, passages: Sequence[int]
 ) -> dict[int, Influence]:
     """The influence of some of the passages that an answer was found in.
 
     ``delta`` is of the likeliest answer's probability, withheld or not; ``flips``: another answer
     is the likeliest one, or there is one only with the passage, or only without it.
     """
-    found: dict[int, Influence] = {}
+    effects: dict[int, Influence] = {}
     for start in range(0, len(passages), ANSWERS_AT_ONCE):
         part = passages[start : start + ANSWERS_AT_ONCE]
-        others = await asyncio.wrap_future(engine.call(_answering(head, said, part)))
+        others = await asyncio.wrap_future(engine.call(_answering(head, whole, part)))
         for passage, other in zip(part, others, strict=True):
-            best = said.spans[0] if said.spans else None
+            best = whole.spans[0] if whole.spans else None
             delta = best.prob - other.prob_of(best.text) if best else 0.0
-            found[passage] = Influence(delta, other.answered != said.answered)
-    return found
+            effects[passage] = Influence(delta, other.answered != whole.answered)
+    return effects
 
 
 def _answering(
-    head: str, said: SpanAnswer, passages: Sequence[int]
+    head: str, whole: SpanAnswer, passages: Sequence[int]
 ) -> Callable[[Reader], list[SpanAnswer]]:
     def answer(reader: Reader) -> list[SpanAnswer]:
         spans = reader.spans(head)
-        return [spans.answer(said.read.without(passage)) for passage in passages]
+        return [spans.answer(whole.read.without(passage)) for passage in passages]
 
     return answer
 
 
-async def of_sentences(
+async def sentence_influences(
     engine: Engine,
     head: str,
     text: str,
@@ -64,16 +64,16 @@ async def of_sentences(
 ) -> dict[int, Influence]:
     """The influence of some of the labelled sentences on the entities ``whole`` of a text.
 
-    ``chosen``: those that a request asks for. See :class:`EntityChange` for what is told of them.
+    ``chosen``: those of the types that a request names. See :class:`EntityChange`.
     """
-    found: dict[int, Influence] = {}
+    effects: dict[int, Influence] = {}
     for start in range(0, len(removed), TEXTS_AT_ONCE):
         part = removed[start : start + TEXTS_AT_ONCE]
         left = [[*hits[:i], *hits[i + 1 :]] for i in part]
         others = await asyncio.wrap_future(engine.call(_tagging(head, text, left)))
         for number, other in zip(part, others, strict=True):
-            found[number] = compared(whole, chosen(other))
-    return found
+            effects[number] = compared(whole, chosen(other))
+    return effects
 
 
 def _tagging(
@@ -83,8 +83,8 @@ def _tagging(
 
 
 def compared(whole: Sequence[Entity], other: Sequence[Entity]) -> Influence:
-    """What became of the entities: ``delta`` is the largest change of a score, in size."""
-    before, after = ({(e.start, e.end, e.type): e for e in found} for found in (whole, other))
+    """The changes of the entities; ``delta`` is the largest change of a score, in size."""
+    before, after = ({(e.start, e.end, e.type): e for e in side} for side in (whole, other))
     changes = []
     for key in sorted({*before, *after}):
         entity = before.get(key) or after[key]
@@ -94,5 +94,5 @@ def compared(whole: Sequence[Entity], other: Sequence[Entity]) -> Influence:
             EntityChange(entity.text, entity.type, entity.start, entity.end, score, without)
         )
     delta = max((c.score - c.without for c in changes), key=abs, default=0.0)
-    told = [c for c in changes if abs(c.score - c.without) >= MOVED or not (c.score and c.without)]
-    return Influence(delta, before.keys() != after.keys(), told)
+    shown = [c for c in changes if abs(c.score - c.without) >= MOVED or not (c.score and c.without)]
+    return Influence(delta, before.keys() != after.keys(), shown)

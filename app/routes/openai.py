@@ -15,6 +15,7 @@ from starlette.responses import Response
 from app.predict import openai as service
 from app.problems import Problem, Slug
 from app.records.keys import scope
+from app.routes.predict import Answering
 from app.schemas.openai import (
     ChatRequest,
     CompletionRequest,
@@ -68,11 +69,10 @@ ModelId = Annotated[str, Path(max_length=256)]
     openapi_extra=body_of(ChatRequest, CHAT),
     responses=answers(None, *REFUSALS),
 )
-async def chat(request: Request, footnote: State) -> Response:
+async def chat(request: Request, driver: Answering) -> Response:
     """The task `dialogue`; citations, sentences and support stand in extra fields."""
-    wanted = checked(ChatRequest, await read_json(request))
-    work = partial(service.chat, footnote, wanted)
-    return await told(request, "chat.completion", wanted, work)
+    body = checked(ChatRequest, await read_json(request))
+    return await answered(request, "chat.completion", body, partial(service.chat, driver, body))
 
 
 @router.post(
@@ -82,11 +82,12 @@ async def chat(request: Request, footnote: State) -> Response:
     openapi_extra=body_of(CompletionRequest, COMPLETION),
     responses=answers(None, *REFUSALS),
 )
-async def completions(request: Request, footnote: State) -> Response:
+async def completions(request: Request, driver: Answering) -> Response:
     """The task `generation`; without a generator 404 `model_not_found`."""
-    wanted = checked(CompletionRequest, await read_json(request))
-    work = partial(service.completion, footnote, wanted)
-    return await told(request, "text_completion", wanted, work)
+    body = checked(CompletionRequest, await read_json(request))
+    return await answered(
+        request, "text_completion", body, partial(service.completion, driver, body)
+    )
 
 
 @router.get(
@@ -97,7 +98,7 @@ async def completions(request: Request, footnote: State) -> Response:
 )
 async def models(footnote: State) -> Response:
     """`footnote` answers chats; with a generator completions too, also under its own name."""
-    return json_answer(service.models(footnote, footnote.snapshot()))
+    return json_answer(service.models(footnote.started, footnote.snapshot()))
 
 
 @router.get(
@@ -109,14 +110,14 @@ async def models(footnote: State) -> Response:
 async def model(model_id: ModelId, footnote: State) -> Response:
     """404 `model_not_found` for any other."""
     service.check_model(footnote.snapshot(), model_id)
-    return json_answer(service.model(footnote, model_id))
+    return json_answer(service.model(footnote.started, model_id))
 
 
-async def told(request: Request, kind: service.Kind, wanted: Shared, work: Any) -> Response:
+async def answered(request: Request, kind: service.Kind, body: Shared, work: Any) -> Response:
     """An answer at once, or as a stream of chunks that ends with `[DONE]`."""
-    if not wanted.stream:
+    if not body.stream:
         prediction = await unless_gone(request, work())
-        return json_answer(service.answer(kind, wanted, prediction))
+        return json_answer(service.answer(kind, body, prediction))
 
     async def emitting(emit: Emit) -> Any:
         return await work(emit)
@@ -129,7 +130,7 @@ async def told(request: Request, kind: service.Kind, wanted: Shared, work: Any) 
 
     async def chunks() -> AsyncIterator[ServerSentEvent]:
         async with aclosing(streaming.events()) as events:
-            async for chunk in service.chunks(kind, wanted, events, problem):
+            async for chunk in service.chunks(kind, body, events, problem):
                 yield ServerSentEvent(orjson.dumps(chunk).decode())
         yield ServerSentEvent("[DONE]")
 

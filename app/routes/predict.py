@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from app.predict import classify as classify_service
-from app.predict import dialogue as dialogue_service
-from app.predict import ner as ner_service
-from app.predict import qa as qa_service
-from app.predict import replay as replay_service
-from app.predict import text_generation as generation_service
+from app.predict.driver import Driver
+from app.predict.tasks import TASKS, PredictRequest
 from app.problems import Slug
 from app.records.keys import scope
-from app.schemas.predict import ClassifyRequest, PredictRequest
+from app.schemas.predict import ClassifyRequest
 from app.schemas.prediction import ClassifyResponse, PredictResponse
 from app.web.body import checked, read_json
 from app.web.http import State, answers, body_of, event_stream, json_answer, room, unless_gone
@@ -32,8 +29,6 @@ REFUSALS: tuple[Slug, ...] = (
     "queue-full",
     "not-ready",
 )
-SERVICES = {"qa": qa_service.predict, "ner": ner_service.predict}
-WRITERS = {"generation": generation_service.predict, "dialogue": dialogue_service.predict}
 CHARGED = "I was charged twice for one order"
 CLASSIFY = {
     "one text": {"input": CHARGED},
@@ -91,6 +86,23 @@ PREDICT = {
 }
 
 
+async def driver_of(footnote: State) -> Driver:
+    """What answers requests, with the parts of this server."""
+    return Driver(
+        footnote.settings,
+        footnote.permits,
+        footnote.pipeline,
+        footnote.pins,
+        footnote.predictions,
+        footnote.ablations,
+        footnote.snapshots,
+        footnote.indexer,
+    )
+
+
+Answering = Annotated[Driver, Depends(driver_of)]
+
+
 @router.post(
     "/predict",
     summary="Predict with retrieval, for a task",
@@ -98,26 +110,23 @@ PREDICT = {
     openapi_extra=body_of(PredictRequest, PREDICT),
     responses=answers(PredictResponse, *REFUSALS, "pin-unavailable"),
 )
-async def predict(request: Request, footnote: State) -> Response:
+async def predict(request: Request, driver: Answering) -> Response:
     """Retrieval, then the Transformer: the answer names the documents that it rests on.
 
-    With `stream` the tasks that write text answer as Server-Sent Events: `retrieval`, `token`...,
-    `prediction` (the whole answer), `done`; `error` where something goes wrong on the way.
+    With `stream` the tasks that generate text answer as Server-Sent Events: `retrieval`,
+    `token`..., `prediction` (the whole answer), `done`; `error` where something goes wrong later.
     """
-    wanted = checked(PredictRequest, await read_json(request))
-    if (writing := WRITERS.get(wanted.task)) is not None:
-        if wanted.stream:
-            work = partial(writing, footnote, wanted)
-            return await event_stream(request, Streaming(work, last="prediction"))
-        return json_answer(await unless_gone(request, writing(footnote, wanted)))
-    service = SERVICES.get(wanted.task, classify_service.predict)
-    return json_answer(await unless_gone(request, service(footnote, wanted)))
+    body = checked(PredictRequest, await read_json(request))
+    if body.stream and TASKS[body.task].generates:
+        work = partial(driver.predict, body)
+        return await event_stream(request, Streaming(work, last="prediction"))
+    return json_answer(await unless_gone(request, driver.predict(body)))
 
 
-async def classify(request: Request, footnote: State) -> Response:
+async def classify(request: Request, driver: Answering) -> Response:
     """Classification in the shape that vLLM's and SGLang's clients read, with citations."""
-    wanted = checked(ClassifyRequest, await read_json(request))
-    return json_answer(await unless_gone(request, classify_service.classify(footnote, wanted)))
+    body = checked(ClassifyRequest, await read_json(request))
+    return json_answer(await unless_gone(request, driver.classify(body)))
 
 
 for path in ("/classify", "/v1/classify"):
@@ -148,6 +157,6 @@ async def prediction(prediction_id: str, footnote: State) -> Response:
     dependencies=[Depends(scope("write")), Depends(room)],
     responses=answers(PredictResponse, "not-found", "pin-unavailable", "queue-full", "not-ready"),
 )
-async def replay(prediction_id: str, request: Request, footnote: State) -> Response:
+async def replay(prediction_id: str, request: Request, driver: Answering) -> Response:
     """By the same model, from the same versions of the same documents; `replay` compares them."""
-    return json_answer(await unless_gone(request, replay_service.replay(footnote, prediction_id)))
+    return json_answer(await unless_gone(request, driver.replay(prediction_id)))

@@ -45,6 +45,7 @@ async def search(request: Request, footnote: State) -> Response:
         indexer=footnote.indexer,
         pipeline=footnote.pipeline,
         permits=footnote.permits,
+        max_chars=footnote.settings.max_input_chars,
     )
     return json_answer(await unless_gone(request, work))
 

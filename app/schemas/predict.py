@@ -1,4 +1,4 @@
-"""What ``/predict`` and ``/classify`` are asked."""
+"""Requests to ``/predict`` and ``/classify``."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from pydantic.config import JsonDict
 
 from app.schemas.base import FilterBody, Id, Method, Name, Probability, Request
 
-Task = Literal["classification", "sentiment", "ner", "qa", "dialogue", "generation"]
 Explain = Literal["citations", "influence", "ablation"]
-# An item that is bad alone is told so in its place, so items are looked at one by one later.
+# A bad item gets an error in its place, so the items are checked one by one later.
 Inputs = str | Annotated[list[Any], Field(min_length=1, max_length=32)]
 MAX_QUESTION = 2_000
 
@@ -106,7 +105,7 @@ AbstainReason = Literal["no_evidence", "low_support", "low_confidence"]
 
 
 class Pin(Request):
-    """Which state has to answer, if it is still kept; else ``pin-unavailable``."""
+    """The model and the index state that have to answer; ``pin-unavailable`` if they are gone."""
 
     model_sha256: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     index_sequence: Annotated[int, Field(ge=0)] | None = None
@@ -132,10 +131,10 @@ class Params(Request):
     stop: Annotated[list[StopString], Field(max_length=16)] = []
 
 
-class PredictRequest(Request):
-    """A request to ``POST /predict``."""
+class TaskRequest(Request):
+    """A request to a task; `app.predict.tasks` restricts it to the tasks that there are."""
 
-    task: Task
+    task: str
     input: Inputs | dict[str, Any] = Field(json_schema_extra=TextsOrQuestions)
     field: Name | None = Field(
         None,

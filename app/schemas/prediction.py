@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from app.schemas.base import Response
-from app.schemas.predict import AbstainReason, NoAnswer, Task
+from app.schemas.predict import AbstainReason, NoAnswer
 
 
 class LabelScore(Response):
@@ -34,10 +34,10 @@ class Influence(Response):
     ``delta``: by how much the answered label's probability would fall; ``flips``: whether another
     label would be answered (list-valued fields: another set of labels). qa: the same of the
     likeliest answer and a passage. ner: ``delta`` is the largest change of an entity's score,
-    ``flips`` whether other entities would be found, ``entities`` those that change. A text that a
-    generator wrote: ``delta`` is its log-probability (nats) with the document less that without,
-    ``flips`` whether another token would be the likeliest somewhere in it. A quoted answer:
-    ``delta`` is the share of its support that goes, ``flips`` whether something else is quoted.
+    ``flips`` whether other entities would be found, ``entities`` those that change. A generated
+    text: ``delta`` is its log-probability (nats) with the document less that without, ``flips``
+    whether another token would be the likeliest somewhere in it. A quoted answer: ``delta`` is the
+    share of its support that goes, ``flips`` whether something else is quoted.
     """
 
     delta: float
@@ -74,7 +74,7 @@ class Citation(Response):
 
 
 class GeneratorInfoBody(Response):
-    """The generator that the server has, whether it wrote or not."""
+    """The server's generator, whether it made this answer or not."""
 
     name: str
     sha256: str
@@ -155,7 +155,7 @@ class AnswerOutput(Response):
 
     ``start`` and ``end`` count code points of the text of the document ``doc_id``, or of the
     ``context`` that came with the question (``doc_id`` null). ``reason`` says why nothing is
-    answered: what would have been said stands in ``alternatives``. ``unreadable``: the encoder's
+    answered: the likeliest answers stand in ``alternatives``. ``unreadable``: the encoder's
     vocabulary covers too little of the question, or of each passage.
     """
 
@@ -170,7 +170,7 @@ class AnswerOutput(Response):
 
 
 class SentenceBody(Response):
-    """A sentence of a written text, `text[start:end]`, and the ranks of what it rests on.
+    """A sentence of a generated text, `text[start:end]`, and the ranks of what it rests on.
 
     The server compares it with the retrieved text; the model is not asked.
     """
@@ -182,7 +182,7 @@ class SentenceBody(Response):
 
 
 class TextOutput(Response):
-    """The output of generation; `length`: as many tokens were written as were allowed."""
+    """The output of generation; `length`: as many tokens were generated as were allowed."""
 
     text: str
     finish_reason: Literal["stop", "length"]
@@ -246,7 +246,7 @@ class PredictResponse(Response):
     id: str
     object: Literal["prediction"]
     created: int
-    task: Task
+    task: str = Field(description="As in the request.")
     model: ModelInfoBody
     index: IndexInfoBody
     data: list[PredictItem]

@@ -1,4 +1,4 @@
-"""Answers as Server-Sent Events: work that tells what it has, and a client that may leave."""
+"""Answers as Server-Sent Events: work that emits events, and a client that may disconnect."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ class Event:
 
 
 def silent(name: str, data: Any) -> None:
-    """What an answer that is not streamed tells meanwhile."""
+    """Drop an event: the answer is not streamed."""
 
 
 class Streaming:
-    """Work that emits events while it is done.
+    """Work that emits events while it runs.
 
     ``await started()`` raises what goes wrong before the first event, so that it can be answered
-    as any problem; later problems are an event ``error``. Leaving :meth:`events` stops the work.
+    as any problem; later problems are an event ``error``. Closing :meth:`events` stops the work.
     """
 
     def __init__(self, work: Callable[[Emit], Awaitable[Any]], *, last: str) -> None:
-        """``last``: the name under which the result of ``work`` is told."""
+        """``last``: the name of the event with the result of ``work``."""
         self._queue: asyncio.Queue[Event | None] = asyncio.Queue()
         self._work, self._last = work, last
         self._first: Event | None = None
@@ -62,7 +62,7 @@ class Streaming:
         return self
 
     async def stop(self, message: Any = None) -> None:
-        """The client left, perhaps before the first event went out."""
+        """Stop the work: the client disconnected, perhaps before the first event was sent."""
         if self._task is not None:
             self._task.cancel()
 
@@ -79,7 +79,7 @@ class Streaming:
             yield Event("error", problem)
         except EngineClosed:
             yield Event("error", Problem("not-ready", "The server is stopping.", retry_after=1))
-        except Exception:  # the status has gone out: this is the last word that can be had
+        except Exception:  # the status was sent: an event is all that is left
             logger.exception("a stream failed")
             yield Event("error", Problem("internal", "The server's log has the details."))
         finally:

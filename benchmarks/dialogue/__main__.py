@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.predict.dialogue import BEFORE, LAST, TURNS
 from app.predict.extraction import RELEVANT, relevance
-from app.predict.grounding import Query
+from app.predict.messages import BEFORE, LAST, TURNS
+from app.predict.passages import Query
 from benchmarks.data import rows
 from benchmarks.dialogue import answers as dialogue_answers
 from index_data.documents import Document
@@ -58,7 +58,7 @@ def searcher(documents: Sequence[Document], words: float) -> Searcher:
 
 
 def asked(turns: Sequence[str], weights: Sequence[int]) -> str:
-    """The query of a dialogue, as `app.predict.grounding.Query` makes it."""
+    """The query of a dialogue, as `app.predict.passages.Query` makes it."""
     return Query(tuple(zip(turns[::-1], weights, strict=False))).text
 
 

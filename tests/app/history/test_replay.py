@@ -135,11 +135,15 @@ def test_a_model_that_no_longer_serves_is_loaded_beside(
 def test_a_model_of_another_digest_is_gone(client: TestClient) -> None:
     given = ask(client)
     footnote = state(client)
-    kept = footnote.predictions._kept[given["id"]]
+    kept = footnote.predictions._retained[given["id"]]
     record = kept.record()
     record["model"]["sha256"] = "0" * 64
     footnote.predictions.keep(
-        given["id"], field="label", said=kept.said, body=orjson.dumps(kept.answer()), record=record
+        given["id"],
+        field="label",
+        outputs=kept.outputs,
+        body=orjson.dumps(kept.answer()),
+        record=record,
     )
     assert gone(client, given) == ["model"]
 

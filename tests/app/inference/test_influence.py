@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.inference.answer import AnswerOptions, Evidence, verdict
 from app.inference.engine import Engine
 from app.inference.influence import Counterfactuals, Variants, as_retrieved
-from app.inference.pipeline import Ask, Evidence, Pipeline, verdict
+from app.inference.pipeline import Pipeline
 from app.inference.snapshot import ModelInfo, Serving, Snapshot
 from app.metrics import Metrics
 from index_data.documents import Document
@@ -27,7 +28,7 @@ from model.reader import Reader
 from tests.app.tiny import WORDS
 
 CASES = 25
-ASK = Ask(influence=True, ablation=True)
+ASK = AnswerOptions(influence=True, ablation=True)
 
 
 @pytest.fixture(scope="module", params=["head", "head and new documents", "no head"])
@@ -77,7 +78,7 @@ def case(seed: int, encoder: Encoder) -> tuple[str, list[Hit]]:
 
 
 def brute(
-    serving: Serving, text: str, hits: list[Hit], labels: tuple[str, ...], ask: Ask = ASK
+    serving: Serving, text: str, hits: list[Hit], labels: tuple[str, ...], ask: AnswerOptions = ASK
 ) -> Any:
     """What is predicted over these hits, alone and from the text on."""
     state = serving.engine.read(text, "label").result().state
@@ -88,8 +89,8 @@ def brute(
     return verdict(said[0], ask)
 
 
-def answer(serving: Serving, text: str, evidence: Evidence, ask: Ask = ASK) -> Any:
-    pipeline = Pipeline(retrieval_threads=1, max_chars=1000)
+def answer(serving: Serving, text: str, evidence: Evidence, ask: AnswerOptions = ASK) -> Any:
+    pipeline = Pipeline(retrieval_threads=1)
     snapshot = Snapshot(None, serving)
     try:
         return asyncio.run(pipeline.answer(snapshot, text, ask, recorded=evidence))
@@ -97,8 +98,12 @@ def answer(serving: Serving, text: str, evidence: Evidence, ask: Ask = ASK) -> A
         pipeline.close()
 
 
-@pytest.mark.parametrize("asked", [ASK, Ask(influence=True, labels=("fruit", "tool"), k=12)])
-def test_influence_equals_brute_force(serving: Serving, encoder: Encoder, asked: Ask) -> None:
+@pytest.mark.parametrize(
+    "asked", [ASK, AnswerOptions(influence=True, labels=("fruit", "tool"), k=12)]
+)
+def test_influence_equals_brute_force(
+    serving: Serving, encoder: Encoder, asked: AnswerOptions
+) -> None:
     labels = ("fruit", "music", "other", "tool")
     flips = sets = 0
     for seed in range(CASES):
@@ -128,7 +133,7 @@ def check_flip_set(
     labels: tuple[str, ...],
     found: Any,
     whole: Any,
-    asked: Ask,
+    asked: AnswerOptions,
 ) -> None:
     """It flips, and nothing smaller does (where it says exact), or nothing inside it."""
 

@@ -10,7 +10,7 @@ import orjson
 import pytest
 from starlette.testclient import TestClient
 
-from app.history.predictions import Predictions, Said
+from app.history.predictions import Output, Predictions
 from app.schemas.documents import DeleteResponse
 from model.provenance import DOCUMENTS, digests, trained_on
 from tests.app.conftest import corpus, serving, state
@@ -169,8 +169,8 @@ def test_an_answer_under_way_keeps_nothing_of_it() -> None:
     for version, erased in ((6, True), (8, False)):
         hit = ["a", version, 0, 6, 1.0, {}, True]
         record = {"inputs": [{"hits": [hit]}, None]}
-        said = [Said("a question", "x", 0.5)]
-        predictions.keep("p", field="label", said=said, body=raw, record=record)
+        said = [Output("a question", "x", 0.5)]
+        predictions.keep("p", field="label", outputs=said, body=raw, record=record)
         told = predictions.get("p").answer()["data"][0]["citations"][0]
         assert told.get("erased", False) is erased
         assert (told["text"] == "") is erased

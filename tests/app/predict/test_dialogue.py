@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from app.predict.dialogue import dialogue
 from app.predict.extraction import Quotable, chosen, framed, relevance, worded
-from app.predict.grounding import Query
+from app.predict.messages import conversation
+from app.predict.passages import Query
 from app.problems import Problem
 from app.schemas.prediction import PredictResponse
 from index_data.documents import Document
@@ -164,7 +164,7 @@ def test_a_method_that_is_asked_for_runs_whatever_the_encoder_can_read(
     ],
 )
 def test_bad_messages_are_named(filled: TestClient, messages: Any, pointer: str) -> None:
-    found = dialogue({"messages": messages}, "#/input", 100_000)
+    found = conversation({"messages": messages}, "#/input", 100_000)
     assert isinstance(found, Problem)
     assert [e.pointer for e in found.errors] == [f"#/input{pointer}"]
     body = {"task": "dialogue", "input": {"messages": messages}}

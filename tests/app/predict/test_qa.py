@@ -11,7 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from app.inference.engine import Engine
-from app.predict.qa import nearest
+from app.predict.passages import nearest
 from app.schemas.prediction import PredictResponse
 from index_data.documents import Document
 from model.encoder.encoder import Encoder

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from app.predict.support import Ground, Sentence, citations, share, supported, weights
+from app.predict.grounding import Sentence, Source, citations, grounded, share, weights
 from index_data.text.passages import sentences
 
-GROUNDS = [
-    Ground.of(1, "Refunds", "The refund is paid within 14 days. Opened software is not refunded."),
-    Ground.of(2, None, "A courier brings the parcel before noon. 退款需要三天。"),
-    Ground.of(3, None, "The warehouse in Leeds checks each parcel."),
+SOURCES = [
+    Source.of(1, "Refunds", "The refund is paid within 14 days. Opened software is not refunded."),
+    Source.of(2, None, "A courier brings the parcel before noon. 退款需要三天。"),
+    Source.of(3, None, "The warehouse in Leeds checks each parcel."),
 ]
 
 
@@ -33,17 +33,17 @@ GROUNDS = [
     ],
 )
 def test_a_sentence_rests_on_what_says_it(text: str, ranks: tuple[int, ...]) -> None:
-    assert citations(text, GROUNDS) == ranks
+    assert citations(text, SOURCES) == ranks
 
 
 DRONE = [
-    Ground.of(
+    Source.of(
         1,
         "The Gannet",
         "It flies for 34 minutes. The battery weighs 90 g. Wind above 12 m/s is refused. "
         "A spare propeller from Leeds costs 8 euro.",
     ),
-    Ground.of(2, None, "Parcels from Dublin need five days."),
+    Source.of(2, None, "Parcels from Dublin need five days."),
 ]
 
 
@@ -67,13 +67,13 @@ def test_what_is_said_must_stand_together(text: str, ranks: tuple[int, ...]) -> 
 
 def test_an_answer_is_told_sentence_by_sentence() -> None:
     text = "  The refund is paid within 14 days. The moon is made of cheese!\nA courier brings it."
-    found = supported(text, GROUNDS)
+    found = grounded(text, SOURCES)
     assert [text[s.start : s.end] for s in found] == [
         "The refund is paid within 14 days.",
         "The moon is made of cheese!",
         "A courier brings it.",
     ]
-    assert [s.supported for s in found] == [True, False, True]
+    assert [s.grounded for s in found] == [True, False, True]
     assert 0.5 < share(found) < 1
     shares = weights(found, [1, 2, 3])
     assert shares[3] == 0

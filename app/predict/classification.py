@@ -1,0 +1,188 @@
+"""The tasks ``classification`` and ``sentiment``: the label of a text in a field."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from app.history.predictions import Output
+from app.inference.ablation import ClosedBook
+from app.inference.answer import Answer, AnswerOptions, Evidence
+from app.inference.retrieval import filter_of
+from app.inference.snapshot import Snapshot
+from app.predict.inputs import texts, unused, with_thresholds
+from app.predict.task import Answered, Context, Task, citation, cites
+from app.problems import Problem
+from app.schemas.predict import ClassifyRequest, Params, TaskRequest
+from app.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class LabelInput:
+    """A text and what is asked of it."""
+
+    text: str
+    options: AnswerOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelAnswer(Answered):
+    """The answer of the pipeline to one text, for a field."""
+
+    answer: Answer
+    field: str
+
+
+class Classification(Task[LabelInput, LabelAnswer]):
+    """Labels of the field that a request names, or of ``default_field``."""
+
+    labels = True
+
+    def __init__(self, default_field: str) -> None:
+        self._default_field = default_field
+
+    def check(self, request: TaskRequest, settings: Settings) -> TaskRequest:
+        """With the server's thresholds."""
+        return with_thresholds(request, settings)
+
+    def read(self, request: TaskRequest, settings: Settings) -> list[LabelInput | Problem]:
+        """A text, or a list of texts. Raises ``validation`` for a filter that is not one."""
+        options = options_of(request, self.field(request))
+        return [
+            one if isinstance(one, Problem) else LabelInput(one.text, options)
+            for one in texts(request.input, settings.max_input_chars)
+        ]
+
+    async def answer(
+        self, context: Context, given: LabelInput, recorded: Evidence | None
+    ) -> LabelAnswer:
+        """The label of one text."""
+        text, options = given.text, given.options
+        answer = await context.pipeline.answer(context.snapshot, text, options, recorded=recorded)
+        return LabelAnswer(
+            answer=answer,
+            field=options.field,
+            output=Output(text, answer.label, answer.confidence, answer.closed),
+            evidence=answer.evidence,
+            retrieved=len(answer.evidence.hits),
+            used=answer.used,
+            tokens=answer.tokens,
+            queue_ms=answer.queue_ms,
+            retrieve_ms=answer.retrieve_ms,
+            predict_ms=answer.predict_ms,
+            ablation=answer.closed if answer.scores else None,
+            vector=answer.vector,
+        )
+
+    def item(self, request: TaskRequest, answer: LabelAnswer) -> dict[str, Any]:
+        """The best labels, and what both routes say."""
+        scores = ranked(answer.answer.scores)[: request.params.top_n]
+        output: dict[str, Any] = {"label": answer.answer.label, "scores": scores}
+        if answer.answer.multilabel is not None:
+            output["labels"] = answer.answer.multilabel
+        return {"output": output, **common(request, answer)}
+
+    def warnings(self, context: Context, answers: Sequence[LabelAnswer]) -> list[str]:
+        """A field without labels, and parameters without effect."""
+        field = self.field(context.request)
+        return [
+            *unlabelled(context.snapshot, field, answers),
+            *unused(context.request.params, "classification"),
+        ]
+
+    def field(self, request: TaskRequest) -> str:
+        """The request's, or the task's own."""
+        return request.field or self._default_field
+
+
+def task_request(request: ClassifyRequest) -> TaskRequest:
+    """A request to ``POST /classify`` as one of the task ``classification``."""
+    return TaskRequest(
+        task="classification",
+        input=request.input,
+        field=request.field,
+        retrieval=request.retrieval,
+        params=Params() if request.labels is None else Params(labels=request.labels),
+        explain=request.explain,
+        abstain=request.abstain,
+    )
+
+
+def options_of(request: TaskRequest, field: str) -> AnswerOptions:
+    """What a request asks of each input. Raises ``validation`` for a filter that is not one."""
+    retrieval, labels = request.retrieval, request.params.labels
+    return AnswerOptions(
+        field=field,
+        mode=retrieval.mode,
+        method=retrieval.method,
+        k=retrieval.k,
+        filter=filter_of(retrieval.filter, "#/retrieval/filter"),
+        exclude_ids=tuple(retrieval.exclude_ids),
+        documents=tuple(retrieval.documents or ()),
+        labels=None if labels is None else tuple(labels),
+        min_confidence=request.abstain.min_confidence,
+        min_support=request.abstain.min_support,
+        influence="influence" in request.explain,
+        ablation="ablation" in request.explain,
+    )
+
+
+def classify_item(request: TaskRequest, answer: LabelAnswer) -> dict[str, Any]:
+    """The element of ``data`` of ``POST /classify``: all labels, in the head's order."""
+    scores = answer.answer.scores
+    body: dict[str, Any] = {
+        "label": answer.answer.label,
+        "probs": [p for _, p in scores],
+        "num_classes": len(scores),
+        "scores": ranked(scores),
+    }
+    if answer.answer.multilabel is not None:
+        body["labels"] = answer.answer.multilabel
+    return body | common(request, answer)
+
+
+def ranked(scores: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
+    """All labels with their probabilities, best first."""
+    best_first = sorted(scores, key=lambda pair: -pair[1])
+    return [{"label": label, "score": score} for label, score in best_first]
+
+
+def common(request: TaskRequest, answered: LabelAnswer) -> dict[str, Any]:
+    """What both routes say of an answer."""
+    answer = answered.answer
+    body: dict[str, Any] = {
+        "confidence": answer.confidence,
+        "calibrated": answer.calibrated,
+        "support": answer.support,
+        "abstained": answer.abstained,
+        "abstain_reason": answer.abstain_reason,
+    }
+    if cites(request):
+        body["citations"] = [citation(c, answered.field) for c in answer.cited]
+    if "influence" in request.explain:
+        flip_set = answer.flip_set
+        body["flip_set"] = None if flip_set is None else asdict(flip_set)
+    if "ablation" in request.explain and answer.closed is not None:
+        body["ablation"] = ablation(answer.closed, answer.multilabel is not None)
+    return body
+
+
+def ablation(closed: ClosedBook, multilabel: bool) -> dict[str, Any]:
+    """The answer with retrieval off."""
+    output: dict[str, Any] = {
+        "label": closed.label,
+        "scores": ranked(list(closed.scores.items())),
+    }
+    if multilabel:
+        output["labels"] = sorted(closed.answered)
+    return {"output": output, "confidence": closed.confidence, "changed": closed.changed}
+
+
+def unlabelled(snapshot: Snapshot, field: str, answers: Sequence[LabelAnswer]) -> list[str]:
+    """A warning where no label is known: the field's name is often misspelt."""
+    if field in snapshot.model().model.heads:
+        return []
+    if any(one.answer.scores or one.evidence.labels for one in answers):
+        return []
+    return [f"the field '{field}' has no head, and no document in view has a label in it"]

@@ -1,0 +1,142 @@
+"""What a task is: the steps that `app.predict.driver` takes for every request.
+
+A new task is a class with these methods in a file of its own, and a row in `app.predict.tasks`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.history.predictions import Output
+from app.inference.ablation import ClosedBook
+from app.inference.answer import Cited, Evidence
+from app.inference.pipeline import Pipeline
+from app.inference.retrieval import method_notes
+from app.inference.snapshot import Snapshot
+from app.problems import Problem
+from app.schemas.predict import TaskRequest
+from app.settings import Settings
+from app.web.streaming import Emit, silent
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a task answers one request with. ``emit`` sends an event where it is streamed."""
+
+    request: TaskRequest
+    snapshot: Snapshot
+    pipeline: Pipeline
+    emit: Emit = silent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """The answer to one input, as far as all tasks agree; a task's own class adds the rest.
+
+    ``evidence``: what a replay answers from; of its hits only those from the index are recorded.
+    ``warnings``: for the whole request; equal ones are sent once.
+    """
+
+    output: Output
+    evidence: Evidence
+    retrieved: int  # hits
+    used: int  # of them, those that count in the answer
+    tokens: int
+    new_tokens: int = 0
+    queue_ms: float = 0.0
+    retrieve_ms: float
+    predict_ms: float
+    warnings: Sequence[str] = ()
+    ablation: ClosedBook | None = None  # to be counted by the server's metrics
+    vector: NDArray[np.float32] | None = None  # [dim] of the input
+
+
+Input = TypeVar("Input")
+A = TypeVar("A", bound=Answered)
+
+
+class Task(Protocol[Input, A]):
+    """One task of ``POST /predict``. The methods are called in this order.
+
+    Attributes:
+        labels: It answers with labels of a field, from the vectors of the hits.
+        generates: It generates text: it can be streamed, and ``model`` names the generator.
+    """
+
+    labels: bool = False
+    generates: bool = False
+
+    def check(self, request: TaskRequest, settings: Settings) -> TaskRequest:
+        """The request with the server's defaults filled in. Raises :class:`Problem`."""
+        return request
+
+    @abstractmethod
+    def read(self, request: TaskRequest, settings: Settings) -> list[Input | Problem]:
+        """The inputs of a request, or what is wrong with each. Raises ``validation``."""
+
+    def missing(self, snapshot: Snapshot) -> str | None:
+        """Why this server cannot do the task, as a sentence; None where it can."""
+        return None
+
+    async def prepare(self, context: Context, inputs: Sequence[Input | Problem]) -> list[str]:
+        """What is degraded, by default in retrieval. Raises :class:`Problem` for a request that
+        the snapshot cannot answer.
+        """
+        return method_notes(context.snapshot, context.request.retrieval)
+
+    @abstractmethod
+    async def answer(
+        self, context: Context, given: Input, recorded: Evidence | None
+    ) -> A | Problem:
+        """The answer to one input, or what is wrong with this input alone.
+
+        ``recorded``: the evidence of the first answer, for a replay. Raises :class:`Problem` for
+        what is wrong with the request.
+        """
+
+    @abstractmethod
+    def item(self, request: TaskRequest, answer: A) -> dict[str, Any]:
+        """The element of ``data``, without its ``index``."""
+
+    def warnings(self, context: Context, answers: Sequence[A]) -> list[str]:
+        """Warnings of the request, after those of its answers."""
+        return []
+
+    def field(self, request: TaskRequest) -> str:
+        """The label field that is predicted; of tasks without labels their name."""
+        return request.task
+
+
+AnyTask = Task[Any, Any]
+
+
+def cites(request: TaskRequest) -> bool:
+    """Whether citations are requested; an influence belongs to one."""
+    return "citations" in request.explain or "influence" in request.explain
+
+
+def citation(cited: Cited, field: str) -> dict[str, Any]:
+    """A cited document, with its label in ``field``."""
+    hit, document = cited.hit, cited.hit.document
+    body = {
+        "doc_id": hit.doc_id,
+        "rank": hit.rank,
+        "title": document.title,
+        "text": hit.text,
+        "start": hit.start,
+        "end": hit.end,
+        "label": document.labels.get(field),
+        "metadata": document.metadata,
+        "scores": hit.scores,
+        "weight": round(cited.weight, 6),
+    }
+    if cited.influence is not None:
+        influence = asdict(cited.influence)
+        body["influence"] = {k: v for k, v in influence.items() if v is not None}
+    return body
