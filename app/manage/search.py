@@ -19,7 +19,6 @@ from app.problems import invalid
 from app.schemas.documents import AnalyzeRequest, SearchRequest
 from app.state import Footnote
 from index_data.documents import canonical_language
-from index_data.search import highlight
 from index_data.search.searcher import Hit
 from index_data.text import analysis
 
@@ -65,9 +64,9 @@ async def search(footnote: Footnote, request: SearchRequest) -> dict[str, Any]:
 
 
 def hit_json(hit: Hit, query: str | None, analyzer: analysis.Analyzer) -> dict[str, Any]:
-    """One hit; with ``query``, the places of its text that match."""
+    """One hit; with ``query``, the spans of its text that match."""
     lang = hit.document.lang
-    places = [] if query is None else highlight.matches(hit.text, query, lang, analyzer)
+    places = [] if query is None else analysis.matches(hit.text, query, lang, analyzer)
     return {
         "doc_id": hit.doc_id,
         "rank": hit.rank,
@@ -79,7 +78,7 @@ def hit_json(hit: Hit, query: str | None, analyzer: analysis.Analyzer) -> dict[s
         "title": hit.document.title,
         "labels": hit.document.labels,
         "metadata": hit.document.metadata,
-        "highlights": [{"start": start, "end": end} for start, end, _ in places],
+        "highlights": [{"start": start, "end": end} for start, end in places],
     }
 
 

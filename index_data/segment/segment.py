@@ -24,6 +24,7 @@ from index_data.segment.topk import NO_MASK, Mask
 from index_data.segment.vectors import Half, present, to_half
 from index_data.text import analysis
 from index_data.text.analysis import STANDARD, Analyzer
+from index_data.text.passages import passages
 
 CACHED_FILTERS = 32
 
@@ -132,7 +133,7 @@ def embedding_text(document: Document, start: int, end: int) -> str:
 
 def passage_spans(document: Document, words: int) -> list[tuple[int, int]]:
     """Where the passages of a document begin and end; one passage where it is short enough."""
-    return analysis.passages(document.text, words=words)
+    return passages(document.text, words=words)
 
 
 def passage_texts(document: Document, words: int) -> list[str]:

@@ -133,12 +133,6 @@ class DocumentStore(ReadOnlyStore):
         """Keeps the vectors of documents not written since; how many documents' were kept."""
         return self.write(lambda c: insert_vectors(c, items, encoder_sha))
 
-    def drop_vectors(self, until: int) -> Future[int]:
-        """Drops the vectors of writes up to a sequence, which a generation holds by now."""
-        return self.write(
-            lambda c: c.execute("DELETE FROM vectors WHERE sequence <= ?", (until,)).rowcount
-        )
-
     def scrub(self) -> None:
         """Folds the log into the database and empties it, so that it keeps no old versions.
 

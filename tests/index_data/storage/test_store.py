@@ -406,7 +406,6 @@ def test_vectors_belong_to_one_write_of_a_document(store: DocumentStore) -> None
     assert [v.doc_id for v in store.vectors_after(0, "sha")] == ["d0003"]
     store.delete(["d0003"]).result()
     assert list(store.vectors_after(0, "sha")) == []
-    assert store.drop_vectors(10).result() == 2
 
 
 @settings(max_examples=20, deadline=None)
