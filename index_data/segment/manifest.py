@@ -1,7 +1,7 @@
-"""The manifest of a generation: what the folder holds, vouched for by checksums.
+"""The manifest of a generation: every file in the folder, with its checksum.
 
-It is written last, and read first: nothing of a folder is opened before every file in it has been
-found to be the one that was written, and no other file lies beside them.
+It is written last and read first: nothing in a folder is opened before every file has been found
+to be the one that was written, with no other file beside them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+
+from index_data.storage.database import sync_folder
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -85,15 +87,6 @@ def verify(folder: Path, *, sha256: str | None = None, files: bool = True) -> Ma
                 f"{folder.name}: {name} is {actual}, the manifest has {manifest.files[name]}"
             )
     return manifest
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _read(folder: Path) -> bytes:

@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from index_data.segment.topk import NO_MASK, Mask, Ranked, offer, sort_heap
+from index_data.segment.topk import NO_MASK, Mask, Ranked, empty_heap, offer, passes, sort_heap
 
 Half = NDArray[np.int16]
 """The bits of IEEE half precision, [passages, dim]."""
@@ -59,16 +59,6 @@ def dot(wide_query: NDArray[np.float32], row: NDArray[np.int16]) -> np.float32:
     return total
 
 
-@njit(cache=True, nogil=True, inline="always")
-def passes(passage: int, has_vector: Mask, live: Mask, allowed: Mask) -> bool:
-    """Whether all masks let a passage through."""
-    return not (
-        (len(has_vector) and not has_vector[passage])
-        or (len(live) and not live[passage])
-        or (len(allowed) and not allowed[passage])
-    )
-
-
 @njit(cache=True, nogil=True)
 def _dense(
     wide_query: NDArray[np.float32],
@@ -85,7 +75,7 @@ def _dense(
         score = dot(wide_query, vectors[passage])
         if size == k and score < best_scores[0]:
             continue
-        if passes(passage, has_vector, live, allowed):
+        if passes(has_vector, passage) and passes(live, passage) and passes(allowed, passage):
             size = offer(best, best_scores, size, passage, score)
     sort_heap(best, best_scores, size)
     return size
@@ -111,8 +101,7 @@ def dense_top(
     allowed: Mask = NO_MASK,
 ) -> Ranked:
     """The k passages whose vectors are nearest to `query` [dim] by cosine, of all of them."""
-    best = np.empty(min(k, len(vectors)), dtype=np.int64)
-    scores = np.empty(len(best), dtype=np.float32)
+    best, scores = empty_heap(k, len(vectors))
     if not len(best):
         return best, scores
     size = _dense(widened(query), vectors, has_vector, live, allowed, best, scores)

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from index_data.segment.scoring import bm25_of, bm25_top
+from index_data.segment.scoring import CompiledScorer
 from index_data.segment.segment import Segment
 from index_data.segment.topk import NO_MASK, Mask, Ranked
 from index_data.segment.whoosh_index import WhooshScorer, in_memory
@@ -24,26 +24,9 @@ class LexicalScorer(Protocol):
         """The k best passages."""
         ...
 
-    def of(self, weights: Mapping[str, float], wanted: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The scores of the passages `wanted`."""
+    def of(self, weights: Mapping[str, float], passages: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The scores of these passages."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class CompiledScorer:
-    """Scores with the compiled kernels."""
-
-    segment: Segment
-
-    def top(
-        self, weights: Mapping[str, float], k: int, live: Mask = NO_MASK, allowed: Mask = NO_MASK
-    ) -> Ranked:
-        """The k best passages."""
-        return bm25_top(self.segment.postings, self.segment.parts, weights, k, live, allowed)
-
-    def of(self, weights: Mapping[str, float], wanted: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The scores of the passages `wanted`."""
-        return bm25_of(self.segment.postings, self.segment.parts, weights, wanted)
 
 
 ScorerOf = Callable[[Segment, float], LexicalScorer]
@@ -53,7 +36,7 @@ ScorerOf = Callable[[Segment, float], LexicalScorer]
 def compiled(segment: Segment, average_length: float) -> LexicalScorer:
     """The compiled scorer; the average length is in the segment's parts already."""
     del average_length
-    return CompiledScorer(segment)
+    return CompiledScorer(segment.postings, segment.parts)
 
 
 def whoosh_in_memory(segment: Segment, average_length: float) -> LexicalScorer:
@@ -85,8 +68,8 @@ class View:
         rows = len(self.segment.documents)
         if not len(self.live):
             return list(range(rows))
-        found: list[int] = np.flatnonzero(self.live[self.segment.offsets[:rows]]).tolist()
-        return found
+        live: list[int] = np.flatnonzero(self.live[self.segment.offsets[:rows]]).tolist()
+        return live
 
     def without(self, rows: list[int]) -> View:
         """The same view with these live documents dead."""
