@@ -31,7 +31,7 @@ def margin_option(command: Command) -> Command:
         type=click.FloatRange(0, 0.5),
         default=0.0,
         show_default=True,
-        help="With if_better: how much worse accuracy (or F1) may surely be; 0: it has to be better.",
+        help="With if_better: how much worse accuracy (or F1) may be; 0: it has to be better.",
     )(command)
 
 
