@@ -79,11 +79,10 @@ class PreconditionFailed(StoreError):
 def open_database(folder: Path, *, create: bool) -> None:
     """Makes the schema (or checks it) and syncs the folder; raises the errors of this module."""
     path = folder / FILE_NAME
-    with translated(path):
-        with closing(connect(folder, write=create)) as connection:
-            if create:
-                _prepare(connection)
-            _check_version(connection)
+    with translated(path), closing(connect(folder, write=create)) as connection:
+        if create:
+            _prepare(connection)
+        _check_version(connection)
     if create:
         sync_folder(folder)
 

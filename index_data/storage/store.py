@@ -139,9 +139,11 @@ class DocumentStore(ReadOnlyStore):
 
         Waits for readers some seconds at most; what they still read stays until the next time.
         """
-        with translated(self.folder / FILE_NAME):
-            with closing(connect(self.folder, write=True)) as connection:
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with (
+            translated(self.folder / FILE_NAME),
+            closing(connect(self.folder, write=True)) as connection,
+        ):
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def meta_set(self, key: str, value: str) -> None:
         """Keeps a value under a key; durable when this returns."""
