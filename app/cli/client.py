@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, Final
 
 import click
@@ -32,12 +32,12 @@ def settings_or_exit() -> Settings:
 
 
 @contextmanager
-def connect(settings: Settings | None = None, *, ready: bool = True) -> Iterator[httpx.Client]:
+def connect(*, ready: bool = True) -> Iterator[httpx.Client]:
     """A client of the server that holds the store; if none does, of one started for this command.
 
     With ``ready`` it waits until the model and the index are loaded.
     """
-    settings = settings_or_exit() if settings is None else settings
+    settings = settings_or_exit()
     held = holder(settings.store_dir)
     if held is not None:
         address = held.address
@@ -97,7 +97,7 @@ def follow(client: httpx.Client, job: dict[str, Any], *, label: str) -> dict[str
     Ends the command when the job does not succeed.
     """
     path = f"/admin/jobs/{job['id']}"
-    with _Bar(label) as bar:
+    with closing(_Bar(label)) as bar:
         try:
             while job["state"] not in FINISHED:
                 time.sleep(POLL_S)
@@ -123,10 +123,8 @@ class _Bar:
         self._stage: str | None = None
         self._bar: Any = None
 
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
+        """End the bar of the present stage."""
         if self._bar is not None:
             self._bar.close()
 
@@ -140,7 +138,7 @@ class _Bar:
             return
         if stage != self._stage:
             self._stage = stage
-            self.__exit__()
+            self.close()
             self._bar = tqdm(total=progress["total"], desc=f"{self._label}: {stage}", unit="step")
         if progress.get("loss") is not None:
             self._bar.set_postfix_str(f"loss {progress['loss']:.4f}", refresh=False)

@@ -45,7 +45,7 @@ class ColumnsBuilder:
     """Collects the columns of documents that are added in the order of their numbers."""
 
     def __init__(self) -> None:
-        # JSON tells true from 1, Python's equality does not: the type is part of the key.
+        # In JSON true is not 1, in Python they are equal: the type is part of the key.
         self._columns: dict[str, dict[tuple[bool, Scalar], list[int]]] = {}
         self._size = 0
 

@@ -27,7 +27,7 @@ DIGESTS = "passage_digests.npy"
 
 
 class DocumentFile(Sequence[Document]):
-    """Documents that stand one after the other in a memory-mapped file, read when asked for."""
+    """Documents one after the other in a memory-mapped file, each decoded on access."""
 
     def __init__(
         self, content: NDArray[np.uint8], ends: NDArray[np.int64], sequences: NDArray[np.int64]

@@ -69,10 +69,10 @@ def verify(folder: Path, *, sha256: str | None = None, files: bool = True) -> Ma
     that does not fit.
     """
     raw = _read(folder)
-    found = hashlib.sha256(raw).hexdigest()
-    if sha256 is not None and found != sha256:
+    digest = hashlib.sha256(raw).hexdigest()
+    if sha256 is not None and digest != sha256:
         raise GenerationCorrupt(
-            f"{folder.name}: the manifest's sha256 is {found}, the store has {sha256}"
+            f"{folder.name}: the manifest's sha256 is {digest}, the store has {sha256}"
         )
     manifest = _parse(folder, raw)
     if not files:
@@ -132,5 +132,5 @@ def _describe(
     # Hashing holds no interpreter lock; the largest files first, so that the threads end together.
     order = sorted(names, key=lambda name: -(folder / name).stat().st_size)
     with ThreadPoolExecutor(HASHING_THREADS) as pool:
-        found = dict(zip(order, pool.map(describe, order), strict=True))
-    return [found[name] for name in names]
+        described = dict(zip(order, pool.map(describe, order), strict=True))
+    return [described[name] for name in names]

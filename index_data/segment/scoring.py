@@ -141,11 +141,11 @@ def _bm25_of(
     weights: NDArray[np.float64],
     passages: NDArray[np.uint32],
     parts: NDArray[np.float32],
-    wanted: NDArray[np.int64],
+    targets: NDArray[np.int64],
     out: NDArray[np.float32],
 ) -> None:
-    for row in range(len(wanted)):
-        target = wanted[row]
+    for row in range(len(targets)):
+        target = targets[row]
         total = 0.0
         for term in range(len(starts)):
             low = starts[term]

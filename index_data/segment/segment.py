@@ -85,8 +85,8 @@ class Segment:
 
     def find(self, name: str) -> int | None:
         """The number of the document with this id; the last one, were there several."""
-        found = [int(r) for r in self.ids.candidates(name) if self.documents[int(r)].id == name]
-        return max(found, default=None)
+        rows = [int(r) for r in self.ids.candidates(name) if self.documents[int(r)].id == name]
+        return max(rows, default=None)
 
     def allowed(self, filter: Filter | None) -> Mask:
         """The passages whose documents pass the filter, as a mask for the scorers."""

@@ -85,11 +85,11 @@ def _dense(
 def _dense_of(
     wide_query: NDArray[np.float32],
     vectors: Half,
-    wanted: NDArray[np.int64],
+    passages: NDArray[np.int64],
     out: NDArray[np.float32],
 ) -> None:
-    for row in range(len(wanted)):
-        out[row] = dot(wide_query, vectors[wanted[row]])
+    for row in range(len(passages)):
+        out[row] = dot(wide_query, vectors[passages[row]])
 
 
 def dense_top(
@@ -109,9 +109,9 @@ def dense_top(
 
 
 def dense_of(
-    query: NDArray[np.float32], vectors: Half, wanted: NDArray[np.int64]
+    query: NDArray[np.float32], vectors: Half, passages: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """The cosines of the passages `wanted`; 0 where one has no vector. [wanted]"""
-    out = np.zeros(len(wanted), dtype=np.float32)
-    _dense_of(widened(query), vectors, wanted, out)
+    """The cosines of these passages, 0 for one without a vector. [passages]"""
+    out = np.zeros(len(passages), dtype=np.float32)
+    _dense_of(widened(query), vectors, passages, out)
     return out

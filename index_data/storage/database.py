@@ -103,13 +103,13 @@ def _prepare(connection: sqlite3.Connection) -> None:
 
 def _check_version(connection: sqlite3.Connection) -> None:
     row = connection.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
-    found = int(row[0]) if row and row[0].isdigit() else 0
-    if found > SCHEMA_VERSION:
+    version = int(row[0]) if row and row[0].isdigit() else 0
+    if version > SCHEMA_VERSION:
         raise StoreTooNew(
-            f"the store has schema version {found}, this Footnote reads up to {SCHEMA_VERSION}: "
+            f"the store has schema version {version}, this Footnote reads up to {SCHEMA_VERSION}: "
             "start the version that wrote it, or a later one"
         )
-    if found < 1:
+    if version < 1:
         raise StoreCorrupt("the store has no schema version: restore the folder from a copy")
 
 

@@ -105,17 +105,17 @@ class ReadOnlyStore:
             InvalidCursor: the cursor is not one that an earlier page returned.
         """
         after = "" if cursor is None else _decode_cursor(cursor)
-        found: Documents = []
+        result: Documents = []
         size = limit + 1 if not where else max(_PAGE, limit + 1)
-        while len(found) <= limit:
+        while len(result) <= limit:
             page, last = self._page_by_id(after, size)
-            found.extend(d for d in page if where is None or where.matches(d))
+            result.extend(d for d in page if where is None or where.matches(d))
             if last is None:
                 break
             after = last
-        if len(found) <= limit:
-            return found, None
-        return found[:limit], _encode_cursor(found[limit - 1].id)
+        if len(result) <= limit:
+            return result, None
+        return result[:limit], _encode_cursor(result[limit - 1].id)
 
     def count(self) -> int:
         """The number of documents."""

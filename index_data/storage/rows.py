@@ -118,12 +118,12 @@ def _next(connection: sqlite3.Connection, count: int) -> int:
 def _check(connection: sqlite3.Connection, ids: Sequence[str], if_match: str | None) -> None:
     if if_match is None:
         return
-    wanted = {tag.strip() for tag in if_match.split(",")}
+    tags = {tag.strip() for tag in if_match.split(",")}
     for doc_id in ids:
         row = connection.execute(
             "SELECT sequence, body, checksum FROM documents WHERE id = ?", (doc_id,)
         ).fetchone()
         document = decode(*row) if row else None
         current = document.etag if document else None
-        if current is None or ("*" not in wanted and current not in wanted):
+        if current is None or ("*" not in tags and current not in tags):
             raise PreconditionFailed(doc_id, current)

@@ -129,15 +129,15 @@ def terms(text: str, lang: str | None = None, analyzer: Analyzer = STANDARD) -> 
     if not supported(lang):
         return [token.stem for token in analyze(text, lang, analyzer)[1] if not token.stop]
     stems = analyzer.stems()
-    found: Iterable[str]
+    stemmed: Iterable[str]
     if text.isascii():
-        found = map(stems.__getitem__, _ASCII_WORD.findall(text.lower()))
+        stemmed = map(stems.__getitem__, _ASCII_WORD.findall(text.lower()))
     else:
-        found = (
+        stemmed = (
             ("" if analyzer.drops(word) else word[:MAX_TERM_CHARS]) if han else stems[_key(word)]
             for word, _, han in _words(unicodedata.normalize("NFKC", text))
         )
-    return [stem for stem in found if stem]
+    return [stem for stem in stemmed if stem]
 
 
 def query_terms(text: str, lang: str | None = None, analyzer: Analyzer = STANDARD) -> list[str]:
@@ -152,11 +152,11 @@ def matches(
 
     ``lang`` is that of the text; the query is analysed by its own script, as in a search.
     """
-    wanted = set(query_terms(query, analyzer=analyzer))
-    if not wanted:
+    queried = set(query_terms(query, analyzer=analyzer))
+    if not queried:
         return []
     _, tokens = analyze(text, lang, analyzer)
-    return [(t.start, t.end) for t in tokens if not t.stop and t.stem in wanted]
+    return [(t.start, t.end) for t in tokens if not t.stop and t.stem in queried]
 
 
 def _key(word: str) -> str:
