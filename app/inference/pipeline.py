@@ -39,8 +39,8 @@ from app.inference.retrieval import (
 from app.inference.snapshot import Serving, Snapshot
 from app.problems import FieldError, Problem
 from app.schemas.predict import AbstainReason, ProvidedDocument
+from index_data.filters import Filter
 from index_data.search.searcher import Hit
-from index_data.segment.filters import Filter
 
 if TYPE_CHECKING:
     from app.inference.engine import TextRead

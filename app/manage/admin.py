@@ -18,7 +18,7 @@ from app.schemas.pretrain import SHAPE, LanguageModelBody, PretrainRequest
 from app.state import Footnote
 from app.training.labels import check_index
 from app.training.tasks import TAKEN, TASKS
-from index_data.segment.filters import parse_filter
+from index_data.filters import parse_filter
 from index_data.segment.manifest import GenerationCorrupt
 from index_data.text.analysis import ANALYZERS
 

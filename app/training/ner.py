@@ -28,7 +28,7 @@ from app.training.frozen_rows import (
 from app.training.frozen_rows import lines as objects
 from index_data.documents import Document, content_id, near_duplicate
 from index_data.entities import COLUMN, entities_of, spans, within
-from index_data.segment.filters import MARKED
+from index_data.filters import MARKED
 
 if TYPE_CHECKING:
     from index_data.search.searcher import Hit, Searcher

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_data.documents import Document
+from index_data.filters import Filter
 from index_data.search.fusion import Fusion
 from index_data.segment.coarse import coarse_top
-from index_data.segment.filters import Filter
 from index_data.segment.scoring import idf
 from index_data.segment.topk import Ranked
 from index_data.segment.vectors import dense_of, dense_top, from_half

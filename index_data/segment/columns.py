@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_data.documents import Document
-from index_data.segment.filters import Filter, Scalar, column_values
+from index_data.filters import Filter, Scalar, column_values
 from index_data.segment.postings import boundaries
 
 

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_data.documents import Document
+from index_data.filters import Filter
 from index_data.segment.coarse import Coarse
 from index_data.segment.columns import Columns, columns_of
-from index_data.segment.filters import Filter
 from index_data.segment.postings import Postings, boundaries, merge, postings_of, saturation
 from index_data.segment.topk import NO_MASK, Mask
 from index_data.segment.vectors import Half, present, to_half

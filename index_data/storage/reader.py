@@ -21,7 +21,7 @@ from typing import Any
 import orjson
 
 from index_data.documents import Document
-from index_data.segment.filters import Filter
+from index_data.filters import Filter
 from index_data.storage.database import FILE_NAME, StoreCorrupt, connect, open_database, translated
 from index_data.storage.rows import Tombstone, current_sequence, decode
 from index_data.storage.vectors import StoredVectors, group

@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index_data.documents import Document
-from index_data.segment.filters import parse_filter
+from index_data.filters import parse_filter
 from index_data.storage.database import FILE_NAME
 from index_data.storage.store import (
     DocumentStore,
