@@ -71,8 +71,6 @@ def _scan(
     slack: np.float32,
     codes: Codes,
     scales: NDArray[np.float32],
-    has_vector: Mask,
-    live: Mask,
     allowed: Mask,
     upper: NDArray[np.float32],
     best: NDArray[np.int64],
@@ -88,7 +86,7 @@ def _scan(
         lower = score - loss
         if size == k and lower < best_scores[0]:
             continue
-        if passes(has_vector, passage) and passes(live, passage) and passes(allowed, passage):
+        if passes(allowed, passage):
             size = offer(best, best_scores, size, passage, lower)
     return best_scores[0] if size == k else np.float32(-np.inf)
 
@@ -99,17 +97,13 @@ def _rescore(
     vectors: Half,
     least: np.float32,
     upper: NDArray[np.float32],
-    has_vector: Mask,
-    live: Mask,
     allowed: Mask,
     best: NDArray[np.int64],
     best_scores: NDArray[np.float32],
 ) -> int:
     size = 0
     for passage in range(len(upper)):
-        if upper[passage] < least:
-            continue
-        if passes(has_vector, passage) and passes(live, passage) and passes(allowed, passage):
+        if upper[passage] >= least and passes(allowed, passage):
             score = dot(wide_query, vectors[passage])
             size = offer(best, best_scores, size, passage, score)
     sort_heap(best, best_scores, size)
@@ -121,8 +115,6 @@ def coarse_top(
     coarse: Coarse,
     vectors: Half,
     k: int,
-    has_vector: Mask = NO_MASK,
-    live: Mask = NO_MASK,
     allowed: Mask = NO_MASK,
 ) -> Ranked:
     """The k nearest to `query` [dim]: the passages, order and scores of `dense_top`."""
@@ -136,9 +128,8 @@ def coarse_top(
     lost = np.linalg.norm(query - rounded * unit)
     slack = np.float32(1.01 * lost + SLACK)
     upper = thread_buffer("upper", len(vectors), np.float32)
-    masks = (has_vector, live, allowed)
     least = _scan(
-        rounded, unit, length, slack, coarse.codes, coarse.scales, *masks, upper, best, scores
+        rounded, unit, length, slack, coarse.codes, coarse.scales, allowed, upper, best, scores
     )
-    size = _rescore(widened(query), vectors, least, upper, *masks, best, scores)
+    size = _rescore(widened(query), vectors, least, upper, allowed, best, scores)
     return best[:size], scores[:size]

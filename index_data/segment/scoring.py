@@ -1,7 +1,7 @@
 """The compiled BM25 scorer: a query sums a few columns of a segment's postings.
 
 It takes the best k passages, the lower passage number first where scores tie, and skips passages
-that are deleted (`live`) or filtered out (`allowed`); an empty mask lets all through. The kernels
+that are deleted or filtered out (`allowed`); an empty mask lets all through. The kernels
 hold no interpreter lock. Scores are summed in double precision and compared in single, so that the
 order in which terms are added cannot show.
 """
@@ -47,7 +47,6 @@ def _bm25(
     weights: NDArray[np.float64],
     passages: NDArray[np.uint32],
     parts: NDArray[np.float32],
-    live: Mask,
     allowed: Mask,
     sums: NDArray[np.float64],
     best: NDArray[np.int64],
@@ -61,9 +60,9 @@ def _bm25(
         for entry in range(starts[term], ends[term]):
             sums[passages[entry]] += weight * parts[entry]
     if touched * SCAN_FROM < len(sums):
-        size = _best_touched(starts, ends, passages, live, allowed, sums, best, best_scores)
+        size = _best_touched(starts, ends, passages, allowed, sums, best, best_scores)
     else:
-        size = _best_of_all(live, allowed, sums, best, best_scores)
+        size = _best_of_all(allowed, sums, best, best_scores)
     sort_heap(best, best_scores, size)
     return size
 
@@ -73,7 +72,6 @@ def _best_touched(
     starts: NDArray[np.int64],
     ends: NDArray[np.int64],
     passages: NDArray[np.uint32],
-    live: Mask,
     allowed: Mask,
     sums: NDArray[np.float64],
     best: NDArray[np.int64],
@@ -85,14 +83,13 @@ def _best_touched(
         for entry in range(starts[term], ends[term]):
             passage = passages[entry]
             if sums[passage] > 0.0:
-                size = _consider(passage, sums, live, allowed, best, best_scores, size)
+                size = _consider(passage, sums, allowed, best, best_scores, size)
                 sums[passage] = 0.0
     return size
 
 
 @njit(cache=True, nogil=True)
 def _best_of_all(
-    live: Mask,
     allowed: Mask,
     sums: NDArray[np.float64],
     best: NDArray[np.int64],
@@ -109,7 +106,7 @@ def _best_of_all(
         if good:
             for passage in range(start, end):
                 if sums[passage] > enough:
-                    size = _consider(passage, sums, live, allowed, best, best_scores, size)
+                    size = _consider(passage, sums, allowed, best, best_scores, size)
             if size == len(best):
                 enough = best_scores[0] * ROUNDED
         sums[start:end] = 0.0
@@ -120,7 +117,6 @@ def _best_of_all(
 def _consider(
     passage: int,
     sums: NDArray[np.float64],
-    live: Mask,
     allowed: Mask,
     best: NDArray[np.int64],
     best_scores: NDArray[np.float32],
@@ -129,7 +125,7 @@ def _consider(
     score = np.float32(sums[passage])
     if size == len(best) and score < best_scores[0]:
         return size
-    if passes(live, passage) and passes(allowed, passage):
+    if passes(allowed, passage):
         return offer(best, best_scores, size, passage, score)
     return size
 
@@ -168,9 +164,7 @@ class CompiledScorer:
     postings: Postings
     parts: NDArray[np.float32]
 
-    def top(
-        self, weights: Mapping[str, float], k: int, live: Mask = NO_MASK, allowed: Mask = NO_MASK
-    ) -> Ranked:
+    def top(self, weights: Mapping[str, float], k: int, allowed: Mask = NO_MASK) -> Ranked:
         """The k best passages for `weights` (term -> idf times its count in the query).
 
         Passages with no query term are left out.
@@ -182,7 +176,7 @@ class CompiledScorer:
             return best[:0], scores[:0]
         sums = thread_buffer("sums", postings.size, np.float64)
         size = _bm25(
-            starts, ends, factors, postings.passages, self.parts, live, allowed, sums, best, scores
+            starts, ends, factors, postings.passages, self.parts, allowed, sums, best, scores
         )
         return best[:size], scores[:size]
 

@@ -38,6 +38,16 @@ def thread_buffer(name: str, size: int, dtype: type[np.generic]) -> NDArray[Any]
     return buffer[:size]
 
 
+def intersection(*masks: Mask) -> Mask:
+    """One mask, read-only, that lets through what all of these do."""
+    given = [mask for mask in masks if len(mask)]
+    if len(given) < 2:
+        return given[0] if given else NO_MASK
+    mask: Mask = np.logical_and.reduce(given).astype(np.uint8)
+    mask.flags.writeable = False
+    return mask
+
+
 @njit(cache=True, nogil=True, inline="always")
 def passes(mask: Mask, passage: int) -> bool:
     """Whether a mask lets a passage through."""

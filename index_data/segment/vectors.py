@@ -63,8 +63,6 @@ def dot(wide_query: NDArray[np.float32], row: NDArray[np.int16]) -> np.float32:
 def _dense(
     wide_query: NDArray[np.float32],
     vectors: Half,
-    has_vector: Mask,
-    live: Mask,
     allowed: Mask,
     best: NDArray[np.int64],
     best_scores: NDArray[np.float32],
@@ -75,7 +73,7 @@ def _dense(
         score = dot(wide_query, vectors[passage])
         if size == k and score < best_scores[0]:
             continue
-        if passes(has_vector, passage) and passes(live, passage) and passes(allowed, passage):
+        if passes(allowed, passage):
             size = offer(best, best_scores, size, passage, score)
     sort_heap(best, best_scores, size)
     return size
@@ -96,15 +94,13 @@ def dense_top(
     query: NDArray[np.float32],
     vectors: Half,
     k: int,
-    has_vector: Mask = NO_MASK,
-    live: Mask = NO_MASK,
     allowed: Mask = NO_MASK,
 ) -> Ranked:
-    """The k passages whose vectors are nearest to `query` [dim] by cosine, of all of them."""
+    """The k allowed passages whose vectors are nearest to `query` [dim] by cosine."""
     best, scores = empty_heap(k, len(vectors))
     if not len(best):
         return best, scores
-    size = _dense(widened(query), vectors, has_vector, live, allowed, best, scores)
+    size = _dense(widened(query), vectors, allowed, best, scores)
     return best[:size], scores[:size]
 
 

@@ -9,19 +9,18 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from index_data.filters import Filter
 from index_data.segment.scoring import CompiledScorer
 from index_data.segment.segment import Segment
-from index_data.segment.topk import NO_MASK, Mask, Ranked
+from index_data.segment.topk import NO_MASK, Mask, Ranked, intersection
 from index_data.segment.whoosh_index import WhooshScorer, in_memory
 
 
 class LexicalScorer(Protocol):
     """BM25 over one segment. `weights`: term -> idf times its count in the query."""
 
-    def top(
-        self, weights: Mapping[str, float], k: int, live: Mask = ..., allowed: Mask = ...
-    ) -> Ranked:
-        """The k best passages."""
+    def top(self, weights: Mapping[str, float], k: int, allowed: Mask = ...) -> Ranked:
+        """The k best of the allowed passages."""
         ...
 
     def of(self, weights: Mapping[str, float], passages: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -53,6 +52,10 @@ class View:
     live: Mask
     lexical: LexicalScorer
     count: int
+
+    def allowed(self, filter: Filter | None) -> Mask:
+        """The live passages whose documents pass the filter."""
+        return intersection(self.live, self.segment.allowed(filter))
 
     def is_live(self, row: int) -> bool:
         """Whether the document with this number has not been replaced or deleted."""

@@ -200,14 +200,12 @@ class WhooshScorer:
         self._lengths = lengths
         self._average = average_length
 
-    def top(
-        self, weights: Mapping[str, float], k: int, live: Mask = NO_MASK, allowed: Mask = NO_MASK
-    ) -> Ranked:
+    def top(self, weights: Mapping[str, float], k: int, allowed: Mask = NO_MASK) -> Ranked:
         """The k best passages for `weights` (term -> idf times its count in the query)."""
         ranked = sorted(
             (-np.float32(score), passage)
             for passage, score in self._scores(weights).items()
-            if passes(live, passage) and passes(allowed, passage)
+            if passes(allowed, passage)
         )[:k]
         return (
             np.array([passage for _, passage in ranked], dtype=np.int64),

@@ -19,7 +19,7 @@ from index_data.segment.postings import (
     saturation,
 )
 from index_data.segment.scoring import CompiledScorer, idf
-from index_data.segment.topk import NO_MASK
+from index_data.segment.topk import NO_MASK, intersection
 from index_data.segment.whoosh_index import (
     WhooshScorer,
     compile_postings,
@@ -71,11 +71,11 @@ def test_compiled_equals_whoosh_in_scores_and_order(
 ) -> None:
     postings = postings_of(corpus)
     average = average_length(postings.lengths)
-    live, allowed = masks(data, postings.size)
+    allowed = intersection(*masks(data, postings.size))
     weights = weights_of(query, postings)
-    ours = CompiledScorer(postings, saturation(postings, average)).top(weights, k, live, allowed)
+    ours = CompiledScorer(postings, saturation(postings, average)).top(weights, k, allowed)
     whoosh = WhooshScorer(in_memory(postings), postings.lengths, average)
-    theirs = whoosh.top(weights, k, live, allowed)
+    theirs = whoosh.top(weights, k, allowed)
     assert ours[0].tolist() == theirs[0].tolist()
     np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-6)
 
