@@ -12,13 +12,12 @@ from app.cli.output import emit_json, json_option, shorten, table
 @click.option("--limit", type=click.IntRange(1, 500), default=50, show_default=True)
 @json_option
 def audit(field: str, limit: int, as_json: bool) -> None:
-    """List documents whose neighbours and an unconcerned head contradict their label."""
-    from app.cli.client import checked, connect, follow
+    """List documents whose label is contradicted by their neighbours and a held-out head."""
+    from app.cli.client import checked, connect, run_job
 
-    body = {"field": field, "limit": limit}
     with connect() as client:
-        job = checked(client.post("/admin/audit-labels", json=body)).json()
-        follow(client, job, label="audit")
+        body = {"field": field, "limit": limit}
+        job = run_job(client, "/admin/audit-labels", body, label="audit")
         path = f"/admin/audit-labels/{job['id']}"
         page = checked(client.get(path, params={"limit": limit})).json()
     if as_json:

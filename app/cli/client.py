@@ -1,13 +1,13 @@
-"""How a command reaches Footnote: the server that holds the store, or one of its own for a while.
+"""How a command reaches Footnote: the server that holds the store, or one started for the command.
 
-Both ways it is the same API that is spoken, so a command does the same whether a server runs.
+Both answer the same API, so a command does the same whether or not a server runs.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, Final
 
 import click
@@ -37,19 +37,19 @@ def settings_or_exit(*, quiet: bool = False) -> Settings:
 
 
 @contextmanager
-def connect(settings: Settings | None = None, *, ready: bool = True) -> Iterator[httpx.Client]:
+def connect(*, ready: bool = True) -> Iterator[httpx.Client]:
     """A client of the server that holds the store; if none does, of one started for this command.
 
     With ``ready`` it waits until the model and the index are loaded.
     """
-    settings = settings_or_exit() if settings is None else settings
+    settings = settings_or_exit()
     held = holder(settings.store_dir)
     if held is not None:
         address = held.address
         if address is None:
             raise click.ClickException(
                 f"the store {settings.store_dir} is held by process {held.pid or '?'}, "
-                "which has no address to ask at"
+                "which serves no address: wait until it ends, or stop it"
             )
         key = revealed(settings.admin_key or settings.write_key or settings.predict_key)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -69,29 +69,40 @@ def connect(settings: Settings | None = None, *, ready: bool = True) -> Iterator
         yield client
 
 
-def checked(answer: httpx.Response) -> httpx.Response:
-    """The answer if it is a success; else the command ends with what the problem says."""
-    if answer.is_success:
-        return answer
-    answer.read()
+def ask(method: str, path: str, *, ready: bool = True, **options: Any) -> Any:
+    """The JSON answer to one request, on a connection of its own."""
+    with connect(ready=ready) as client:
+        return checked(client.request(method, path, **options)).json()
+
+
+def run_job(client: httpx.Client, path: str, body: dict[str, Any], *, label: str) -> dict[str, Any]:
+    """Start a job and :func:`follow` it to its end."""
+    return follow(client, checked(client.post(path, json=body)).json(), label=label)
+
+
+def checked(response: httpx.Response) -> httpx.Response:
+    """The response if it is a success; else the command ends with the problem's message."""
+    if response.is_success:
+        return response
+    response.read()
     try:
-        body = answer.json()
+        body = response.json()
     except ValueError:
-        raise click.ClickException(f"{answer.status_code}: {answer.text[:300]}") from None
-    lines = [body.get("detail") or body.get("title") or str(answer.status_code)]
+        raise click.ClickException(f"{response.status_code}: {response.text[:300]}") from None
+    lines = [body.get("detail") or body.get("title") or str(response.status_code)]
     lines += [f"  {e['pointer']}: {e['detail']}" for e in body.get("errors", [])]
-    if answer.status_code == 401:
+    if response.status_code == 401:
         lines.append("  set FOOTNOTE_ADMIN_KEY to a key of this server")
     raise click.ClickException("\n".join(lines))
 
 
 def follow(client: httpx.Client, job: dict[str, Any], *, label: str) -> dict[str, Any]:
-    """Watch a job to its end under a progress bar; Ctrl-C cancels it. Returns the finished job.
+    """The finished job, watched under a progress bar; Ctrl-C cancels it.
 
-    Ends the command when the job did not succeed.
+    Ends the command when the job does not succeed.
     """
     path = f"/admin/jobs/{job['id']}"
-    with _Bar(label) as bar:
+    with closing(_Bar(label)) as bar:
         try:
             while job["state"] not in FINISHED:
                 time.sleep(POLL_S)
@@ -117,10 +128,8 @@ class _Bar:
         self._stage: str | None = None
         self._bar: Any = None
 
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
+        """End the bar of the present stage."""
         if self._bar is not None:
             self._bar.close()
 
@@ -134,7 +143,7 @@ class _Bar:
             return
         if stage != self._stage:
             self._stage = stage
-            self.__exit__()
+            self.close()
             self._bar = tqdm(total=progress["total"], desc=f"{self._label}: {stage}", unit="step")
         if progress.get("loss") is not None:
             self._bar.set_postfix_str(f"loss {progress['loss']:.4f}", refresh=False)
@@ -143,15 +152,15 @@ class _Bar:
 
 
 def _wait(client: httpx.Client, ready: bool) -> None:
-    """Until the server answers, and with ``ready`` until it is ready or says why it will not be."""
+    """Wait until the server is live, or with ``ready`` until it is ready or has failed."""
     path = "/health/ready" if ready else "/health/live"
     deadline = time.monotonic() + READY_S
     stage = ""
     while True:
-        answer = client.get(path)
-        if answer.status_code == 200:
+        response = client.get(path)
+        if response.status_code == 200:
             return
-        body = answer.json()
+        body = response.json()
         now = str(body.get("stage") or body.get("detail") or "starting")
         if now != stage and is_terminal():
             note(now)

@@ -33,12 +33,11 @@ def evaluate(
 
     Indexed documents never count as evidence for themselves, nor do their near-duplicates.
     """
-    from app.cli.client import checked, connect, follow
+    from app.cli.client import connect, run_job
 
     if file is not None:
-        columns = Columns(text=text_column, label=label_column)
         try:
-            rows = _rows(file, columns)[:limit]
+            rows = _rows(file, Columns(text=text_column, label=label_column))[:limit]
         except ImportRefused as error:
             raise click.ClickException(str(error)) from error
         if not rows:
@@ -51,8 +50,7 @@ def evaluate(
         if limit is not None:
             body["limit"] = limit
         with connect() as client:
-            job = checked(client.post("/admin/evaluate", json=body)).json()
-            result = follow(client, job, label="evaluate")["result"]
+            result = run_job(client, "/admin/evaluate", body, label="evaluate")["result"]
     if as_json:
         emit_json(result)
         return
@@ -85,8 +83,8 @@ def _measure(client: Any, rows: list[tuple[str, str]], field: str, mode: str) ->
         for start in range(0, len(rows), BATCH):
             batch = rows[start : start + BATCH]
             body = {"input": [text for text, _ in batch], "field": field, "retrieval": retrieval}
-            answer = checked(client.post("/classify", json=body, timeout=300)).json()
-            for item, (_, label) in zip(answer["data"], batch, strict=True):
+            items = checked(client.post("/classify", json=body, timeout=300)).json()["data"]
+            for item, (_, label) in zip(items, batch, strict=True):
                 right += item.get("label") == label
                 confidence += item.get("confidence") or 0.0
                 abstained += bool(item.get("abstained"))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import click
 
-from app.cli.output import emit_json, json_option, note, table, when
+from app.cli.output import emit_json, json_option, note, table
 
 
 @click.group(invoke_without_command=True)
@@ -13,18 +15,17 @@ from app.cli.output import emit_json, json_option, note, table, when
 def keys(context: click.Context, as_json: bool) -> None:
     """List the keys; `add SCOPE` makes one, `revoke ID` takes one away.
 
-    Of a key only the SHA-256 digest is kept: it is shown once, when it is made.
+    A key is shown once, when it is made: only its SHA-256 digest is kept.
     """
     if context.invoked_subcommand is not None:
         return
-    from app.cli.client import checked, connect
+    from app.cli.client import ask
 
-    with connect(ready=False) as client:
-        body = checked(client.get("/admin/keys")).json()
+    body = ask("GET", "/admin/keys", ready=False)
     if as_json:
         emit_json(body)
         return
-    rows = [{**row, "id": row["id"][:12], "created": when(row["created"])} for row in body["keys"]]
+    rows = [{**key, "id": key["id"][:12], "created": _when(key["created"])} for key in body["keys"]]
     table(rows, ["id", "scope", "name", "created", "source"], empty="no key")
 
 
@@ -33,21 +34,25 @@ def keys(context: click.Context, as_json: bool) -> None:
 @click.option("--name", default="", help="What the key is for.")
 def add(scope: str, name: str) -> None:
     """Make a key and print it, once."""
-    from app.cli.client import checked, connect
+    from app.cli.client import ask
 
-    with connect(ready=False) as client:
-        body = {"scope": scope, "name": name}
-        answer = checked(client.post("/admin/keys", json=body)).json()
+    made = ask("POST", "/admin/keys", ready=False, json={"scope": scope, "name": name})
     note("Keep this key now: it is not shown again.")
-    click.echo(answer["key"])
+    click.echo(made["key"])
 
 
 @keys.command()
 @click.argument("key_id", metavar="ID")
 def revoke(key_id: str) -> None:
     """Take a key away, by the first 8 or more characters of its id."""
-    from app.cli.client import checked, connect
+    from app.cli.client import ask
 
-    with connect(ready=False) as client:
-        answer = checked(client.delete(f"/admin/keys/{key_id}")).json()
-    click.echo(f"revoked {answer['id'][:12]} ({answer['scope']})")
+    revoked = ask("DELETE", f"/admin/keys/{key_id}", ready=False)
+    click.echo(f"revoked {revoked['id'][:12]} ({revoked['scope']})")
+
+
+def _when(seconds: float | None) -> str | None:
+    """A time as people read it, in UTC."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")

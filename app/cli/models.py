@@ -14,10 +14,9 @@ def models(context: click.Context, as_json: bool) -> None:
     """List the checkpoints; `activate VERSION` puts one in use, `rollback` goes back."""
     if context.invoked_subcommand is not None:
         return
-    from app.cli.client import checked, connect
+    from app.cli.client import ask
 
-    with connect(ready=False) as client:
-        body = checked(client.get("/admin/models")).json()
+    body = ask("GET", "/admin/models", ready=False)
     if as_json:
         emit_json(body)
         return
@@ -47,8 +46,6 @@ def rollback() -> None:
 
 
 def _post(path: str) -> None:
-    from app.cli.client import checked, connect
+    from app.cli.client import ask
 
-    with connect() as client:
-        body = checked(client.post(path, timeout=300)).json()
-    click.echo(f"in use: {body['version']}")
+    click.echo(f"in use: {ask('POST', path, timeout=300)['version']}")

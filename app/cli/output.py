@@ -6,7 +6,6 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import click
@@ -19,6 +18,23 @@ def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, not a table.")(command)
 
 
+def activate_option(default: str, help: str) -> Callable[[Command], Command]:
+    """``--activate``: whether the result of a job is put in use."""
+    modes = click.Choice(["never", "if_better", "always"])
+    return click.option("--activate", type=modes, default=default, show_default=True, help=help)
+
+
+def margin_option(command: Command) -> Command:
+    """``--margin``: how much worse a result may be under ``--activate if_better``."""
+    return click.option(
+        "--margin",
+        type=click.FloatRange(0, 0.5),
+        default=0.0,
+        show_default=True,
+        help="With if_better: how much worse accuracy (or F1) may be; 0: it has to be better.",
+    )(command)
+
+
 def emit_json(body: Any) -> None:
     """One JSON document on standard output."""
     click.echo(json.dumps(body, ensure_ascii=False, indent=2))
@@ -27,35 +43,24 @@ def emit_json(body: Any) -> None:
 def table(
     rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, empty: str = "none"
 ) -> None:
-    """A plain table, one line a row; wide cells are cut to the width of the terminal."""
+    """A plain table, one line a row; a cell is cut to 80 characters."""
     if not rows:
         click.echo(empty)
         return
-    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
-    widths = [
-        max(len(column), *(len(line[i]) for line in cells)) for i, column in enumerate(columns)
-    ]
-    click.echo("  ".join(c.ljust(w) for c, w in zip(columns, widths, strict=True)).rstrip())
-    for line in cells:
-        text = "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
-        click.echo(text)
+    lines = [list(columns), *([_cell(row.get(column)) for column in columns] for row in rows)]
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    for line in lines:
+        click.echo("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip())
 
 
 def note(message: str) -> None:
-    """A line for the person at the terminal; standard output stays what was asked for."""
+    """A line on standard error: standard output has only the result."""
     click.echo(message, err=True)
 
 
 def warn(message: str) -> None:
     """A warning on standard error."""
     click.secho(f"warning: {message}", fg="yellow", err=True)
-
-
-def when(seconds: float | None) -> str:
-    """A time as people read it, in UTC."""
-    if seconds is None:
-        return "-"
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def shorten(text: str, width: int) -> str:
@@ -65,7 +70,7 @@ def shorten(text: str, width: int) -> str:
 
 
 def is_terminal() -> bool:
-    """Whether somebody watches standard error: no progress bar goes into a log."""
+    """Whether standard error is a terminal: no progress bar goes into a log."""
     return sys.stderr.isatty()
 
 
@@ -75,7 +80,7 @@ class StepBar:
     def __init__(self, name: str) -> None:
         self._name = name
         self._bar: Any = None
-        self._told = 0.0
+        self._noted = 0.0
 
     def __enter__(self) -> StepBar:
         return self
@@ -89,8 +94,8 @@ class StepBar:
                 self._bar = tqdm(total=total, initial=step - 1, unit="step", desc=self._name)
             self._bar.set_postfix_str(f"loss {loss or 0:.3f}", refresh=False)
             self._bar.update(step - self._bar.n)
-        elif time.monotonic() - self._told > 60 or step == total:
-            self._told = time.monotonic()
+        elif time.monotonic() - self._noted > 60 or step == total:
+            self._noted = time.monotonic()
             note(f"step {step} of {total}, loss {loss or 0:.3f}, {left or 0:.0f} s left")
 
     def __exit__(self, *_: object) -> None:

@@ -23,22 +23,20 @@ def predict(
     text: str, field: str, k: int | None, method: str | None, off: bool, as_json: bool
 ) -> None:
     """Classify TEXT ("-" reads it from standard input) and show the documents it rests on."""
-    from app.cli.client import checked, connect
+    from app.cli.client import ask
 
     if text == "-":
         text = sys.stdin.read()
-    retrieval: dict[str, Any] = {"mode": "off"} if off else {} if k is None else {"k": k}
-    if method and not off:
-        retrieval["method"] = method
-    with connect() as client:
-        body = {"input": text, "field": field, "retrieval": retrieval}
-        answer = checked(client.post("/classify", json=body)).json()
+    options: dict[str, Any] = {"mode": "off"} if off else {"k": k, "method": method}
+    retrieval = {name: value for name, value in options.items() if value is not None}
+    body = {"input": text, "field": field, "retrieval": retrieval}
+    answer = ask("POST", "/classify", json=body)
     if as_json:
         emit_json(answer)
         return
     item = answer["data"][0]
     if item["label"] is None:
-        click.echo(f"no label: nothing in the index carries the field {field!r}, and no head does")
+        click.echo(f"no label: no document in the index and no head has the field {field!r}")
         return
     support = item.get("support")
     click.echo(

@@ -4,30 +4,21 @@ from __future__ import annotations
 
 import click
 
-from app.cli.output import emit_json, json_option
+from app.cli.output import activate_option, emit_json, json_option, margin_option
 
 
 @click.command()
 @click.option("--mode", type=click.Choice(["full", "incremental"]), default="full")
 @click.option("--analyzer", help="standard, unstemmed or all-words; else the one that serves.")
 @click.option("--encoder", help="Another base encoder: a folder or a hub id.")
-@click.option(
-    "--activate",
-    type=click.Choice(["never", "if_better", "always"]),
-    default="always",
-    show_default=True,
-    help="Let it serve; if_better: one of another encoder or analyzer only after a paired test.",
+@activate_option(
+    "always",
+    "Let it serve; if_better: one of another encoder or analyzer only after a paired test.",
 )
 @click.option(
     "--field", default="label", show_default=True, help="With if_better: the labels to test on."
 )
-@click.option(
-    "--margin",
-    type=click.FloatRange(0, 0.5),
-    default=0.0,
-    show_default=True,
-    help="With if_better: by how much accuracy may surely be worse; 0: it has to be better.",
-)
+@margin_option
 @json_option
 def reindex(
     mode: str,
@@ -39,7 +30,7 @@ def reindex(
     as_json: bool,
 ) -> None:
     """Build a new index generation from the stored documents; the old one serves meanwhile."""
-    from app.cli.client import checked, connect, follow
+    from app.cli.client import connect, run_job
 
     body = {
         "mode": mode,
@@ -50,15 +41,14 @@ def reindex(
         "margin": margin,
     }
     with connect() as client:
-        job = checked(client.post("/admin/reindex", json=body)).json()
-        job = follow(client, job, label="reindex")
+        job = run_job(client, "/admin/reindex", body, label="reindex")
     if as_json:
         emit_json(job)
-    else:
-        result = job["result"]
-        click.echo(
-            f"generation {result['generation']}: {result['documents']} documents, "
-            f"sequence {result['sequence']}; {'in use' if result['activated'] else 'not in use'}"
-        )
-        if result["gate"] is not None:
-            click.echo(result["gate"]["reason"])
+        return
+    result = job["result"]
+    click.echo(
+        f"generation {result['generation']}: {result['documents']} documents, "
+        f"sequence {result['sequence']}; {'in use' if result['activated'] else 'not in use'}"
+    )
+    if result["gate"] is not None:
+        click.echo(result["gate"]["reason"])

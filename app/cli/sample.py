@@ -1,4 +1,4 @@
-"""``footnote sample``: the documents that Footnote brings along to be tried on."""
+"""``footnote sample``: the sample documents that come with Footnote."""
 
 from __future__ import annotations
 
@@ -18,29 +18,26 @@ def sample(name: str) -> None:
     Every document of them carries metadata.source = "sample"; `remove` takes out exactly those.
     """
     import orjson
+    from tqdm import tqdm
 
-    from app.cli.client import checked, connect
+    from app.cli.client import ask, checked, connect
+    from app.cli.output import is_terminal
     from index_data.sample import helpdesk, python_docs
 
     if name == "remove":
-        with connect() as client:
-            body = checked(client.delete("/admin/sample", timeout=300)).json()
-        click.echo(f"{body['deleted']} sample documents removed")
+        deleted = ask("DELETE", "/admin/sample", timeout=300)["deleted"]
+        click.echo(f"{deleted} sample documents removed")
         return
-    from tqdm import tqdm
-
-    from app.cli.output import is_terminal
-
-    documents = iter(tqdm(python_docs() if name == "python" else helpdesk(),
-                          unit="doc", disable=not is_terminal()))  # fmt: skip
+    documents = python_docs() if name == "python" else helpdesk()
+    rows = iter(tqdm(documents, unit="doc", disable=not is_terminal()))
     stored = 0
     with connect() as client:
-        while batch := list(islice(documents, BATCH)):
-            answer = client.post(
+        while batch := list(islice(rows, BATCH)):
+            response = client.post(
                 "/documents",
                 content=b"\n".join(orjson.dumps(document.to_json()) for document in batch),
                 headers={"Content-Type": "application/x-ndjson"},
                 timeout=600,
             )
-            stored += checked(answer).json()["accepted"]
+            stored += checked(response).json()["accepted"]
     click.echo(f"{stored} documents of the sample {name!r} stored")

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from app.cli.output import emit_json, json_option, note, table, warn
+from app.cli.output import (
+    activate_option,
+    emit_json,
+    json_option,
+    margin_option,
+    note,
+    table,
+    warn,
+)
 
 if TYPE_CHECKING:
     import httpx
@@ -37,20 +45,8 @@ SHOWN: Final = 10  # bad rows that are named
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--k", type=click.IntRange(1, 100), help="Hits retrieved for each row.")
 @click.option("--holdout", type=float, help="Share of the rows to measure on.  [default: 0.1]")
-@click.option(
-    "--activate",
-    type=click.Choice(["never", "if_better", "always"]),
-    default="if_better",
-    show_default=True,
-    help="Put the new checkpoint in use.",
-)
-@click.option(
-    "--margin",
-    type=click.FloatRange(0, 0.5),
-    default=0.0,
-    show_default=True,
-    help="With if_better: by how much the figure may surely be worse; 0: it has to be better.",
-)
+@activate_option("if_better", "Put the new checkpoint in use.")
+@margin_option
 @json_option
 def train(
     field: str | None,
@@ -69,9 +65,8 @@ def train(
 ) -> None:
     """Train a head and report it with retrieval on, off and without (none).
 
-    Labels and entities (--task ner) are learned from the indexed documents, or as questions
-    (--task qa) from a dataset. Runs in the server if one holds the store, else here. Ctrl-C
-    cancels.
+    Labels and entities (--task ner) are learned from the indexed documents, answers (--task qa)
+    from a dataset. Runs in the server if one holds the store, else here. Ctrl-C cancels.
     """
     from app.cli.client import checked, connect, follow
 
@@ -103,19 +98,19 @@ def train(
 
 
 def known_dataset(client: httpx.Client, given: str) -> str:
-    """The id of a set; a file is uploaded first, and its bad rows are named."""
+    """The id of a dataset; a file is uploaded first, and its bad rows are named."""
     from app.cli.client import checked
 
     path = Path(given)
     if not path.exists():
         return given
-    answer = client.post(
+    response = client.post(
         "/admin/datasets",
         params={"name": path.name},
         content=dataset_lines(path),
         headers={"Content-Type": "application/x-ndjson"},
     )
-    made = checked(answer).json()
+    made = checked(response).json()
     note(f"dataset {made['id']}: {made['rows']} rows of shape {made['kind']}")
     for row in made["rejected"][:SHOWN]:
         warn(f"line {row['line']} {row['pointer']}: {row['detail']}")
@@ -125,10 +120,10 @@ def known_dataset(client: httpx.Client, given: str) -> str:
 
 
 def dataset_lines(path: Path) -> Iterator[bytes]:
-    """A file's lines as they are; the SQuAD file, which is one object, an article a line."""
+    """A file's lines; of a JSON file, which is one object or list (SQuAD), one line a row."""
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rb") as file:
-        if not {".json"} & {*path.suffixes}:
+        if ".json" not in path.suffixes:
             yield from file
             return
         whole = json.load(file)

@@ -14,8 +14,8 @@ from app.inference.calibration import Calibration
 from app.inference.influence import FlipSet, Influence, Verdict
 from app.problems import FieldError, Problem
 from app.schemas.predict import AbstainReason, ProvidedDocument
+from index_data.filters import Filter
 from index_data.search.searcher import Hit
-from index_data.segment.filters import Filter
 
 if TYPE_CHECKING:
     from model.labels.prediction import Prediction

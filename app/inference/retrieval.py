@@ -16,8 +16,8 @@ from app.inference.snapshot import Snapshot, corrected
 from app.problems import Problem, invalid
 from app.schemas.predict import ProvidedDocument, Retrieval
 from index_data.documents import Document, normalise
+from index_data.filters import Filter, InvalidFilter, parse_filter
 from index_data.search.searcher import Hit
-from index_data.segment.filters import Filter, InvalidFilter, parse_filter
 
 if TYPE_CHECKING:
     from model.labels.query_state import QueryState

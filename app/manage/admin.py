@@ -19,8 +19,8 @@ from app.schemas import admin as bodies
 from app.schemas.pretrain import SHAPE, LanguageModelBody, PretrainRequest
 from app.training.labels import check_index
 from app.training.tasks import TAKEN, TASKS
+from index_data.filters import parse_filter
 from index_data.generations.index import Index
-from index_data.segment.filters import parse_filter
 from index_data.segment.manifest import GenerationCorrupt
 from index_data.storage.store import DocumentStore
 from index_data.text.analysis import ANALYZERS

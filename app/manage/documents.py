@@ -14,7 +14,7 @@ from app.inference.retrieval import filter_of
 from app.manage import erasure
 from app.problems import FieldError, Problem, invalid
 from index_data.documents import Document, InvalidDocument, parse_document
-from index_data.segment.filters import Filter, parse_filter
+from index_data.filters import Filter, parse_filter
 from index_data.storage.store import DocumentStore, InvalidCursor
 
 Wait = Literal["indexed", "durable"]

@@ -23,7 +23,6 @@ from app.problems import Problem, invalid
 from app.schemas.documents import AnalyzeRequest, SearchRequest
 from app.settings import Settings
 from index_data.documents import canonical_language
-from index_data.search import highlight
 from index_data.search.searcher import Hit
 from index_data.text import analysis
 
@@ -77,9 +76,9 @@ async def search(
 
 
 def hit_json(hit: Hit, query: str | None, analyzer: analysis.Analyzer) -> dict[str, Any]:
-    """One hit; with ``query``, the places of its text that match."""
+    """One hit; with ``query``, the spans of its text that match."""
     lang = hit.document.lang
-    places = [] if query is None else highlight.matches(hit.text, query, lang, analyzer)
+    places = [] if query is None else analysis.matches(hit.text, query, lang, analyzer)
     return {
         "doc_id": hit.doc_id,
         "rank": hit.rank,
@@ -91,7 +90,7 @@ def hit_json(hit: Hit, query: str | None, analyzer: analysis.Analyzer) -> dict[s
         "title": hit.document.title,
         "labels": hit.document.labels,
         "metadata": hit.document.metadata,
-        "highlights": [{"start": start, "end": end} for start, end, _ in places],
+        "highlights": [{"start": start, "end": end} for start, end in places],
     }
 
 

@@ -27,8 +27,8 @@ from app.schemas.predict import AbstainReason, Retrieval, TaskRequest
 from app.settings import Settings
 from index_data.documents import entities_of
 from index_data.entities import COLUMN, Entities, fault_in, spans, within
+from index_data.filters import MARKED, Filter
 from index_data.search.searcher import Hit
-from index_data.segment.filters import MARKED, Filter
 
 if TYPE_CHECKING:
     from model.ner.tagger import Entity, TagAnswer

@@ -29,7 +29,7 @@ import orjson
 from app.problems import Problem
 from app.records.dataset_rows import SHAPES, kind_of, rows_of
 from index_data.documents import InvalidDocument
-from index_data.segment.manifest import sync_folder
+from index_data.storage.database import sync_folder
 from index_data.storage.store import StorageError
 
 FOLDER: Final = "datasets"  # under the store's folder

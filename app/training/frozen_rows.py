@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from app.worker import Reporter
 from index_data.documents import Document, near_duplicate
+from index_data.filters import Filter
 from index_data.search.searcher import Hit, Searcher
-from index_data.segment.filters import Filter
 from index_data.text.similarity import Known
 
 SET: Final = "set.json"

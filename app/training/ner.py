@@ -16,7 +16,7 @@ from app.training.context import Training, TrainingTask, check_rows, enough
 from app.training.frozen_rows import Query, Retrieval, SetInfo, freeze_rows, load_rows
 from index_data.documents import content_id, entities_of
 from index_data.entities import COLUMN, spans, within
-from index_data.segment.filters import MARKED
+from index_data.filters import MARKED
 
 if TYPE_CHECKING:
     from index_data.search.searcher import Hit, Searcher

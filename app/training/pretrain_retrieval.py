@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_data.segment.postings import Postings, postings_of, saturation
-from index_data.segment.scoring import bm25_top, idf
+from index_data.segment.scoring import CompiledScorer, idf
 from index_data.text.analysis import terms
 from index_data.text.shingles import Grams, Shingler, alike
 from model.lm.corpus import LMCorpus, LMDocument
@@ -210,7 +210,7 @@ def _best(
     k: int,
     allowed: NDArray[np.uint8],
 ) -> list[int]:
-    best: list[int] = bm25_top(postings, parts, weights, k, allowed=allowed)[0].tolist()
+    best: list[int] = CompiledScorer(postings, parts).top(weights, k, allowed=allowed)[0].tolist()
     return best
 
 

@@ -38,13 +38,13 @@ from index_data.segment.files import (
 from index_data.segment.manifest import (
     GenerationCorrupt,
     Manifest,
-    sync_folder,
     verify,
     write_manifest,
 )
 from index_data.segment.postings import average_length, saturation
 from index_data.segment.segment import Ids, embedding_text, passage_spans
 from index_data.segment.vectors import Half, present, to_half
+from index_data.storage.database import sync_folder
 from index_data.storage.store import DocumentStore, ReadOnlyStore
 from index_data.text import analysis
 from index_data.text.analysis import STANDARD, Analyzer

@@ -6,7 +6,7 @@ import numpy as np
 
 from index_data.segment.coarse import Coarse, coarse_rows, coarse_top
 from index_data.segment.postings import average_length, postings_of, saturation
-from index_data.segment.scoring import bm25_of, bm25_top
+from index_data.segment.scoring import CompiledScorer
 from index_data.segment.topk import NO_MASK
 from index_data.segment.vectors import dense_of, dense_top, to_half
 
@@ -22,8 +22,9 @@ def warm_up() -> None:
         array.flags.writeable = False
     query = np.ones(8, dtype=np.float32)
     wanted = np.arange(2, dtype=np.int64)
-    bm25_top(postings, parts, {"a": 1.0}, 2)
-    bm25_of(postings, parts, {"a": 1.0}, wanted)
+    scorer = CompiledScorer(postings, parts)
+    scorer.top({"a": 1.0}, 2)
+    scorer.of({"a": 1.0}, wanted)
     dense_top(query, vectors, 2, NO_MASK)
     dense_of(query, vectors, wanted)
     coarse_top(query, Coarse(codes, scales), vectors, 2, NO_MASK)

@@ -7,10 +7,15 @@ import lzma
 from pathlib import Path
 from typing import BinaryIO
 
-_JSON_SUFFIXES = (".jsonl", ".ndjson")
-_CSV_SUFFIXES = (".csv", ".tsv")
-_TEXT_SUFFIXES = (".txt", ".md", ".markdown")
-_COMPRESSED = (".gz", ".xz")
+_KINDS = {
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".txt": "text",
+    ".md": "text",
+    ".markdown": "text",
+}
 
 
 class ImportRefused(ValueError):
@@ -18,34 +23,32 @@ class ImportRefused(ValueError):
 
 
 def find_files(paths: list[Path]) -> list[Path]:
-    """The files to read, folders searched through, hidden ones left out.
+    """The files to read: those named, and those of a known kind in folders, without hidden ones.
 
     Raises:
-        ImportRefused: a path that is not there, or a file of a kind that is not known.
+        ImportRefused: a path that is not there, or a named file of an unknown kind.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     for path in paths:
         if path.is_dir():
             inner = (p for p in sorted(path.rglob("*")) if not _hidden(p.relative_to(path)))
-            found += [p for p in inner if p.is_file() and file_kind(p)]
+            files += [p for p in inner if p.is_file() and file_kind(p)]
         elif not path.exists():
             raise ImportRefused(f"{path}: no such file or folder")
         elif not file_kind(path):
-            raise ImportRefused(
-                f"{path}: not a kind that can be imported ({', '.join(_known_suffixes())})"
-            )
+            raise ImportRefused(f"{path}: not a kind that can be imported ({', '.join(_KINDS)})")
         else:
-            found.append(path)
-    return found
+            files.append(path)
+    return files
 
 
 def total_bytes(files: list[Path]) -> int:
-    """The bytes that reading the files will report as progress."""
+    """The size on the disk, as :func:`importers.read_file` reports its progress."""
     return sum(path.stat().st_size for path in files)
 
 
 def decompressed(path: Path, raw: BinaryIO) -> BinaryIO:
-    """The bytes of a file that is open as ``raw``, unpacked where its name says so."""
+    """The bytes of a file that is open as ``raw``, unpacked if its name ends in .gz or .xz."""
     suffix = path.suffix.lower()
     if suffix == ".gz":
         return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]
@@ -55,19 +58,12 @@ def decompressed(path: Path, raw: BinaryIO) -> BinaryIO:
 
 
 def file_kind(path: Path) -> str:
-    """``json``, ``csv`` or ``text`` by the name; empty where it is none of them."""
-    suffixes = [s.lower() for s in path.suffixes]
-    packed = bool(suffixes) and suffixes[-1] in _COMPRESSED
-    suffix = (suffixes[-2:-1] if packed else suffixes[-1:]) or [""]
-    if suffix[0] in _JSON_SUFFIXES:
-        return "json"
-    if suffix[0] in _CSV_SUFFIXES:
-        return "csv"
-    return "text" if suffix[0] in _TEXT_SUFFIXES and not packed else ""
-
-
-def _known_suffixes() -> tuple[str, ...]:
-    return _JSON_SUFFIXES + _CSV_SUFFIXES + _TEXT_SUFFIXES
+    """``json``, ``csv`` or ``text`` by the name, or the empty string; text is never packed."""
+    *before, last = "", *(suffix.lower() for suffix in path.suffixes)
+    if last not in (".gz", ".xz"):
+        return _KINDS.get(last, "")
+    kind = _KINDS.get(before[-1], "")
+    return "" if kind == "text" else kind
 
 
 def _hidden(path: Path) -> bool:

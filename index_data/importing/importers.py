@@ -1,7 +1,7 @@
 """Reading documents from files: JSONL, CSV and TSV, text and Markdown, folders of them.
 
-Everything streams, in memory bounded by the longest line that is taken. What cannot be read is
-told with its line and its reason, and the rest is read on. Files may be compressed (``.gz``,
+Everything streams, in memory bounded by the longest line that is taken. What cannot be read comes
+with its line and its reason, and the rest is read on. Files may be compressed (``.gz``,
 ``.xz``); progress counts the bytes of the files as they lie on the disk.
 """
 
@@ -32,7 +32,6 @@ __all__ = [
     "ImportRefused",
     "Item",
     "find_files",
-    "parse_json_line",
     "read_file",
     "total_bytes",
 ]
@@ -87,7 +86,7 @@ def read_file(
     if not kind:
         raise ImportRefused(f"{path}: not a kind that can be imported")
     with path.open("rb") as raw, decompressed(path, raw) as stream:
-        told = 0
+        reported = 0
         items = (
             _read_json_lines(stream, columns)
             if kind == "json"
@@ -97,21 +96,20 @@ def read_file(
             yield item
             if progress is not None:
                 position = raw.tell()
-                if position != told:
-                    progress(position - told)
-                    told = position
+                if position != reported:
+                    progress(position - reported)
+                    reported = position
         if progress is not None:
-            progress(path.stat().st_size - told)
+            progress(path.stat().st_size - reported)
 
 
-def parse_json_line(raw: bytes, columns: Columns | None = None) -> Document:
-    """One line of JSONL as a document; raises :class:`InvalidDocument`."""
+def _json_document(raw: bytes, columns: Columns) -> Document:
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         detail = error.msg.partition(": line")[0]
         raise InvalidDocument("", f"not JSON: {detail} (character {error.pos})") from None
-    if columns is None or not columns.given:
+    if not columns.given:
         return parse_document(value)
     if not isinstance(value, dict):
         raise InvalidDocument("", "a line is a JSON object")
@@ -124,7 +122,7 @@ def _read_json_lines(stream: BinaryIO, columns: Columns) -> Iterator[Item]:
             yield number, line
         elif line.strip():
             try:
-                yield number, parse_json_line(line, columns)
+                yield number, _json_document(line, columns)
             except InvalidDocument as error:
                 yield number, error
 
@@ -132,7 +130,7 @@ def _read_json_lines(stream: BinaryIO, columns: Columns) -> Iterator[Item]:
 def _read_csv(path: Path, stream: BinaryIO, columns: Columns) -> Iterator[Item]:
     # The module's own limit of 131,072 characters is for all of the process: it is only raised.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
-    # Bytes that are not UTF-8 pass as lone surrogates to the row they stand in, and are told there.
+    # Bytes that are not UTF-8 pass as lone surrogates to their row, which is then refused.
     text = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
     first = text.readline()
     text.seek(0)
@@ -192,16 +190,11 @@ def _csv_document(
 
 
 def _from_columns(row: Mapping[str, object], columns: Columns) -> dict[str, object]:
-    """A document's shape from named columns; what has no name of ours becomes metadata."""
+    """A document's shape from named columns; the other columns become metadata."""
     values = dict(row)
     shape: dict[str, object] = {}
-    for target, column in (
-        ("text", columns.text or "text"),
-        ("label", columns.label or "label"),
-        ("title", columns.title or "title"),
-        ("id", columns.id or "id"),
-    ):
-        value = values.pop(column, None)
+    for target in ("text", "label", "title", "id"):
+        value = values.pop(getattr(columns, target) or target, None)
         if value is None:
             continue
         # Labels and ids are often written as numbers, a title or a text never.
@@ -222,7 +215,7 @@ def _read_text(path: Path, root: Path, progress: Progress | None) -> Iterator[It
     try:
         yield 1, _text_document(path, name, size)
     except InvalidDocument as error:
-        yield error.args[1] if len(error.args) > 1 else 1, error
+        yield 1, error
     if progress is not None:
         progress(size)
 
@@ -250,7 +243,7 @@ def _text_document(path: Path, name: str, size: int) -> Document:
 
 
 def _lines(stream: BinaryIO) -> Iterator[tuple[int, bytes | InvalidDocument]]:
-    """Lines with their numbers; of one that is too long, only that it is."""
+    """Lines with their numbers; for one that is too long, the error."""
     number = 0
     while line := stream.readline(MAX_LINE_BYTES + 1):
         number += 1

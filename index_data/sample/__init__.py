@@ -3,7 +3,7 @@
 `helpdesk()` is what a fresh store is filled with: tickets to the made-up shop "Northlight
 Electronics" and the knowledge articles that answer them. `helpdesk_heldout()` is the part kept
 apart for measuring. `python_docs()` is built from the running interpreter. Every document carries
-`metadata.source = "sample"`.
+`metadata.source = "sample"`, by which they are told apart and removed.
 """
 
 from __future__ import annotations
@@ -15,10 +15,7 @@ from importlib.resources import files
 from index_data.documents import Document, parse_document
 from index_data.sample.python_docs import python_docs
 
-__all__ = ["SAMPLE_SOURCE", "helpdesk", "helpdesk_heldout", "python_docs"]
-
-SAMPLE_SOURCE = "sample"
-"""The value of `metadata.source` by which sample documents are told apart and removed."""
+__all__ = ["helpdesk", "helpdesk_heldout", "python_docs"]
 
 
 def helpdesk() -> Iterator[Document]:

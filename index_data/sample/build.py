@@ -10,9 +10,11 @@ that nearly repeat a shipped one.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ SENTIMENTS = ("positive", "negative")
 ENTITY_TYPES = ("PRODUCT", "ORDER", "PLACE", "PERSON", "CARRIER", "DATE", "MONEY")
 TICKET_FIELDS = {"text", "title", "label", "sentiment", "entities", "hard", "heldout"}
 ARTICLE_FIELDS = {"text", "title", "topic"}
+_BORDER = "(?:(?<![A-Za-z0-9])|(?![A-Za-z0-9]))"
 
 Raw = dict[str, Any]
 
@@ -50,30 +53,18 @@ def locate(text: str, entities: Iterable[tuple[str, str]]) -> list[Raw]:
     Raises:
         SourceError: a surface string does not occur (often enough) in the text.
     """
-    taken: list[tuple[int, int]] = []
-    found: list[Raw] = []
+    located: list[Raw] = []
     for surface, kind in entities:
-        start = _find(text, surface, taken)
-        end = start + len(surface)
-        taken.append((start, end))
-        found.append({"start": start, "end": end, "type": kind, "text": surface})
-    return sorted(found, key=lambda entity: int(entity["start"]))
-
-
-def _find(text: str, surface: str, taken: list[tuple[int, int]]) -> int:
-    start = text.find(surface) if surface else -1
-    while start >= 0:
-        end = start + len(surface)
-        whole = not _inside_word(text, start) and not _inside_word(text, end)
-        if whole and all(end <= a or start >= b for a, b in taken):
-            return start
-        start = text.find(surface, start + 1)
-    raise SourceError(f"entity {surface!r} does not occur in {text!r}")
-
-
-def _inside_word(text: str, border: int) -> bool:
-    around = text[max(border - 1, 0) : border + 1]
-    return len(around) == 2 and border > 0 and around.isascii() and around.isalnum()
+        # A look-ahead, so that occurrences may overlap: the next may be free where this is not.
+        pattern = f"(?={_BORDER}{re.escape(surface)}{_BORDER})" if surface else "(?!)"
+        for match in re.finditer(pattern, text):
+            start, end = match.start(), match.start() + len(surface)
+            if all(end <= other["start"] or start >= other["end"] for other in located):
+                located.append({"start": start, "end": end, "type": kind, "text": surface})
+                break
+        else:
+            raise SourceError(f"entity {surface!r} does not occur in {text!r}")
+    return sorted(located, key=itemgetter("start"))
 
 
 def ticket(raw: Raw, lang: str, number: int) -> Raw:
@@ -145,37 +136,35 @@ def _lines(path: Path) -> Iterator[tuple[int, Raw]]:
 
 
 def problems(shipped: list[Raw], heldout: list[Raw]) -> list[str]:
-    """What must not be: equal texts anywhere, near-duplicates between shipped and held out."""
-    found: list[str] = []
+    """Equal texts anywhere, and near-duplicates between shipped and held out."""
+    faults: list[str] = []
     first: dict[str, str] = {}
     for document in shipped + heldout:
         key = normalise(document["text"])
         if key in first:
-            found.append(f"{document['id']} repeats {first[key]}")
+            faults.append(f"{document['id']} repeats {first[key]}")
         first.setdefault(key, document["id"])
-    found.extend(
+    faults.extend(
         f"{held['id']} is held out and nearly repeats {document['id']}"
         for held in heldout
         for document in shipped
         if held["lang"] == document["lang"] and near_duplicate(held["text"], document["text"])
     )
-    return found
+    return faults
 
 
 def summary(shipped: list[Raw], heldout: list[Raw]) -> list[str]:
     """Counts by kind, language and label, one line each."""
-    lines: list[str] = []
+    counts: Counter[str] = Counter()
     for name, part in (("shipped", shipped), ("held out", heldout)):
-        counts: Counter[str] = Counter()
         for document in part:
-            key = f"{document['metadata']['kind']} {document['lang']}"
+            key = f"{name}: {document['metadata']['kind']} {document['lang']}"
             counts[key] += 1
             for field, value in document.get("labels", {}).items():
                 counts[f"{key} {field}={value}"] += 1
-            counts[f"{key} with entities"] += "entities" in document["metadata"]
-            counts[f"{key} hard"] += document["metadata"].get("hard", False)
-        lines += [f"{name}: {key}: {count}" for key, count in sorted(counts.items()) if count]
-    return lines
+            for field in document["metadata"].keys() & {"entities", "hard"}:
+                counts[f"{key} with {field}"] += 1
+    return [f"{key}: {count}" for key, count in sorted(counts.items())]
 
 
 def write(path: Path, documents: Iterable[Raw]) -> None:
@@ -187,9 +176,9 @@ def write(path: Path, documents: Iterable[Raw]) -> None:
 def main() -> int:
     """Build both files in place; 1 and nothing written when a check fails."""
     shipped, heldout = collect(FOLDER / "source")
-    found = problems(shipped, heldout)
-    if found:
-        sys.stderr.write("\n".join(found) + "\n")
+    faults = problems(shipped, heldout)
+    if faults:
+        sys.stderr.write("\n".join(faults) + "\n")
         return 1
     write(FOLDER / "helpdesk.jsonl", shipped)
     write(FOLDER / "heldout.jsonl", heldout)

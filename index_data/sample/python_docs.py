@@ -130,9 +130,7 @@ def _module_docs(name: str) -> list[tuple[str, str]]:
         warnings.simplefilter("ignore")
         try:
             module = importlib.import_module(name)
-        except (
-            ImportError
-        ):  # not built for this platform (curses, fcntl), or gone from this version
+        except ImportError:  # not built for this platform, or not in this version
             return []
         prefix = "" if name == "builtins" else f"{name}."
         docs = [(name, _doc(module))]

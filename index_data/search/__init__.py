@@ -1,1 +1,1 @@
-"""Searching: one immutable state, its fusion, its highlights."""
+"""Searching: one immutable state and its fusion."""

@@ -35,8 +35,8 @@ class Fusion:
     def over(cls, average_length: float) -> Fusion:
         """The default over passages of this mean length, in terms.
 
-        The longer a passage, the more its words tell and the less its one vector does: between
-        `SHORT` and `LONG` the weight goes with the logarithm of the length.
+        The longer a passage, the better BM25 and the worse its one vector: between `SHORT` and
+        `LONG` the weight is linear in the logarithm of the length.
         """
         lengths = [math.log(length) for length, _ in (SHORT, LONG)]
         weights = [weight for _, weight in (SHORT, LONG)]
@@ -59,8 +59,8 @@ def convex(
 ) -> NDArray[np.float32]:
     """The sum weight x dense + (1 - weight) x lexical, each in [0, 1] (Bruch et al. 2023, TM2C2).
 
-    Each is divided by its best, from the least that its scorer can give: 0 for BM25, and 0 for the
-    cosine too, since a negative one says no more than that nothing is shared.
+    Each is divided by its best, with 0 as the least: BM25 gives nothing below, and a negative
+    cosine means no more than that nothing is shared.
     """
     return (
         weight * _scaled(np.where(known, dense, 0.0)) + (1.0 - weight) * _scaled(lexical)
@@ -78,12 +78,12 @@ def reciprocal_rank(
 ) -> NDArray[np.float32]:
     """Sum of 1 / (60 + rank), scaled so that first in both is 1 (Cormack et al. 2009).
 
-    What a scorer did not find (0 for BM25, -inf for dense) has no rank in it.
+    What a scorer did not rank (0 for BM25, -inf for dense) adds nothing.
     """
     total = np.zeros(len(lexical), dtype=np.float64)
-    for scores, found in ((lexical, lexical > 0.0), (dense, np.isfinite(dense))):
+    for scores, ranked in ((lexical, lexical > 0.0), (dense, np.isfinite(dense))):
         order = np.argsort(-scores, kind="stable")
         ranks = np.empty(len(scores), dtype=np.float64)
         ranks[order] = np.arange(1, len(scores) + 1)
-        total += np.where(found, 1.0 / (RANK_CONSTANT + ranks), 0.0)
+        total += np.where(ranked, 1.0 / (RANK_CONSTANT + ranks), 0.0)
     return (total * (RANK_CONSTANT + 1.0) / 2.0).astype(np.float32)

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_data.documents import Document
+from index_data.filters import Filter
 from index_data.search.fusion import Fusion
 from index_data.segment.coarse import coarse_top
-from index_data.segment.filters import Filter
 from index_data.segment.scoring import idf
-from index_data.segment.topk import Ranked
+from index_data.segment.topk import Ranked, intersection
 from index_data.segment.vectors import dense_of, dense_top, from_half
 from index_data.segment.view import View
 from index_data.text import analysis
@@ -361,7 +361,7 @@ def _vectors(view: View, passages: NDArray[np.int64]) -> Sequence[NDArray[np.flo
 
 
 def _lexical_top(weights: Mapping[str, float], wanted: Filter | None) -> Top:
-    return lambda view, k: view.lexical.top(weights, k, view.live, view.segment.allowed(wanted))
+    return lambda view, k: view.lexical.top(weights, k, view.allowed(wanted))
 
 
 def _dense_top(vector: NDArray[np.float32], wanted: Filter | None) -> Top:
@@ -369,10 +369,9 @@ def _dense_top(vector: NDArray[np.float32], wanted: Filter | None) -> Top:
         segment = view.segment
         if segment.vectors is None:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
-        allowed = segment.allowed(wanted)
-        masks = (segment.has_vector, view.live, allowed)
+        allowed = intersection(segment.has_vector, view.allowed(wanted))
         if segment.coarse is not None:
-            return coarse_top(vector, segment.coarse, segment.vectors, k, *masks)
-        return dense_top(vector, segment.vectors, k, *masks)
+            return coarse_top(vector, segment.coarse, segment.vectors, k, allowed)
+        return dense_top(vector, segment.vectors, k, allowed)
 
     return top

@@ -1,4 +1,4 @@
-"""Vectors at 8 bits beside those at 16: a scan of half the bytes that finds the very same passages.
+"""Vectors at 8 bits beside those at 16: a scan of half the bytes that finds the same passages.
 
 Every row x is kept as x' = scale * codes with the length of what was lost, |x - x'|. By the
 inequality of Cauchy and Schwarz the product of a query q with x is within |q| |x - x'| of that with
@@ -9,15 +9,23 @@ is added to the bounds.
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from index_data.segment.topk import NO_MASK, Mask, Ranked, offer, sort_heap
-from index_data.segment.vectors import Half, dot, from_half, passes, widened
+from index_data.segment.topk import (
+    NO_MASK,
+    Mask,
+    Ranked,
+    empty_heap,
+    offer,
+    passes,
+    sort_heap,
+    thread_buffer,
+)
+from index_data.segment.vectors import Half, dot, from_half, widened
 
 Codes = NDArray[np.int8]
 ROWS_AT_ONCE = 8_192
@@ -63,14 +71,12 @@ def _scan(
     slack: np.float32,
     codes: Codes,
     scales: NDArray[np.float32],
-    has_vector: Mask,
-    live: Mask,
     allowed: Mask,
     upper: NDArray[np.float32],
     best: NDArray[np.int64],
     best_scores: NDArray[np.float32],
 ) -> np.float32:
-    """Fill `upper` [passages] with upper bounds, and say what the k-th best is at the least."""
+    """Fill `upper` [passages] with upper bounds; returns a lower bound of the k-th best score."""
     size = 0
     k = len(best)
     for passage in range(len(codes)):
@@ -80,7 +86,7 @@ def _scan(
         lower = score - loss
         if size == k and lower < best_scores[0]:
             continue
-        if passes(passage, has_vector, live, allowed):
+        if passes(allowed, passage):
             size = offer(best, best_scores, size, passage, lower)
     return best_scores[0] if size == k else np.float32(-np.inf)
 
@@ -91,31 +97,17 @@ def _rescore(
     vectors: Half,
     least: np.float32,
     upper: NDArray[np.float32],
-    has_vector: Mask,
-    live: Mask,
     allowed: Mask,
     best: NDArray[np.int64],
     best_scores: NDArray[np.float32],
 ) -> int:
     size = 0
     for passage in range(len(upper)):
-        if upper[passage] >= least and passes(passage, has_vector, live, allowed):
+        if upper[passage] >= least and passes(allowed, passage):
             score = dot(wide_query, vectors[passage])
             size = offer(best, best_scores, size, passage, score)
     sort_heap(best, best_scores, size)
     return size
-
-
-_LOCAL = threading.local()
-
-
-def _upper(size: int) -> NDArray[np.float32]:
-    """This thread's buffer of bounds."""
-    bounds: NDArray[np.float32] | None = getattr(_LOCAL, "upper", None)
-    if bounds is None or len(bounds) < size:
-        bounds = np.empty(size + size // 8, dtype=np.float32)
-        _LOCAL.upper = bounds
-    return bounds[:size]
 
 
 def coarse_top(
@@ -123,13 +115,10 @@ def coarse_top(
     coarse: Coarse,
     vectors: Half,
     k: int,
-    has_vector: Mask = NO_MASK,
-    live: Mask = NO_MASK,
     allowed: Mask = NO_MASK,
 ) -> Ranked:
-    """What `dense_top` answers, passages, order and scores: the k nearest to `query` [dim]."""
-    best = np.empty(min(k, len(vectors)), dtype=np.int64)
-    scores = np.empty(len(best), dtype=np.float32)
+    """The k nearest to `query` [dim]: the passages, order and scores of `dense_top`."""
+    best, scores = empty_heap(k, len(vectors))
     if not len(best):
         return best, scores
     most = min(QUERY_MAX, (2**31 - 1) // (CODE_MAX * len(query)))
@@ -138,10 +127,9 @@ def coarse_top(
     length = np.float32(np.linalg.norm(query))
     lost = np.linalg.norm(query - rounded * unit)
     slack = np.float32(1.01 * lost + SLACK)
-    upper = _upper(len(vectors))
-    masks = (has_vector, live, allowed)
+    upper = thread_buffer("upper", len(vectors), np.float32)
     least = _scan(
-        rounded, unit, length, slack, coarse.codes, coarse.scales, *masks, upper, best, scores
+        rounded, unit, length, slack, coarse.codes, coarse.scales, allowed, upper, best, scores
     )
-    size = _rescore(widened(query), vectors, least, upper, *masks, best, scores)
+    size = _rescore(widened(query), vectors, least, upper, allowed, best, scores)
     return best[:size], scores[:size]

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_data.documents import Document
-from index_data.segment.filters import Filter, Scalar, column_values
+from index_data.filters import Filter, Scalar, column_values
+from index_data.segment.postings import boundaries
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,24 +24,20 @@ class Columns:
     documents: NDArray[np.uint32]
     size: int
 
-    def mask(self, wanted: Filter) -> NDArray[np.bool_]:
+    def mask(self, filter: Filter) -> NDArray[np.bool_]:
         """The documents that satisfy every clause. [documents]"""
         result = np.ones(self.size, dtype=np.bool_)
-        for clause in wanted.clauses:
+        for clause in filter.clauses:
             passing = np.zeros(self.size, dtype=np.bool_)
-            first = self.starts.get(clause.name, 0)
-            for number, value in enumerate(self.values.get(clause.name, ())):
+            for value, documents in self.holders(clause.name):
                 if clause.accepts(value):
-                    row = first + number
-                    passing[self.documents[self.indptr[row] : self.indptr[row + 1]]] = True
+                    passing[documents] = True
             result &= passing
         return result
 
     def holders(self, name: str) -> Iterator[tuple[Scalar, NDArray[np.uint32]]]:
         """Each value of a column with the documents that hold it."""
-        first = self.starts.get(name, 0)
-        for number, value in enumerate(self.values.get(name, ())):
-            row = first + number
+        for row, value in enumerate(self.values.get(name, ()), self.starts.get(name, 0)):
             yield value, self.documents[self.indptr[row] : self.indptr[row + 1]]
 
 
@@ -48,7 +45,7 @@ class ColumnsBuilder:
     """Collects the columns of documents that are added in the order of their numbers."""
 
     def __init__(self) -> None:
-        # JSON tells true from 1, Python's equality does not: the type is part of the key.
+        # In JSON true is not 1, in Python they are equal: the type is part of the key.
         self._columns: dict[str, dict[tuple[bool, Scalar], list[int]]] = {}
         self._size = 0
 
@@ -56,8 +53,9 @@ class ColumnsBuilder:
         """Take the next document."""
         for name in _names(document):
             column = self._columns.setdefault(name, {})
-            for value in set(_keyed(column_values(document, name))):
-                column.setdefault(value, []).append(self._size)
+            keys = {(isinstance(value, bool), value) for value in column_values(document, name)}
+            for key in keys:
+                column.setdefault(key, []).append(self._size)
         self._size += 1
 
     def build(self) -> Columns:
@@ -68,8 +66,7 @@ class ColumnsBuilder:
         for name, column in self._columns.items():
             starts[name] = row
             row += len(column)
-        indptr = np.zeros(len(holders) + 1, dtype=np.int64)
-        np.cumsum([len(rows) for rows in holders], out=indptr[1:])
+        indptr = boundaries([len(rows) for rows in holders])
         return Columns(
             values={name: [v for _, v in column] for name, column in self._columns.items()},
             starts=starts,
@@ -85,10 +82,6 @@ def columns_of(documents: Iterable[Document]) -> Columns:
     for document in documents:
         builder.add(document)
     return builder.build()
-
-
-def _keyed(values: Iterable[Scalar]) -> Iterator[tuple[bool, Scalar]]:
-    return ((isinstance(value, bool), value) for value in values)
 
 
 def _names(document: Document) -> Iterator[str]:

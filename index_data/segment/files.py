@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import orjson
@@ -15,7 +15,7 @@ from index_data.documents import Document, from_canonical
 from index_data.segment.coarse import Coarse
 from index_data.segment.columns import Columns
 from index_data.segment.manifest import Manifest
-from index_data.segment.postings import Postings
+from index_data.segment.postings import Postings, boundaries
 from index_data.segment.segment import Ids, Segment
 from index_data.segment.topk import NO_MASK
 
@@ -27,7 +27,7 @@ DIGESTS = "passage_digests.npy"
 
 
 class DocumentFile(Sequence[Document]):
-    """Documents that stand one after the other in a memory-mapped file, read when asked for."""
+    """Documents one after the other in a memory-mapped file, each decoded on access."""
 
     def __init__(
         self, content: NDArray[np.uint8], ends: NDArray[np.int64], sequences: NDArray[np.int64]
@@ -71,15 +71,14 @@ def save_json(folder: Path, name: str, content: Any) -> None:
 def load_array(folder: Path, name: str) -> NDArray[Any]:
     """Map an array into memory, read-only. An empty one cannot be mapped and is read."""
     path = folder / name
-    mapped = np.load(path, mmap_mode="r", allow_pickle=False) if path.stat().st_size > 128 else None
-    if mapped is None:
-        mapped = np.load(path, allow_pickle=False)
-        mapped.flags.writeable = False
-    return np.asarray(mapped)
+    mode: Literal["r"] | None = "r" if path.stat().st_size > 128 else None
+    array = np.load(path, mmap_mode=mode, allow_pickle=False)
+    array.flags.writeable = False
+    return np.asarray(array)
 
 
 def save_postings(folder: Path, postings: Postings, parts: NDArray[np.float32]) -> None:
-    """The postings with the parts of their scores."""
+    """The postings, and the parts of their scores."""
     save_json(folder, "terms.json", list(postings.terms))
     save_array(folder, "indptr.npy", postings.indptr)
     save_array(folder, "passages.npy", postings.passages)
@@ -99,11 +98,9 @@ def save_tables(
     columns: Columns,
 ) -> None:
     """What a search needs of documents and passages beside the postings."""
-    offsets = np.zeros(len(counts) + 1, dtype=np.int64)
-    np.cumsum(counts, out=offsets[1:])
     save_array(folder, "document_ends.npy", ends)
     save_array(folder, "sequences.npy", sequences)
-    save_array(folder, "offsets.npy", offsets)
+    save_array(folder, "offsets.npy", boundaries(counts))
     save_array(folder, "owners.npy", np.repeat(np.arange(len(counts), dtype=np.uint32), counts))
     save_array(folder, "spans.npy", spans)
     save_array(folder, "id_digests.npy", ids.digests)
@@ -115,18 +112,25 @@ def save_tables(
 
 def load_segment(folder: Path, manifest: Manifest, *, with_vectors: bool = True) -> Segment:
     """Open a verified generation's segment."""
+    terms = orjson.loads((folder / "terms.json").read_bytes())
     values, starts = orjson.loads((folder / "columns.json").read_bytes())
-    sequences = load_array(folder, "sequences.npy")
-    half = has_vector = coarse = None
+    documents = load_documents(folder)
+    vectors, has_vector, coarse = None, NO_MASK, None
     if with_vectors and manifest.dim is not None:
-        half = load_array(folder, VECTORS)
+        vectors = load_array(folder, VECTORS)
         has_vector = load_array(folder, "has_vector.npy")
         if CODES in manifest.files:
             coarse = Coarse(load_array(folder, CODES), load_array(folder, SCALES))
     return Segment(
-        postings=load_postings(folder),
+        postings=Postings(
+            terms=dict(zip(terms, range(len(terms)), strict=True)),
+            indptr=load_array(folder, "indptr.npy"),
+            passages=load_array(folder, "passages.npy"),
+            frequencies=load_array(folder, "frequencies.npy"),
+            lengths=load_array(folder, "lengths.npy"),
+        ),
         parts=load_array(folder, "parts.npy"),
-        documents=load_documents(folder),
+        documents=documents,
         offsets=load_array(folder, "offsets.npy"),
         owners=load_array(folder, "owners.npy"),
         spans=load_array(folder, "spans.npy"),
@@ -136,23 +140,11 @@ def load_segment(folder: Path, manifest: Manifest, *, with_vectors: bool = True)
             starts=starts,
             indptr=load_array(folder, "column_indptr.npy"),
             documents=load_array(folder, "column_documents.npy"),
-            size=len(sequences),
+            size=len(documents),
         ),
-        vectors=half,
-        has_vector=NO_MASK if has_vector is None else has_vector,
+        vectors=vectors,
+        has_vector=has_vector,
         coarse=coarse,
-    )
-
-
-def load_postings(folder: Path) -> Postings:
-    """The postings of a verified generation."""
-    terms = orjson.loads((folder / "terms.json").read_bytes())
-    return Postings(
-        terms=dict(zip(terms, range(len(terms)), strict=True)),
-        indptr=load_array(folder, "indptr.npy"),
-        passages=load_array(folder, "passages.npy"),
-        frequencies=load_array(folder, "frequencies.npy"),
-        lengths=load_array(folder, "lengths.npy"),
     )
 
 

@@ -1,7 +1,7 @@
-"""The manifest of a generation: what the folder holds, vouched for by checksums.
+"""The manifest of a generation: every file in the folder, with its checksum.
 
-It is written last, and read first: nothing of a folder is opened before every file in it has been
-found to be the one that was written, and no other file lies beside them.
+It is written last and read first: nothing in a folder is opened before every file has been found
+to be the one that was written, with no other file beside them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+
+from index_data.storage.database import sync_folder
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -67,10 +69,10 @@ def verify(folder: Path, *, sha256: str | None = None, files: bool = True) -> Ma
     that does not fit.
     """
     raw = _read(folder)
-    found = hashlib.sha256(raw).hexdigest()
-    if sha256 is not None and found != sha256:
+    digest = hashlib.sha256(raw).hexdigest()
+    if sha256 is not None and digest != sha256:
         raise GenerationCorrupt(
-            f"{folder.name}: the manifest's sha256 is {found}, the store has {sha256}"
+            f"{folder.name}: the manifest's sha256 is {digest}, the store has {sha256}"
         )
     manifest = _parse(folder, raw)
     if not files:
@@ -85,15 +87,6 @@ def verify(folder: Path, *, sha256: str | None = None, files: bool = True) -> Ma
                 f"{folder.name}: {name} is {actual}, the manifest has {manifest.files[name]}"
             )
     return manifest
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _read(folder: Path) -> bytes:
@@ -139,5 +132,5 @@ def _describe(
     # Hashing holds no interpreter lock; the largest files first, so that the threads end together.
     order = sorted(names, key=lambda name: -(folder / name).stat().st_size)
     with ThreadPoolExecutor(HASHING_THREADS) as pool:
-        found = dict(zip(order, pool.map(describe, order), strict=True))
-    return [found[name] for name in names]
+        described = dict(zip(order, pool.map(describe, order), strict=True))
+    return [described[name] for name in names]

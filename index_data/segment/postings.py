@@ -33,24 +33,30 @@ class Postings:
         column = self.terms.get(term)
         return 0 if column is None else int(self.indptr[column + 1] - self.indptr[column])
 
-    def select(self, numbers: NDArray[np.int64]) -> Postings:
-        """The passages that `numbers` [passages] renumbers, in ascending order; -1 drops one."""
+    def select(self, passages: NDArray[np.int64]) -> Postings:
+        """Only these passages, renumbered from 0; `passages` ascend."""
+        numbers = np.full(self.size, -1, dtype=np.int64)
+        numbers[passages] = np.arange(len(passages))
         new = numbers[self.passages]
         kept = new >= 0
         column = np.repeat(np.arange(len(self.terms)), np.diff(self.indptr))[kept]
         sizes = np.bincount(column, minlength=len(self.terms))
         used = sizes > 0
         position = np.cumsum(used) - 1
-        names = {t: int(position[c]) for t, c in self.terms.items() if used[c]}
-        indptr = np.zeros(len(names) + 1, dtype=np.int64)
-        np.cumsum(sizes[used], out=indptr[1:])
         return Postings(
-            terms=names,
-            indptr=indptr,
+            terms={t: int(position[c]) for t, c in self.terms.items() if used[c]},
+            indptr=boundaries(sizes[used]),
             passages=new[kept].astype(np.uint32),
             frequencies=self.frequencies[kept],
-            lengths=self.lengths[numbers >= 0],
+            lengths=self.lengths[passages],
         )
+
+
+def boundaries(sizes: NDArray[np.integer] | Sequence[int]) -> NDArray[np.int64]:
+    """Where each of several runs begins when they stand in a row, and where the last ends."""
+    result = np.zeros(len(sizes) + 1, dtype=np.int64)
+    np.cumsum(sizes, out=result[1:])
+    return result
 
 
 def postings_of(passages: Iterable[Sequence[str]]) -> Postings:
@@ -63,23 +69,18 @@ def postings_of(passages: Iterable[Sequence[str]]) -> Postings:
             ids, counts = columns.setdefault(term, ([], []))
             ids.append(number)
             counts.append(frequency)
-    return from_columns(sorted(columns.items()), np.asarray(lengths, dtype=np.uint32))
-
-
-def from_columns(
-    columns: Sequence[tuple[str, tuple[Sequence[int], Sequence[int]]]], lengths: NDArray[np.uint32]
-) -> Postings:
-    """Join the columns of already sorted terms."""
-    sizes = np.fromiter((len(ids) for _, (ids, _) in columns), np.int64, len(columns))
-    indptr = np.zeros(len(columns) + 1, dtype=np.int64)
-    np.cumsum(sizes, out=indptr[1:])
-    entries = int(indptr[-1])
+    names = sorted(columns)
+    indptr = boundaries([len(columns[name][0]) for name in names])
     return Postings(
-        terms={term: number for number, (term, _) in enumerate(columns)},
+        terms={term: number for number, term in enumerate(names)},
         indptr=indptr,
-        passages=np.fromiter((i for _, (ids, _) in columns for i in ids), np.uint32, entries),
-        frequencies=np.fromiter((c for _, (_, cs) in columns for c in cs), np.uint32, entries),
-        lengths=lengths,
+        passages=np.fromiter(
+            (i for name in names for i in columns[name][0]), np.uint32, indptr[-1]
+        ),
+        frequencies=np.fromiter(
+            (c for name in names for c in columns[name][1]), np.uint32, indptr[-1]
+        ),
+        lengths=np.asarray(lengths, dtype=np.uint32),
     )
 
 
@@ -99,11 +100,9 @@ def merge(parts: Sequence[Postings]) -> Postings:
     column = np.concatenate(columns) if columns else np.zeros(0, np.int64)
     # A stable sort keeps the parts in order, so passages stay ascending within a term.
     order = np.argsort(column, kind="stable")
-    indptr = np.zeros(len(terms) + 1, dtype=np.int64)
-    np.cumsum(np.bincount(column, minlength=len(terms)), out=indptr[1:])
     return Postings(
         terms=terms,
-        indptr=indptr,
+        indptr=boundaries(np.bincount(column, minlength=len(terms))),
         passages=np.concatenate(passages)[order],
         frequencies=np.concatenate([part.frequencies for part in parts])[order],
         lengths=np.concatenate([part.lengths for part in parts]),

@@ -1,7 +1,7 @@
 """The compiled BM25 scorer: a query sums a few columns of a segment's postings.
 
 It takes the best k passages, the lower passage number first where scores tie, and skips passages
-that are deleted (`live`) or filtered out (`allowed`); an empty mask lets all through. The kernels
+that are deleted or filtered out (`allowed`); an empty mask lets all through. The kernels
 hold no interpreter lock. Scores are summed in double precision and compared in single, so that the
 order in which terms are added cannot show.
 """
@@ -9,15 +9,24 @@ order in which terms are added cannot show.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from index_data.segment.postings import Postings
-from index_data.segment.topk import NO_MASK, Mask, Ranked, offer, sort_heap
+from index_data.segment.topk import (
+    NO_MASK,
+    Mask,
+    Ranked,
+    empty_heap,
+    offer,
+    passes,
+    sort_heap,
+    thread_buffer,
+)
 
 SCAN_FROM = 8
 """From an eighth of the passages on, looking over all sums is faster than finding those touched."""
@@ -38,7 +47,6 @@ def _bm25(
     weights: NDArray[np.float64],
     passages: NDArray[np.uint32],
     parts: NDArray[np.float32],
-    live: Mask,
     allowed: Mask,
     sums: NDArray[np.float64],
     best: NDArray[np.int64],
@@ -52,9 +60,9 @@ def _bm25(
         for entry in range(starts[term], ends[term]):
             sums[passages[entry]] += weight * parts[entry]
     if touched * SCAN_FROM < len(sums):
-        size = _best_touched(starts, ends, passages, live, allowed, sums, best, best_scores)
+        size = _best_touched(starts, ends, passages, allowed, sums, best, best_scores)
     else:
-        size = _best_of_all(live, allowed, sums, best, best_scores)
+        size = _best_of_all(allowed, sums, best, best_scores)
     sort_heap(best, best_scores, size)
     return size
 
@@ -64,7 +72,6 @@ def _best_touched(
     starts: NDArray[np.int64],
     ends: NDArray[np.int64],
     passages: NDArray[np.uint32],
-    live: Mask,
     allowed: Mask,
     sums: NDArray[np.float64],
     best: NDArray[np.int64],
@@ -76,14 +83,13 @@ def _best_touched(
         for entry in range(starts[term], ends[term]):
             passage = passages[entry]
             if sums[passage] > 0.0:
-                size = _consider(passage, sums, live, allowed, best, best_scores, size)
+                size = _consider(passage, sums, allowed, best, best_scores, size)
                 sums[passage] = 0.0
     return size
 
 
 @njit(cache=True, nogil=True)
 def _best_of_all(
-    live: Mask,
     allowed: Mask,
     sums: NDArray[np.float64],
     best: NDArray[np.int64],
@@ -100,7 +106,7 @@ def _best_of_all(
         if good:
             for passage in range(start, end):
                 if sums[passage] > enough:
-                    size = _consider(passage, sums, live, allowed, best, best_scores, size)
+                    size = _consider(passage, sums, allowed, best, best_scores, size)
             if size == len(best):
                 enough = best_scores[0] * ROUNDED
         sums[start:end] = 0.0
@@ -111,7 +117,6 @@ def _best_of_all(
 def _consider(
     passage: int,
     sums: NDArray[np.float64],
-    live: Mask,
     allowed: Mask,
     best: NDArray[np.int64],
     best_scores: NDArray[np.float32],
@@ -120,9 +125,9 @@ def _consider(
     score = np.float32(sums[passage])
     if size == len(best) and score < best_scores[0]:
         return size
-    if (len(live) and not live[passage]) or (len(allowed) and not allowed[passage]):
-        return size
-    return offer(best, best_scores, size, passage, score)
+    if passes(allowed, passage):
+        return offer(best, best_scores, size, passage, score)
+    return size
 
 
 @njit(cache=True, nogil=True)
@@ -132,11 +137,11 @@ def _bm25_of(
     weights: NDArray[np.float64],
     passages: NDArray[np.uint32],
     parts: NDArray[np.float32],
-    wanted: NDArray[np.int64],
+    targets: NDArray[np.int64],
     out: NDArray[np.float32],
 ) -> None:
-    for row in range(len(wanted)):
-        target = wanted[row]
+    for row in range(len(targets)):
+        target = targets[row]
         total = 0.0
         for term in range(len(starts)):
             low = starts[term]
@@ -152,72 +157,42 @@ def _bm25_of(
         out[row] = total
 
 
-_LOCAL = threading.local()
+@dataclass(frozen=True, slots=True)
+class CompiledScorer:
+    """BM25 over some postings; `parts` is their `postings.saturation`."""
 
+    postings: Postings
+    parts: NDArray[np.float32]
 
-def _sums(size: int) -> NDArray[np.float64]:
-    """This thread's accumulator; the kernel leaves it as it found it, all zero."""
-    sums: NDArray[np.float64] | None = getattr(_LOCAL, "sums", None)
-    if sums is None or len(sums) < size:
-        sums = np.zeros(size + size // 8, dtype=np.float64)
-        _LOCAL.sums = sums
-    return sums
+    def top(self, weights: Mapping[str, float], k: int, allowed: Mask = NO_MASK) -> Ranked:
+        """The k best passages for `weights` (term -> idf times its count in the query).
 
+        Passages with no query term are left out.
+        """
+        postings = self.postings
+        starts, ends, factors = self._columns(weights)
+        best, scores = empty_heap(k, postings.size)
+        if not len(starts) or not len(best):
+            return best[:0], scores[:0]
+        sums = thread_buffer("sums", postings.size, np.float64)
+        size = _bm25(
+            starts, ends, factors, postings.passages, self.parts, allowed, sums, best, scores
+        )
+        return best[:size], scores[:size]
 
-def _columns(
-    postings: Postings, weights: Mapping[str, float]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    terms = postings.terms
-    known = [(terms[term], weight) for term, weight in weights.items() if term in terms]
-    columns = np.array([column for column, _ in known], dtype=np.int64)
-    indptr = postings.indptr
-    return (
-        indptr[columns],
-        indptr[columns + 1],
-        np.array([weight for _, weight in known], dtype=np.float64),
-    )
+    def of(self, weights: Mapping[str, float], passages: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The scores of these passages, 0 where one has no query term. [passages]"""
+        starts, ends, factors = self._columns(weights)
+        scores = np.zeros(len(passages), dtype=np.float32)
+        _bm25_of(starts, ends, factors, self.postings.passages, self.parts, passages, scores)
+        return scores
 
-
-def bm25_top(
-    postings: Postings,
-    parts: NDArray[np.float32],
-    weights: Mapping[str, float],
-    k: int,
-    live: Mask = NO_MASK,
-    allowed: Mask = NO_MASK,
-) -> Ranked:
-    """The k best passages for `weights` (term -> idf times its count in the query).
-
-    `parts` is `postings.saturation` of the same postings. Passages with no query term are left out.
-    """
-    starts, ends, factors = _columns(postings, weights)
-    best = np.empty(min(k, postings.size), dtype=np.int64)
-    scores = np.empty(len(best), dtype=np.float32)
-    if not len(starts) or not len(best):
-        return best[:0], scores[:0]
-    size = _bm25(
-        starts,
-        ends,
-        factors,
-        postings.passages,
-        parts,
-        live,
-        allowed,
-        _sums(postings.size)[: postings.size],
-        best,
-        scores,
-    )
-    return best[:size], scores[:size]
-
-
-def bm25_of(
-    postings: Postings,
-    parts: NDArray[np.float32],
-    weights: Mapping[str, float],
-    wanted: NDArray[np.int64],
-) -> NDArray[np.float32]:
-    """The scores of the passages `wanted`, 0 where one has no query term. [wanted]"""
-    starts, ends, factors = _columns(postings, weights)
-    out = np.zeros(len(wanted), dtype=np.float32)
-    _bm25_of(starts, ends, factors, postings.passages, parts, wanted, out)
-    return out
+    def _columns(
+        self, weights: Mapping[str, float]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+        """Where the postings of each known term begin and end, and its weight."""
+        terms, indptr = self.postings.terms, self.postings.indptr
+        known = [(terms[term], weight) for term, weight in weights.items() if term in terms]
+        columns = np.array([column for column, _ in known], dtype=np.int64)
+        factors = np.array([weight for _, weight in known], dtype=np.float64)
+        return indptr[columns], indptr[columns + 1], factors

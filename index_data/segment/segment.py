@@ -7,48 +7,25 @@ are small segments in memory. Both are this class, so one scorer serves both.
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from index_data.documents import Document
+from index_data.filters import Filter
 from index_data.segment.coarse import Coarse
 from index_data.segment.columns import Columns, columns_of
-from index_data.segment.filters import Filter
-from index_data.segment.postings import Postings, merge, postings_of, saturation
+from index_data.segment.postings import Postings, boundaries, merge, postings_of, saturation
 from index_data.segment.topk import NO_MASK, Mask
 from index_data.segment.vectors import Half, from_half, present, to_half
 from index_data.text import analysis
 from index_data.text.analysis import STANDARD, Analyzer
+from index_data.text.passages import passages
 
 CACHED_FILTERS = 32
-
-
-class FilterCache:
-    """The masks of the filters used last on one segment."""
-
-    def __init__(self) -> None:
-        self._masks: OrderedDict[Filter, Mask] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, wanted: Filter) -> Mask | None:
-        """The mask of a filter, if it is remembered."""
-        with self._lock:
-            mask = self._masks.get(wanted)
-            if mask is not None:
-                self._masks.move_to_end(wanted)
-            return mask
-
-    def put(self, wanted: Filter, mask: Mask) -> None:
-        """Remember a mask, and forget the one that was longest unused."""
-        with self._lock:
-            self._masks[wanted] = mask
-            if len(self._masks) > CACHED_FILTERS:
-                self._masks.popitem(last=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +45,7 @@ class Ids:
     def candidates(self, name: str) -> NDArray[np.uint32]:
         """The numbers under the digest of `name`: one or none, but for a collision."""
         digest = np.uint64(_digest(name))
-        low = int(np.searchsorted(self.digests, digest, "left"))
-        high = low
-        while high < len(self.digests) and self.digests[high] == digest:
-            high += 1
+        low, high = (np.searchsorted(self.digests, digest, side) for side in ("left", "right"))
         return self.rows[low:high]
 
 
@@ -94,9 +68,11 @@ class Segment:
     vectors: Half | None  # [passages, dim]
     has_vector: Mask
     coarse: Coarse | None = None  # where there are too many vectors to read them all
-    filters: FilterCache = field(default_factory=FilterCache)
+    filter_mask: Callable[[Filter], Mask] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        mask = lru_cache(CACHED_FILTERS)(partial(_filter_mask, self.columns, self.owners))
+        object.__setattr__(self, "filter_mask", mask)
         # Mapped files are read-only; were arrays in memory not, each kernel would compile twice.
         for array in (self.postings.passages, self.parts, self.vectors, self.has_vector):
             if array is not None:
@@ -109,8 +85,8 @@ class Segment:
 
     def find(self, name: str) -> int | None:
         """The number of the document with this id; the last one, were there several."""
-        found = [int(r) for r in self.ids.candidates(name) if self.documents[int(r)].id == name]
-        return max(found, default=None)
+        rows = [int(r) for r in self.ids.candidates(name) if self.documents[int(r)].id == name]
+        return max(rows, default=None)
 
     def vector(self, passage: int) -> NDArray[np.float32] | None:
         """The vector [dim] of a passage; None where it has none (yet)."""
@@ -118,16 +94,15 @@ class Segment:
             return None
         return from_half(self.vectors[passage])
 
-    def allowed(self, wanted: Filter | None) -> Mask:
+    def allowed(self, filter: Filter | None) -> Mask:
         """The passages whose documents pass the filter, as a mask for the scorers."""
-        if not wanted:
-            return NO_MASK
-        mask = self.filters.get(wanted)
-        if mask is None:
-            mask = self.columns.mask(wanted)[self.owners].astype(np.uint8)
-            mask.flags.writeable = False
-            self.filters.put(wanted, mask)
-        return mask
+        return self.filter_mask(filter) if filter else NO_MASK
+
+
+def _filter_mask(columns: Columns, owners: NDArray[np.uint32], filter: Filter) -> Mask:
+    mask = columns.mask(filter)[owners].astype(np.uint8)
+    mask.flags.writeable = False
+    return mask
 
 
 def embedding_text(document: Document, start: int, end: int) -> str:
@@ -138,7 +113,7 @@ def embedding_text(document: Document, start: int, end: int) -> str:
 
 def passage_spans(document: Document, words: int) -> list[tuple[int, int]]:
     """Where the passages of a document begin and end; one passage where it is short enough."""
-    return analysis.passages(document.text, words=words)
+    return passages(document.text, words=words)
 
 
 def passage_texts(document: Document, words: int) -> list[str]:
@@ -152,10 +127,9 @@ def segment_of(
     passage_words: int,
     average_length: float,
     vectors: Mapping[str, NDArray[np.float32]] | None = None,
-    dim: int | None = None,
     analyzer: Analyzer = STANDARD,
 ) -> Segment:
-    """A segment in memory. `vectors`: by id, [passages, dim]; who has none is left without.
+    """A segment in memory. `vectors`: by id, [passages, dim]; a document may have none.
 
     Raises ValueError when a document's vectors are not as many as its passages.
     """
@@ -166,15 +140,13 @@ def segment_of(
         for span in parts
     ]
     counts = np.fromiter((len(parts) for parts in spans), np.int64, len(spans))
-    half = _vector_rows(documents, counts, vectors, dim)
-    postings = postings_of(terms)
     return _assemble(
-        postings,
+        postings_of(terms),
         average_length,
         tuple(documents),
         counts,
         np.array([s for parts in spans for s in parts], dtype=np.uint32).reshape(-1, 2),
-        half,
+        _vector_rows(documents, counts, vectors or {}),
     )
 
 
@@ -182,12 +154,12 @@ def merge_segments(
     segments: Sequence[Segment], keep: Sequence[Sequence[int]], average_length: float
 ) -> Segment:
     """One segment in memory out of several, with only the documents `keep` of each."""
-    parts = [
-        s.postings if len(rows) == len(s.documents) else _restrict(s, rows)
-        for s, rows in zip(segments, keep, strict=True)
-    ]
     counts = [np.diff(s.offsets)[list(rows)] for s, rows in zip(segments, keep, strict=True)]
     chosen = [_passages(s, rows) for s, rows in zip(segments, keep, strict=True)]
+    postings = [
+        s.postings if len(p) == s.size else s.postings.select(p)
+        for s, p in zip(segments, chosen, strict=True)
+    ]
     dim = next((s.vectors.shape[1] for s in segments if s.vectors is not None), None)
     half = None
     if dim is not None:
@@ -198,7 +170,7 @@ def merge_segments(
             ]
         )
     return _assemble(
-        merge(parts),
+        merge(postings),
         average_length,
         tuple(s.documents[r] for s, rows in zip(segments, keep, strict=True) for r in rows),
         np.concatenate(counts),
@@ -215,13 +187,11 @@ def _assemble(
     spans: NDArray[np.uint32],
     half: Half | None,
 ) -> Segment:
-    offsets = np.zeros(len(documents) + 1, dtype=np.int64)
-    np.cumsum(counts, out=offsets[1:])
     return Segment(
         postings=postings,
         parts=saturation(postings, average_length),
         documents=documents,
-        offsets=offsets,
+        offsets=boundaries(counts),
         owners=np.repeat(np.arange(len(documents), dtype=np.uint32), counts),
         spans=spans,
         ids=Ids.of([document.id for document in documents]),
@@ -234,18 +204,15 @@ def _assemble(
 def _vector_rows(
     documents: Sequence[Document],
     counts: NDArray[np.int64],
-    vectors: Mapping[str, NDArray[np.float32]] | None,
-    dim: int | None,
+    vectors: Mapping[str, NDArray[np.float32]],
 ) -> Half | None:
-    given = vectors or {}
-    if dim is None:
-        dim = next((rows.shape[1] for rows in given.values()), None)
+    dim = next((rows.shape[1] for rows in vectors.values()), None)
     if dim is None:
         return None
     matrix = np.zeros((int(counts.sum()), dim), dtype=np.float32)
     row = 0
     for document, count in zip(documents, counts, strict=True):
-        rows = given.get(document.id)
+        rows = vectors.get(document.id)
         if rows is not None:
             if rows.shape != (count, dim):
                 raise ValueError(f"vectors of shape {rows.shape} for {count} passages of {dim}")
@@ -257,10 +224,3 @@ def _vector_rows(
 def _passages(segment: Segment, rows: Sequence[int]) -> NDArray[np.int64]:
     spans = [np.arange(segment.offsets[r], segment.offsets[r + 1]) for r in rows]
     return np.concatenate(spans) if spans else np.zeros(0, dtype=np.int64)
-
-
-def _restrict(segment: Segment, rows: Sequence[int]) -> Postings:
-    chosen = _passages(segment, rows)
-    number = np.full(segment.size, -1, dtype=np.int64)
-    number[chosen] = np.arange(len(chosen))
-    return segment.postings.select(number)

@@ -1,9 +1,12 @@
-"""The best k of a segment in a bounded heap: compiled, and with one order for every scorer.
+"""The best k of a segment in a bounded heap, with one order for every scorer.
 
-A higher score is better; of equal scores the lower passage number is.
+A higher score is better; of equal scores, the lower passage number.
 """
 
 from __future__ import annotations
+
+import threading
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -16,6 +19,39 @@ NO_MASK.flags.writeable = False
 Mask = NDArray[np.uint8]
 Ranked = tuple[NDArray[np.int64], NDArray[np.float32]]
 """Passage numbers and their scores, best first."""
+
+_LOCAL = threading.local()
+
+
+def empty_heap(k: int, passages: int) -> Ranked:
+    """Room for the best k of so many passages."""
+    size = min(k, passages)
+    return np.empty(size, dtype=np.int64), np.empty(size, dtype=np.float32)
+
+
+def thread_buffer(name: str, size: int, dtype: type[np.generic]) -> NDArray[Any]:
+    """This thread's array of a name. [size] New memory is zero; else it is as it was left."""
+    buffer: NDArray[Any] | None = getattr(_LOCAL, name, None)
+    if buffer is None or len(buffer) < size:
+        buffer = np.zeros(size + size // 8, dtype=dtype)
+        setattr(_LOCAL, name, buffer)
+    return buffer[:size]
+
+
+def intersection(*masks: Mask) -> Mask:
+    """One mask, read-only, that lets through what all of these do."""
+    given = [mask for mask in masks if len(mask)]
+    if len(given) < 2:
+        return given[0] if given else NO_MASK
+    mask: Mask = np.logical_and.reduce(given).astype(np.uint8)
+    mask.flags.writeable = False
+    return mask
+
+
+@njit(cache=True, nogil=True, inline="always")
+def passes(mask: Mask, passage: int) -> bool:
+    """Whether a mask lets a passage through."""
+    return not len(mask) or bool(mask[passage])
 
 
 @njit(cache=True, nogil=True, inline="always")

@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from index_data.segment.topk import NO_MASK, Mask, Ranked, offer, sort_heap
+from index_data.segment.topk import NO_MASK, Mask, Ranked, empty_heap, offer, passes, sort_heap
 
 Half = NDArray[np.int16]
 """The bits of IEEE half precision, [passages, dim]."""
@@ -59,22 +59,10 @@ def dot(wide_query: NDArray[np.float32], row: NDArray[np.int16]) -> np.float32:
     return total
 
 
-@njit(cache=True, nogil=True, inline="always")
-def passes(passage: int, has_vector: Mask, live: Mask, allowed: Mask) -> bool:
-    """Whether all masks let a passage through."""
-    return not (
-        (len(has_vector) and not has_vector[passage])
-        or (len(live) and not live[passage])
-        or (len(allowed) and not allowed[passage])
-    )
-
-
 @njit(cache=True, nogil=True)
 def _dense(
     wide_query: NDArray[np.float32],
     vectors: Half,
-    has_vector: Mask,
-    live: Mask,
     allowed: Mask,
     best: NDArray[np.int64],
     best_scores: NDArray[np.float32],
@@ -85,7 +73,7 @@ def _dense(
         score = dot(wide_query, vectors[passage])
         if size == k and score < best_scores[0]:
             continue
-        if passes(passage, has_vector, live, allowed):
+        if passes(allowed, passage):
             size = offer(best, best_scores, size, passage, score)
     sort_heap(best, best_scores, size)
     return size
@@ -95,34 +83,31 @@ def _dense(
 def _dense_of(
     wide_query: NDArray[np.float32],
     vectors: Half,
-    wanted: NDArray[np.int64],
+    passages: NDArray[np.int64],
     out: NDArray[np.float32],
 ) -> None:
-    for row in range(len(wanted)):
-        out[row] = dot(wide_query, vectors[wanted[row]])
+    for row in range(len(passages)):
+        out[row] = dot(wide_query, vectors[passages[row]])
 
 
 def dense_top(
     query: NDArray[np.float32],
     vectors: Half,
     k: int,
-    has_vector: Mask = NO_MASK,
-    live: Mask = NO_MASK,
     allowed: Mask = NO_MASK,
 ) -> Ranked:
-    """The k passages whose vectors are nearest to `query` [dim] by cosine, of all of them."""
-    best = np.empty(min(k, len(vectors)), dtype=np.int64)
-    scores = np.empty(len(best), dtype=np.float32)
+    """The k allowed passages whose vectors are nearest to `query` [dim] by cosine."""
+    best, scores = empty_heap(k, len(vectors))
     if not len(best):
         return best, scores
-    size = _dense(widened(query), vectors, has_vector, live, allowed, best, scores)
+    size = _dense(widened(query), vectors, allowed, best, scores)
     return best[:size], scores[:size]
 
 
 def dense_of(
-    query: NDArray[np.float32], vectors: Half, wanted: NDArray[np.int64]
+    query: NDArray[np.float32], vectors: Half, passages: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """The cosines of the passages `wanted`; 0 where one has no vector. [wanted]"""
-    out = np.zeros(len(wanted), dtype=np.float32)
-    _dense_of(widened(query), vectors, wanted, out)
+    """The cosines of these passages, 0 for one without a vector. [passages]"""
+    out = np.zeros(len(passages), dtype=np.float32)
+    _dense_of(widened(query), vectors, passages, out)
     return out

@@ -9,41 +9,23 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from index_data.segment.scoring import bm25_of, bm25_top
+from index_data.filters import Filter
+from index_data.segment.scoring import CompiledScorer
 from index_data.segment.segment import Segment
-from index_data.segment.topk import NO_MASK, Mask, Ranked
+from index_data.segment.topk import NO_MASK, Mask, Ranked, intersection
 from index_data.segment.whoosh_index import WhooshScorer, in_memory
 
 
 class LexicalScorer(Protocol):
     """BM25 over one segment. `weights`: term -> idf times its count in the query."""
 
-    def top(
-        self, weights: Mapping[str, float], k: int, live: Mask = ..., allowed: Mask = ...
-    ) -> Ranked:
-        """The k best passages."""
+    def top(self, weights: Mapping[str, float], k: int, allowed: Mask = ...) -> Ranked:
+        """The k best of the allowed passages."""
         ...
 
-    def of(self, weights: Mapping[str, float], wanted: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The scores of the passages `wanted`."""
+    def of(self, weights: Mapping[str, float], passages: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The scores of these passages."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class CompiledScorer:
-    """Scores with the compiled kernels."""
-
-    segment: Segment
-
-    def top(
-        self, weights: Mapping[str, float], k: int, live: Mask = NO_MASK, allowed: Mask = NO_MASK
-    ) -> Ranked:
-        """The k best passages."""
-        return bm25_top(self.segment.postings, self.segment.parts, weights, k, live, allowed)
-
-    def of(self, weights: Mapping[str, float], wanted: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The scores of the passages `wanted`."""
-        return bm25_of(self.segment.postings, self.segment.parts, weights, wanted)
 
 
 ScorerOf = Callable[[Segment, float], LexicalScorer]
@@ -53,7 +35,7 @@ ScorerOf = Callable[[Segment, float], LexicalScorer]
 def compiled(segment: Segment, average_length: float) -> LexicalScorer:
     """The compiled scorer; the average length is in the segment's parts already."""
     del average_length
-    return CompiledScorer(segment)
+    return CompiledScorer(segment.postings, segment.parts)
 
 
 def whoosh_in_memory(segment: Segment, average_length: float) -> LexicalScorer:
@@ -71,6 +53,10 @@ class View:
     lexical: LexicalScorer
     count: int
 
+    def allowed(self, filter: Filter | None) -> Mask:
+        """The live passages whose documents pass the filter."""
+        return intersection(self.live, self.segment.allowed(filter))
+
     def is_live(self, row: int) -> bool:
         """Whether the document with this number has not been replaced or deleted."""
         return not len(self.live) or bool(self.live[self.segment.offsets[row]])
@@ -85,8 +71,8 @@ class View:
         rows = len(self.segment.documents)
         if not len(self.live):
             return list(range(rows))
-        found: list[int] = np.flatnonzero(self.live[self.segment.offsets[:rows]]).tolist()
-        return found
+        live: list[int] = np.flatnonzero(self.live[self.segment.offsets[:rows]]).tolist()
+        return live
 
     def without(self, rows: list[int]) -> View:
         """The same view with these live documents dead."""

@@ -1,8 +1,8 @@
 """The inverted index of a generation: a Whoosh index of our own terms, one document a passage.
 
-Known of whoosh-reloaded 2.7.5, and minded here: it never syncs (`SyncedStorage` does), it unpickles
-what it opens (open only what a manifest vouches for), its query parser is never used (terms come
-analysed), an open reader is large (closed once compiled), `refresh` is wrong (never called).
+What to know of whoosh-reloaded 2.7.5: it never syncs (`SyncedStorage` does), it unpickles what it
+opens (open only what a manifest vouches for), an open reader is large (closed once compiled),
+`refresh` is wrong (never called). Its query parser is not used: terms come analysed.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import weakref
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,16 @@ from whoosh.fields import FieldType, Schema
 from whoosh.filedb.filestore import FileStorage, RamStorage
 from whoosh.filedb.structfile import StructFile
 from whoosh.index import FileIndex
+from whoosh.matching import Matcher
 from whoosh.query import Or, Term
 from whoosh.reading import IndexReader
+from whoosh.scoring import BaseScorer, WeightingModel
 from whoosh.searching import Searcher as WhooshSearcher
 from whoosh.system import pack_uint
 
-from index_data.segment.manifest import sync_folder
-from index_data.segment.postings import Postings
-from index_data.segment.topk import NO_MASK, Mask, Ranked
-from index_data.segment.weighting import LuceneBM25
+from index_data.segment.postings import K1, B, Postings
+from index_data.segment.topk import NO_MASK, Mask, Ranked, passes
+from index_data.storage.database import sync_folder
 
 FIELD = "terms"
 POOL_MB = 256
@@ -113,7 +115,7 @@ def compile_postings(index: FileIndex, passages: int) -> Postings:
     weights = array("f")
     reader = index.reader()
     try:
-        for text in _lexicon(reader):
+        for text in reader.lexicon(FIELD) if FIELD in reader.indexed_field_names() else ():
             terms[text.decode()] = len(terms)
             matcher = reader.postings(FIELD, text)
             while matcher.is_active():
@@ -133,10 +135,6 @@ def compile_postings(index: FileIndex, passages: int) -> Postings:
     )
 
 
-def _lexicon(reader: IndexReader) -> Iterator[bytes]:
-    return iter(reader.lexicon(FIELD)) if FIELD in reader.indexed_field_names() else iter(())
-
-
 def _take_block(matcher: Any, ids: array[int], weights: array[float]) -> None:
     """Copy a whole block of postings and go to the next: ten times as fast as one by one."""
     matcher.id()
@@ -147,6 +145,43 @@ def _take_block(matcher: Any, ids: array[int], weights: array[float]) -> None:
         matcher._next_block()
     else:  # postings that stand within the term's own entry
         matcher._i = len(matcher._ids)
+
+
+@dataclass(frozen=True)
+class LuceneBM25(WeightingModel):  # type: ignore[misc]
+    """BM25 with Lucene's idf: sums idf(t) tf / (tf + k1 (1 - b + b |d| / avg)).
+
+    `weights` holds the idf of each query term over all segments (times its count in the query),
+    which one Whoosh index cannot know.
+    `lengths` are the exact lengths: Whoosh keeps them in one byte, which rounds from 11 terms on.
+    """
+
+    weights: Mapping[str, float]
+    lengths: NDArray[np.uint32]
+    average_length: float
+
+    def scorer(
+        self, searcher: WhooshSearcher, fieldname: str, text: bytes, qf: int = 1
+    ) -> LuceneBM25Scorer:
+        """The scorer of one term."""
+        return LuceneBM25Scorer(self.weights[text.decode()], self.lengths, self.average_length)
+
+
+class LuceneBM25Scorer(BaseScorer):  # type: ignore[misc]
+    """Scores the current posting of a matcher."""
+
+    def __init__(self, weight: float, lengths: NDArray[np.uint32], average_length: float) -> None:
+        self._weight = weight
+        self._lengths = lengths
+        self._average = average_length if average_length > 0 else 1.0
+
+    def score(self, matcher: Matcher) -> float:
+        """What the term adds to the passage that the matcher stands on."""
+        tf = float(matcher.weight())
+        length = float(self._lengths[matcher.id()])
+        # Single precision as in the compiled columns, so that both round alike.
+        part = np.float32(tf / (tf + K1 * (1.0 - B + B * length / self._average)))
+        return self._weight * float(part)
 
 
 class WhooshScorer:
@@ -165,30 +200,22 @@ class WhooshScorer:
         self._lengths = lengths
         self._average = average_length
 
-    def top(
-        self,
-        weights: Mapping[str, float],
-        k: int,
-        live: Mask = NO_MASK,
-        allowed: Mask = NO_MASK,
-    ) -> Ranked:
+    def top(self, weights: Mapping[str, float], k: int, allowed: Mask = NO_MASK) -> Ranked:
         """The k best passages for `weights` (term -> idf times its count in the query)."""
-        scores = self._scores(weights)
-        kept = [
+        ranked = sorted(
             (-np.float32(score), passage)
-            for passage, score in scores.items()
-            if (not len(live) or live[passage]) and (not len(allowed) or allowed[passage])
-        ]
-        kept.sort()
+            for passage, score in self._scores(weights).items()
+            if passes(allowed, passage)
+        )[:k]
         return (
-            np.array([passage for _, passage in kept[:k]], dtype=np.int64),
-            np.array([-score for score, _ in kept[:k]], dtype=np.float32),
+            np.array([passage for _, passage in ranked], dtype=np.int64),
+            np.array([-score for score, _ in ranked], dtype=np.float32),
         )
 
-    def of(self, weights: Mapping[str, float], wanted: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The scores of the passages `wanted`, 0 where one has no query term. [wanted]"""
+    def of(self, weights: Mapping[str, float], passages: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The scores of these passages, 0 where one has no query term. [passages]"""
         scores = self._scores(weights)
-        return np.array([scores.get(int(passage), 0.0) for passage in wanted], dtype=np.float32)
+        return np.array([scores.get(int(passage), 0.0) for passage in passages], dtype=np.float32)
 
     def _scores(self, weights: Mapping[str, float]) -> dict[int, float]:
         weighting = LuceneBM25(weights, self._lengths, self._average)

@@ -15,7 +15,7 @@ import errno
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 SCHEMA_VERSION = 1
@@ -56,14 +56,14 @@ class StoreClosed(StoreError):
 
 
 class StorageError(StoreError, OSError):
-    """The disk is full or failed: nothing of the write is there, and the store lives on."""
+    """The disk is full or failed: nothing of the write is stored, and the store goes on."""
 
     def __init__(self, number: int, message: str) -> None:
         OSError.__init__(self, number, message)
 
     @property
     def full(self) -> bool:
-        """Whether space is what is missing."""
+        """Whether the disk has no space left."""
         return self.errno == errno.ENOSPC
 
 
@@ -79,14 +79,10 @@ class PreconditionFailed(StoreError):
 def open_database(folder: Path, *, create: bool) -> None:
     """Makes the schema (or checks it) and syncs the folder; raises the errors of this module."""
     path = folder / FILE_NAME
-    with translated(path):
-        connection = connect(folder, write=create)
-        try:
-            if create:
-                _prepare(connection)
-            _check_version(connection)
-        finally:
-            connection.close()
+    with translated(path), closing(connect(folder, write=create)) as connection:
+        if create:
+            _prepare(connection)
+        _check_version(connection)
     if create:
         sync_folder(folder)
 
@@ -107,13 +103,13 @@ def _prepare(connection: sqlite3.Connection) -> None:
 
 def _check_version(connection: sqlite3.Connection) -> None:
     row = connection.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
-    found = int(row[0]) if row and row[0].isdigit() else 0
-    if found > SCHEMA_VERSION:
+    version = int(row[0]) if row and row[0].isdigit() else 0
+    if version > SCHEMA_VERSION:
         raise StoreTooNew(
-            f"the store has schema version {found}, this Footnote reads up to {SCHEMA_VERSION}: "
+            f"the store has schema version {version}, this Footnote reads up to {SCHEMA_VERSION}: "
             "start the version that wrote it, or a later one"
         )
-    if found < 1:
+    if version < 1:
         raise StoreCorrupt("the store has no schema version: restore the folder from a copy")
 
 
@@ -144,7 +140,7 @@ def connect(folder: Path, *, write: bool) -> sqlite3.Connection:
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """SQLite's errors about the file as this module's; those about statements as they are."""
+    """Raises SQLite's errors about the file as this module's; those about statements pass."""
     try:
         yield
     except sqlite3.DatabaseError as error:
@@ -155,11 +151,11 @@ def translated(path: Path) -> Iterator[None]:
 
 
 def translate(error: sqlite3.DatabaseError, path: Path) -> StoreError | None:
-    """What an error of SQLite's says about the file; None where it is about the statement."""
+    """The store's error for one of SQLite's about the file; None where it is about a statement."""
     name = getattr(error, "sqlite_errorname", "") or ""
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return StoreCorrupt(
-            f"{path.name} is damaged ({error}); `footnote doctor` tells what can be saved"
+            f"{path.name} is damaged ({error}): `footnote doctor` shows what can be saved"
         )
     if name.startswith("SQLITE_FULL"):
         return StorageError(errno.ENOSPC, "no space left for the document store")

@@ -48,7 +48,7 @@ class StoreLock:
         self.set_address(address)
 
     def set_address(self, address: str | None) -> None:
-        """Writes who holds the lock; what commands on this machine look up."""
+        """Writes who holds the lock, for :func:`holder`."""
         content = json.dumps({"pid": os.getpid(), "address": address}).encode()
         os.pwrite(self._descriptor, content, 0)
         os.ftruncate(self._descriptor, len(content))
@@ -60,7 +60,7 @@ class StoreLock:
 
 
 def holder(folder: Path) -> Holder | None:
-    """Who holds the store of ``folder`` now; None where nobody does."""
+    """Who holds the store of ``folder`` now; None if nobody does."""
     path = folder / FILE_NAME
     try:
         descriptor = os.open(path, os.O_RDWR)

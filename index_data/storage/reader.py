@@ -14,13 +14,14 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from heapq import merge
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from index_data.documents import Document
-from index_data.segment.filters import Filter
+from index_data.filters import Filter
 from index_data.storage.database import FILE_NAME, StoreCorrupt, connect, open_database, translated
 from index_data.storage.rows import Tombstone, current_sequence, decode
 from index_data.storage.vectors import StoredVectors, group
@@ -36,10 +37,14 @@ Rows = list[tuple[Any, ...]]
 
 _PAGE = 1_000
 _MAX_NAMED = 1_000
+_ROW = "SELECT sequence, body, checksum FROM documents WHERE "
+# The index of ids holds the sequences too: it lists the rows without a look at their pages.
+_LISTED = "SELECT sequence, id FROM documents INDEXED BY sqlite_autoindex_documents_1 WHERE "
+_AMONG = "IN (SELECT value FROM json_each(?))"
 
 
 class InvalidCursor(ValueError):
-    """A cursor that no listing gave out."""
+    """A cursor that no listing returned."""
 
 
 class ReadOnlyStore:
@@ -82,17 +87,11 @@ class ReadOnlyStore:
         try:
             with self.read() as connection:
                 for doc_id in ids:
-                    rows += connection.execute(
-                        "SELECT sequence, body, checksum FROM documents WHERE id = ?", (doc_id,)
-                    ).fetchall()
+                    rows += connection.execute(_ROW + "id = ?", (doc_id,)).fetchall()
         except StoreCorrupt:
-            with self.read() as connection:
-                expected = connection.execute(
-                    "SELECT sequence, id FROM documents INDEXED BY sqlite_autoindex_documents_1 "
-                    "WHERE id IN (SELECT value FROM json_each(?))",
-                    (orjson.dumps(list(ids)).decode(),),
-                ).fetchall()
-            rows = self._one_by_one(expected)
+            asked = orjson.dumps(list(ids)).decode()
+            listed = self._rows(_LISTED + "id " + _AMONG, asked)
+            rows = self._one_by_one(listed)
         return {document.id: document for document in self._decode(rows)}
 
     def list(
@@ -100,28 +99,27 @@ class ReadOnlyStore:
     ) -> tuple[Documents, str | None]:
         """A page of documents by id, and the cursor of the next page (None: this is the last).
 
-        A document that is there all the while is listed once, whatever is written meanwhile.
+        A document that stays in the store is listed once, whatever is written meanwhile.
 
         Raises:
-            InvalidCursor: the cursor is none that an earlier page answered.
+            InvalidCursor: the cursor is not one that an earlier page returned.
         """
         after = "" if cursor is None else _decode_cursor(cursor)
-        found: Documents = []
+        result: Documents = []
         size = limit + 1 if not where else max(_PAGE, limit + 1)
-        while len(found) <= limit:
+        while len(result) <= limit:
             page, last = self._page_by_id(after, size)
-            found.extend(d for d in page if where is None or where.matches(d))
+            result.extend(d for d in page if where is None or where.matches(d))
             if last is None:
                 break
             after = last
-        if len(found) <= limit:
-            return found, None
-        return found[:limit], _encode_cursor(found[limit - 1].id)
+        if len(result) <= limit:
+            return result, None
+        return result[:limit], _encode_cursor(result[limit - 1].id)
 
     def count(self) -> int:
         """The number of documents."""
-        with self.read() as connection:
-            return int(connection.execute("SELECT count(*) FROM documents").fetchone()[0])
+        return int(self._rows("SELECT count(*) FROM documents")[0][0])
 
     @property
     def sequence(self) -> int:
@@ -132,22 +130,19 @@ class ReadOnlyStore:
     def changes(self, after: int, *, until: int | None = None) -> Changes:
         """What was written or deleted after a sequence, in that order, up to now (or ``until``).
 
-        Only the last state of each id: what was written twice is told once.
+        Only the last state of each id: what was written twice comes once.
         """
         end = self.sequence if until is None else until
-        written: Changes = (d for page in self._pages(after, end, _PAGE) for d in page)
+        written: Changes = (d for page in self._pages(after, end) for d in page)
         deleted: Changes = self._tombstones(after, end)
-        yield from merge(written, deleted, key=_sequence)
+        yield from merge(written, deleted, key=attrgetter("sequence"))
 
-    def scan(self, *, batch: int = _PAGE, after: int = 0, until: int | None = None) -> Batches:
+    def scan(self, *, until: int | None = None) -> Batches:
         """All documents in the order of their writes, up to now (or ``until``), in batches.
 
-        A document updated meanwhile has moved past the end; ``changes(until)`` tells it.
+        A document updated meanwhile has moved past the end: it is in ``changes(until)``.
         """
-        end = self.sequence if until is None else until
-        for documents in self._pages(after, end, batch):
-            if documents:
-                yield documents
+        return filter(None, self._pages(0, self.sequence if until is None else until))
 
     def vectors_after(self, sequence: int, encoder_sha: str) -> Iterator[StoredVectors]:
         """The vectors of documents written after a sequence, by one encoder, in order."""
@@ -171,21 +166,16 @@ class ReadOnlyStore:
 
     def meta_get(self, key: str) -> str | None:
         """A value that :meth:`DocumentStore.meta_set` kept."""
-        with self.read() as connection:
-            row = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return None if row is None else str(row[0])
+        rows = self._rows("SELECT value FROM meta WHERE key = ?", key)
+        return str(rows[0][0]) if rows else None
 
     def damaged(self) -> Names:
-        """The ids of rows found damaged so far and still there; writing one anew heals it."""
+        """The ids of rows found damaged so far and still there; writing a document heals it."""
         if not self._damaged:
             return []
-        with self.read() as connection:
-            rows = connection.execute(
-                "SELECT sequence FROM documents INDEXED BY sqlite_autoindex_documents_1 "
-                "WHERE sequence IN (SELECT value FROM json_each(?))",
-                (orjson.dumps(list(self._damaged)).decode(),),
-            ).fetchall()
-        here = {row[0] for row in rows}
+        noted = orjson.dumps(list(self._damaged)).decode()
+        rows = self._rows(_LISTED + "sequence " + _AMONG, noted)
+        here = {sequence for sequence, _ in rows}
         for sequence in self._damaged.keys() - here:
             self._damaged.pop(sequence, None)
         return sorted(self._damaged.values())
@@ -197,79 +187,64 @@ class ReadOnlyStore:
             for _ in self.scan():
                 pass
             problems += [f"document {doc_id}: damaged row" for doc_id in self.damaged()]
-            with self.read() as connection:
-                rows = connection.execute("PRAGMA integrity_check(20)").fetchall()
-            problems += [str(row[0]) for row in rows if row[0] != "ok"]
+            checked = self._rows("PRAGMA integrity_check(20)")
+            problems += [str(row[0]) for row in checked if row[0] != "ok"]
         except StoreCorrupt as error:
             problems.append(str(error))
         return problems
 
     def close(self) -> None:
-        """Closes the connections that no one is reading with."""
+        """Closes the connections that nobody reads from."""
         while self._idle:
             self._idle.pop().close()
 
-    def _pages(self, after: int, end: int, size: int) -> Batches:
-        while after < end:
-            try:
-                with self.read() as connection:
-                    rows = connection.execute(
-                        "SELECT sequence, body, checksum FROM documents "
-                        "WHERE sequence > ? AND sequence <= ? ORDER BY sequence LIMIT ?",
-                        (after, end, size),
-                    ).fetchall()
-                after = rows[-1][0] if len(rows) == size else end
-            except StoreCorrupt:
-                rows, after = self._salvage(after, end, size)
-            yield self._decode(rows)
-
-    def _salvage(self, after: int, end: int, size: int) -> tuple[Rows, int]:
-        """A page of rows one by one, where a damaged part of the file hides some of them.
-
-        The index of ids holds the sequences too, so it tells which rows there must be without a
-        look at the pages of the rows; returns the rows and how far this page went.
-        """
+    def _rows(self, sql: str, *parameters: object) -> Rows:
         with self.read() as connection:
-            expected = connection.execute(
-                "SELECT sequence, id FROM documents INDEXED BY sqlite_autoindex_documents_1 "
-                "WHERE sequence > ? AND sequence <= ? ORDER BY sequence LIMIT ?",
-                (after, end, size),
-            ).fetchall()
-        return self._one_by_one(expected), expected[-1][0] if len(expected) == size else end
+            return connection.execute(sql, parameters).fetchall()
+
+    def _pages(self, after: int, end: int) -> Batches:
+        """Documents in the order of their sequences, from behind one up to another.
+
+        Where a damaged part of the file hides some rows of a page, the others are read one by one.
+        """
+        page = "sequence > ? AND sequence <= ? ORDER BY sequence LIMIT ?"
+        while after < end:
+            limits = after, end, _PAGE
+            try:
+                rows = self._rows(_ROW + page, *limits)
+                last = rows[-1][0] if len(rows) == _PAGE else end
+            except StoreCorrupt:
+                listed = self._rows(_LISTED + page, *limits)
+                rows = self._one_by_one(listed)
+                last = listed[-1][0] if len(listed) == _PAGE else end
+            yield self._decode(rows)
+            after = last
 
     def _page_by_id(self, after: str, size: int) -> tuple[Documents, str | None]:
         """Documents in the order of their ids, and the last id looked at if there are more."""
-        with self.read() as connection:
-            expected = connection.execute(
-                "SELECT sequence, id FROM documents INDEXED BY sqlite_autoindex_documents_1 "
-                "WHERE id > ? ORDER BY id LIMIT ?",
-                (after, size),
-            ).fetchall()
-        documents = self.get_many([doc_id for _, doc_id in expected])
-        return list(documents.values()), expected[-1][1] if len(expected) == size else None
+        listed = self._rows(_LISTED + "id > ? ORDER BY id LIMIT ?", after, size)
+        documents = self.get_many([doc_id for _, doc_id in listed])
+        return list(documents.values()), listed[-1][1] if len(listed) == size else None
 
-    def _one_by_one(self, expected: Sequence[tuple[int, str]]) -> Rows:
-        """Rows (of sequences and ids) each in a read of its own; those unreadable are named."""
+    def _one_by_one(self, listed: Rows) -> Rows:
+        """Rows (of sequences and ids) each in a read of its own; those unreadable are noted."""
         rows: Rows = []
-        for sequence, doc_id in expected:
+        for sequence, doc_id in listed:
             try:
-                with self.read() as connection:
-                    rows += connection.execute(
-                        "SELECT sequence, body, checksum FROM documents WHERE sequence = ?",
-                        (sequence,),
-                    ).fetchall()
+                rows += self._rows(_ROW + "sequence = ?", sequence)
             except StoreCorrupt:
-                self._name_damaged(sequence, doc_id)
+                self._note_damaged(sequence, doc_id)
         return rows
 
     def _tombstones(self, after: int, end: int) -> Iterator[Tombstone]:
         while after < end:
-            with self.read() as connection:
-                rows = connection.execute(
-                    "SELECT id, sequence FROM tombstones "
-                    "WHERE sequence > ? AND sequence <= ? ORDER BY sequence LIMIT ?",
-                    (after, end, _PAGE),
-                ).fetchall()
+            rows = self._rows(
+                "SELECT id, sequence FROM tombstones "
+                "WHERE sequence > ? AND sequence <= ? ORDER BY sequence LIMIT ?",
+                after,
+                end,
+                _PAGE,
+            )
             yield from (Tombstone(*row) for row in rows)
             after = rows[-1][1] if len(rows) == _PAGE else end
 
@@ -277,30 +252,19 @@ class ReadOnlyStore:
         documents: Documents = []
         for sequence, body, check in rows:
             document = decode(sequence, body, check)
-            if document is None:
-                self._note_damage(sequence)
-            else:
+            if document is not None:
                 documents.append(document)
+            elif sequence not in self._damaged:
+                for (name,) in self._rows(
+                    "SELECT CAST(id AS BLOB) FROM documents WHERE sequence = ?", sequence
+                ):
+                    self._note_damaged(sequence, bytes(name).decode("utf-8", "replace"))
         return documents
 
-    def _note_damage(self, sequence: int) -> None:
-        if sequence in self._damaged:
-            return
-        with self.read() as connection:
-            row = connection.execute(
-                "SELECT CAST(id AS BLOB) FROM documents WHERE sequence = ?", (sequence,)
-            ).fetchone()
-        if row is not None:
-            self._name_damaged(sequence, bytes(row[0]).decode("utf-8", "replace"))
-
-    def _name_damaged(self, sequence: int, doc_id: str) -> None:
+    def _note_damaged(self, sequence: int, doc_id: str) -> None:
         if sequence not in self._damaged and len(self._damaged) < _MAX_NAMED:
             self._damaged[sequence] = doc_id
             logger.error("document %r (write %d) is damaged and left out", doc_id, sequence)
-
-
-def _sequence(change: Document | Tombstone) -> int:
-    return change.sequence
 
 
 def _encode_cursor(doc_id: str) -> str:

@@ -1,4 +1,4 @@
-"""Rows of the store: how a document is written, deleted, read back and found to be whole.
+"""Rows of the store: how a document is written, deleted, read back and checked.
 
 ``upsert_documents`` and ``delete_documents`` run inside a transaction of the writing thread, so
 that another module can write documents together with rows of its own (``DocumentStore.write``).
@@ -17,7 +17,7 @@ from index_data.storage.database import PreconditionFailed
 
 @dataclass(frozen=True, slots=True)
 class Tombstone:
-    """That a document was deleted, by the write ``sequence``."""
+    """A document that was deleted, by the write ``sequence``."""
 
     id: str
     sequence: int
@@ -36,16 +36,15 @@ class WriteResult:
 
 @dataclass(frozen=True, slots=True)
 class DeleteResult:
-    """What a deletion did; ``ids`` and ``tombstones`` are of the documents that were there."""
+    """What a deletion did; ``ids`` are of the documents that were there."""
 
     sequence: int
     deleted: int
     ids: list[str]
-    tombstones: list[Tombstone]
 
 
 def checksum(sequence: int, body: bytes) -> bytes:
-    """64 bits of BLAKE2b over what the row says."""
+    """64 bits of BLAKE2b over a row's sequence and body."""
     return hashlib.blake2b(body, digest_size=8, salt=sequence.to_bytes(16, "little")).digest()
 
 
@@ -91,19 +90,16 @@ def upsert_documents(
 def delete_documents(
     connection: sqlite3.Connection, ids: Sequence[str], *, if_match: str | None = None
 ) -> DeleteResult:
-    """Deletes what is there of ``ids`` and leaves a tombstone for each; raises as an upsert."""
+    """Deletes those of ``ids`` that are there, with a tombstone for each; raises as an upsert."""
     _check(connection, ids, if_match)
-    tombstones: list[Tombstone] = []
+    deleted: list[str] = []
     for doc_id in ids:
         if not connection.execute("DELETE FROM documents WHERE id = ?", (doc_id,)).rowcount:
             continue
         connection.execute("DELETE FROM vectors WHERE doc_id = ?", (doc_id,))
-        sequence = _next(connection, 1)
-        connection.execute("INSERT INTO tombstones VALUES (?, ?)", (sequence, doc_id))
-        tombstones.append(Tombstone(doc_id, sequence))
-    return DeleteResult(
-        current_sequence(connection), len(tombstones), [t.id for t in tombstones], tombstones
-    )
+        connection.execute("INSERT INTO tombstones VALUES (?, ?)", (_next(connection, 1), doc_id))
+        deleted.append(doc_id)
+    return DeleteResult(current_sequence(connection), len(deleted), deleted)
 
 
 def current_sequence(connection: sqlite3.Connection) -> int:
@@ -122,12 +118,12 @@ def _next(connection: sqlite3.Connection, count: int) -> int:
 def _check(connection: sqlite3.Connection, ids: Sequence[str], if_match: str | None) -> None:
     if if_match is None:
         return
-    wanted = {tag.strip() for tag in if_match.split(",")}
+    tags = {tag.strip() for tag in if_match.split(",")}
     for doc_id in ids:
         row = connection.execute(
             "SELECT sequence, body, checksum FROM documents WHERE id = ?", (doc_id,)
         ).fetchone()
         document = decode(*row) if row else None
         current = document.etag if document else None
-        if current is None or ("*" not in wanted and current not in wanted):
+        if current is None or ("*" not in tags and current not in tags):
             raise PreconditionFailed(doc_id, current)

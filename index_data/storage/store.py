@@ -1,4 +1,4 @@
-"""The document store: the truth about documents, and about all else that must not be lost.
+"""The document store: documents, and all else that must not be lost.
 
 SQLite in WAL mode with a full sync at each commit, written by one thread of one process
 (``store_writer``), read by any (``store_reader``). Every write of a document has a sequence; what
@@ -13,6 +13,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
@@ -100,7 +101,7 @@ class DocumentStore(ReadOnlyStore):
         return ReadOnlyStore(folder)
 
     def set_address(self, address: str | None) -> None:
-        """Tells commands on this machine where the server listens (:func:`holder`)."""
+        """Records for commands on this machine where the server listens (:func:`holder`)."""
         self._lock.set_address(address)
 
     @property
@@ -121,35 +122,28 @@ class DocumentStore(ReadOnlyStore):
         self, documents: Sequence[Document], *, if_match: str | None = None
     ) -> Future[WriteResult]:
         """Writes documents, all or none; with ``if_match`` only over the version it names."""
-        items = list(documents)
-        return self.write(lambda c: upsert_documents(c, items, if_match=if_match))
+        written = tuple(documents)
+        return self.write(lambda c: upsert_documents(c, written, if_match=if_match))
 
     def delete(self, ids: Sequence[str], *, if_match: str | None = None) -> Future[DeleteResult]:
-        """Deletes what is there of ``ids``; the result counts them."""
-        items = list(ids)
-        return self.write(lambda c: delete_documents(c, items, if_match=if_match))
+        """Deletes those of ``ids`` that are there."""
+        deleted = tuple(ids)
+        return self.write(lambda c: delete_documents(c, deleted, if_match=if_match))
 
     def put_vectors(self, items: Sequence[StoredVectors], encoder_sha: str) -> Future[int]:
-        """Keeps the vectors of documents not written since; how many documents' were kept."""
+        """Keeps the vectors of documents not written since; the number of those documents."""
         return self.write(lambda c: insert_vectors(c, items, encoder_sha))
-
-    def drop_vectors(self, until: int) -> Future[int]:
-        """Drops the vectors of writes up to a sequence, which a generation holds by now."""
-        return self.write(
-            lambda c: c.execute("DELETE FROM vectors WHERE sequence <= ?", (until,)).rowcount
-        )
 
     def scrub(self) -> None:
         """Folds the log into the database and empties it, so that it keeps no old versions.
 
-        Waits for readers some seconds at most; what is read on is left for the next time.
+        Waits for readers some seconds at most; what they still read stays until the next time.
         """
-        with translated(self.folder / FILE_NAME):
-            connection = connect(self.folder, write=True)
-            try:
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            finally:
-                connection.close()
+        with (
+            translated(self.folder / FILE_NAME),
+            closing(connect(self.folder, write=True)) as connection,
+        ):
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def meta_set(self, key: str, value: str) -> None:
         """Keeps a value under a key; durable when this returns."""

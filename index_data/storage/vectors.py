@@ -1,7 +1,7 @@
 """Vectors of documents that no generation holds yet, kept beside the documents.
 
 A vector belongs to one write of one document: an update removes it, and one that arrives after
-the update is dropped. They can be made again, so a damaged one is left out, not mourned.
+the update is dropped. They can be made again, so a damaged one is left out.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ class StoredVectors:
 def insert_vectors(
     connection: sqlite3.Connection, items: Sequence[StoredVectors], encoder_sha: str
 ) -> int:
-    """Keeps the vectors of documents that are still at their sequence; how many documents."""
-    kept = 0
+    """Stores the vectors of documents that are still at their sequence; returns how many are."""
+    stored = 0
     for item in items:
         row = connection.execute(
             "SELECT 1 FROM documents WHERE id = ? AND sequence = ?", (item.doc_id, item.sequence)
         ).fetchone()
         if row is None:
             continue
-        kept += 1
+        stored += 1
         blobs = [vector.astype(np.float16).tobytes() for vector in item.vectors]
         connection.executemany(
             "INSERT OR REPLACE INTO vectors VALUES (?, ?, ?, ?, ?, ?)",
@@ -44,7 +44,7 @@ def insert_vectors(
                 for passage, blob in enumerate(blobs)
             ],
         )
-    return kept
+    return stored
 
 
 def group(rows: Sequence[tuple[str, int, int, bytes, int]]) -> list[StoredVectors]:
@@ -52,10 +52,10 @@ def group(rows: Sequence[tuple[str, int, int, bytes, int]]) -> list[StoredVector
 
     A document of which a passage is damaged or missing is left out whole.
     """
-    found: dict[str, tuple[int, list[bytes]]] = {}
+    grouped: dict[str, tuple[int, list[bytes]]] = {}
     broken: set[str] = set()
     for doc_id, sequence, passage, blob, crc in rows:
-        _, blobs = found.setdefault(doc_id, (sequence, []))
+        _, blobs = grouped.setdefault(doc_id, (sequence, []))
         if passage != len(blobs) or zlib.crc32(blob) != crc:
             broken.add(doc_id)
         blobs.append(blob)
@@ -63,6 +63,6 @@ def group(rows: Sequence[tuple[str, int, int, bytes, int]]) -> list[StoredVector
         StoredVectors(
             doc_id, sequence, np.frombuffer(b"".join(blobs), np.float16).reshape(len(blobs), -1)
         )
-        for doc_id, (sequence, blobs) in found.items()
+        for doc_id, (sequence, blobs) in grouped.items()
         if doc_id not in broken and len({len(blob) for blob in blobs}) == 1
     ]

@@ -1,9 +1,9 @@
 """The one writing thread: writes that wait together are committed together.
 
-Each write is a function that runs in a savepoint of its own, so one that fails takes nothing else
-with it. All that wait share one transaction and one sync of the disk; a future is resolved when
-that sync is done, and not before. A disk that is full or fails is told to every write of the
-group; the thread then opens the file anew and goes on.
+Each write is a function that runs in a savepoint of its own, so one that fails undoes nothing
+else. All that wait share one transaction and one sync of the disk; a future is resolved when that
+sync is done, and not before. When the disk is full or fails, every write of the group fails; the
+thread then opens the file anew and goes on.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Writer:
             ended = self._commit_group(entry)
 
     def _commit_group(self, first: _Entry) -> bool:
-        """Writes one group; whether the end of the queue was met."""
+        """Writes one group; returns whether the queue has ended."""
         group: list[_Entry] = []
         ended = False
         try:
@@ -150,7 +150,7 @@ class Writer:
         connection.execute("RELEASE one")
 
     def _abandon(self) -> None:
-        """After an error of the disk the connection's state is not worth guessing: a new one."""
+        """Drop the connection: after an error of the disk its state is unknown."""
         connection, self._connection = self._connection, None
         if connection is not None:
             try:

@@ -1,38 +1,22 @@
-"""Analysis: from a text to the terms that are indexed and asked for.
+"""Analysis: from a text to the terms that are indexed and searched.
 
 Unicode is normalised (NFKC), text is cut into words, English is lower-cased and stemmed, runs of
 Han characters are segmented, and stop words are dropped; an :class:`Analyzer` may leave out the
-last two. Each run is handled by its script, so
-mixed text needs no decision; ``lang`` decides whether words in Latin and other letters are
-English. Total over any ``str``, and every place counts code points of the text as it was given.
+last two. Each run is handled by its script, so mixed text needs no decision; ``lang`` decides
+whether words in Latin and other letters are English. Total over any ``str``, and every offset
+counts code points of the text as it was given.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from index_data.text import chinese as analysis_zh
-from index_data.text import english as analysis_en
-from index_data.text.english import MAX_TERM_CHARS
-from index_data.text.passages import passages
+from index_data.text import words
 from index_data.text.text_map import nfkc
-
-__all__ = [
-    "ANALYZERS",
-    "STANDARD",
-    "Analyzer",
-    "Token",
-    "analyze",
-    "analyzer_of",
-    "detect_language",
-    "passages",
-    "query_terms",
-    "supported",
-    "terms",
-]
+from index_data.text.words import MAX_TERM_CHARS
 
 MAX_QUERY_CHARS = 20_000
 MAX_QUERY_TERMS = 512
@@ -56,7 +40,7 @@ _HAN_OR_NOT = re.compile(rf"([{_HAN_RANGES}]+)|[^{_HAN_RANGES}]+")
 
 @dataclass(frozen=True, slots=True)
 class Analyzer:
-    """What is made of words. An index keeps to the one that it was built with, queries included."""
+    """How words become terms. An index keeps the one it was built with, for queries too."""
 
     name: str
     stemmed: bool
@@ -69,13 +53,13 @@ class Analyzer:
         stem = "snowball-english" if self.stemmed else "unstemmed"
         return f"1:nfkc,{stop},{stem},rjieba-no-hmm"
 
-    def stems(self) -> analysis_en.Stems:
+    def stems(self) -> words.Stems:
         """This thread's terms of English words."""
-        return analysis_en.stems(stemmed=self.stemmed, stop_words=self.stop_words)
+        return words.stems(stemmed=self.stemmed, stop_words=self.stop_words)
 
     def drops(self, word: str) -> bool:
         """Whether a word of Han characters is a stop word that is dropped."""
-        return self.stop_words and word in analysis_zh.STOP_WORDS
+        return self.stop_words and word in words.CHINESE_STOP_WORDS
 
 
 STANDARD = Analyzer("standard", stemmed=True, stop_words=True)
@@ -90,7 +74,7 @@ ANALYZERS = {
 
 
 def analyzer_of(version: str) -> Analyzer | None:
-    """The analyzer that a manifest names; None: this version has none such."""
+    """The analyzer that a manifest names; None where this version lacks it."""
     return next((one for one in ANALYZERS.values() if one.version == version), None)
 
 
@@ -107,7 +91,7 @@ class Token:
 
 def supported(lang: str | None) -> bool:
     """Whether there is an analyzer; other languages get words in lower case, without stemming."""
-    return lang is None or _primary(lang) in ("en", "zh")
+    return lang is None or lang.partition("-")[0].lower() in ("en", "zh")
 
 
 def detect_language(text: str) -> str:
@@ -128,28 +112,32 @@ def analyze(
     mapped = nfkc(text)
     tokens: list[Token] = []
     for word, start, han in _words(mapped.text):
-        key = word.lower()[:MAX_TERM_CHARS].replace("’", "'")
         if han:
             stop, stem = analyzer.drops(word), word[:MAX_TERM_CHARS]
         elif stems is None:
-            stop, stem = False, key
+            stop, stem = False, _key(word)
         else:
-            stop = not stems[key]
-            stem = key if stop else stems[key]
+            key = _key(word)
+            stop, stem = not stems[key], stems[key] or key
         first, last = mapped.original(start, start + len(word))
         tokens.append(Token(text[first:last], first, last, stop, stem))
     return language, tokens
 
 
 def terms(text: str, lang: str | None = None, analyzer: Analyzer = STANDARD) -> list[str]:
-    """The stems of :func:`analyze` that are not stop words, without the places: the fast path."""
-    if supported(lang):
-        stems = analyzer.stems()
-        if text.isascii():
-            found = map(stems.__getitem__, _ASCII_WORD.findall(text.lower()))
-            return [stem for stem in found if stem]
-        return list(_supported_terms(unicodedata.normalize("NFKC", text), stems, analyzer))
-    return [token.stem for token in analyze(text, lang, analyzer)[1] if not token.stop]
+    """The stems of :func:`analyze` that are not stop words, without offsets: the fast path."""
+    if not supported(lang):
+        return [token.stem for token in analyze(text, lang, analyzer)[1] if not token.stop]
+    stems = analyzer.stems()
+    stemmed: Iterable[str]
+    if text.isascii():
+        stemmed = map(stems.__getitem__, _ASCII_WORD.findall(text.lower()))
+    else:
+        stemmed = (
+            ("" if analyzer.drops(word) else word[:MAX_TERM_CHARS]) if han else stems[_key(word)]
+            for word, _, han in _words(unicodedata.normalize("NFKC", text))
+        )
+    return [stem for stem in stemmed if stem]
 
 
 def query_terms(text: str, lang: str | None = None, analyzer: Analyzer = STANDARD) -> list[str]:
@@ -157,22 +145,27 @@ def query_terms(text: str, lang: str | None = None, analyzer: Analyzer = STANDAR
     return terms(text[:MAX_QUERY_CHARS], lang, analyzer)[:MAX_QUERY_TERMS]
 
 
-def _supported_terms(
-    normalised: str, stems: analysis_en.Stems, analyzer: Analyzer
-) -> Iterator[str]:
-    for word, _, han in _words(normalised):
-        if han:
-            if not analyzer.drops(word):
-                yield word[:MAX_TERM_CHARS]
-        else:
-            stem = stems[word.lower()[:MAX_TERM_CHARS].replace("’", "'")]
-            if stem:
-                yield stem
+def matches(
+    text: str, query: str, lang: str | None = None, analyzer: Analyzer = STANDARD
+) -> list[tuple[int, int]]:
+    """(start, end) of every token of ``text`` whose term is one of the query's, in order.
+
+    ``lang`` is that of the text; the query is analysed by its own script, as in a search.
+    """
+    queried = set(query_terms(query, analyzer=analyzer))
+    if not queried:
+        return []
+    _, tokens = analyze(text, lang, analyzer)
+    return [(t.start, t.end) for t in tokens if not t.stop and t.stem in queried]
+
+
+def _key(word: str) -> str:
+    return word.lower()[:MAX_TERM_CHARS].replace("’", "'")
 
 
 def _words(normalised: str) -> Iterator[tuple[str, int, bool]]:
     """(word, start, whether of Han characters) for each word of a text in NFKC."""
-    # An underscore joins names in code; the words in them are what is asked for.
+    # An underscore joins names in code; queries contain the words in them.
     for match in _WORD.finditer(normalised.replace("_", " ")):
         word = match[0]
         if word.isascii():
@@ -180,15 +173,9 @@ def _words(normalised: str) -> Iterator[tuple[str, int, bool]]:
             continue
         for run in _HAN_OR_NOT.finditer(word):
             start = match.start() + run.start()
-            if not run[1]:
-                part = run[0].strip("'’")
-                if part:
-                    yield part, start + run[0].index(part), False
-                continue
-            for segment in analysis_zh.words(run[0]):
-                yield segment, start, True
-                start += len(segment)
-
-
-def _primary(lang: str) -> str:
-    return lang.partition("-")[0].lower()
+            if run[1]:
+                for part in words.segment(run[0]):
+                    yield part, start, True
+                    start += len(part)
+            elif part := run[0].strip("'’"):
+                yield part, start + run[0].index(part), False

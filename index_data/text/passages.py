@@ -1,4 +1,4 @@
-"""Passages: a long document in pieces that a query can match and a reader can take in."""
+"""Passages: pieces of a long document, short enough for a query to match and a model to read."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ def passages(text: str, *, words: int) -> list[Span]:
     if len(units) <= words:
         return [(0, len(text))]
     sentences = _sentences(text, units, words)
-    found: list[Span] = []
+    spans: list[Span] = []
     first = 0
     while first < len(sentences):
         last, length = first, 0
         while last < len(sentences) and length + sentences[last][2] <= words:
             length += sentences[last][2]
             last += 1
-        found.append((sentences[first][0], sentences[last - 1][1]))
+        spans.append((sentences[first][0], sentences[last - 1][1]))
         if last == len(sentences):
             break
         fits = last - 1 > first and sentences[last - 1][2] + sentences[last][2] <= words
         first = last - 1 if fits else last
-    return found
+    return spans
 
 
 def sentences(text: str) -> list[Span]:
     """(start, end) of each sentence, without the white space around it; lines end sentences."""
-    found: list[Span] = []
+    spans: list[Span] = []
     begin = 0
     for end in [*(match.end() for match in _END.finditer(text)), len(text)]:
         part = text[begin:end]
         if part.strip():
             first = begin + len(part) - len(part.lstrip())
-            found.append((first, begin + len(part.rstrip())))
+            spans.append((first, begin + len(part.rstrip())))
         begin = end
-    return found
+    return spans
 
 
 def _sentences(text: str, units: list[Span], words: int) -> list[tuple[int, int, int]]:

@@ -1,4 +1,4 @@
-"""When two texts are the same, or nearly: what may not be evidence for itself."""
+"""When two texts are the same, or nearly: such a text may not be evidence for the other."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def normalise(text: str) -> str:
 def near_duplicate(a: str, b: str) -> bool:
     """Equal after :func:`normalise`, or Jaccard similarity of 3-grams of at least `ALIKE`.
 
-    The grams are of words; of characters in Chinese, which has no spaces to tell words by.
+    The grams are of words; of characters in Chinese, which has no spaces between words.
     """
     a, b = normalise(a), normalise(b)
     if a == b:
@@ -43,7 +43,7 @@ def near_duplicate(a: str, b: str) -> bool:
 
 
 class Known:
-    """Texts, by their grams: finding whether another nearly is one of them walks over few."""
+    """Texts by their grams, so that a near-duplicate is looked for among few of them."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._texts = [normalise(text) for text in texts]

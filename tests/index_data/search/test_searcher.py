@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index_data.documents import Document
+from index_data.filters import parse_filter
 from index_data.generations.delta import State
 from index_data.search.searcher import METHODS, MethodUnavailable, Searcher
-from index_data.segment.filters import parse_filter
 from index_data.segment.segment import segment_of
 from index_data.segment.view import ScorerOf, compiled, whole, whoosh_in_memory
 

@@ -18,8 +18,8 @@ from index_data.segment.postings import (
     postings_of,
     saturation,
 )
-from index_data.segment.scoring import bm25_of, bm25_top, idf
-from index_data.segment.topk import NO_MASK
+from index_data.segment.scoring import CompiledScorer, idf
+from index_data.segment.topk import NO_MASK, intersection
 from index_data.segment.whoosh_index import (
     WhooshScorer,
     compile_postings,
@@ -71,11 +71,11 @@ def test_compiled_equals_whoosh_in_scores_and_order(
 ) -> None:
     postings = postings_of(corpus)
     average = average_length(postings.lengths)
-    live, allowed = masks(data, postings.size)
+    allowed = intersection(*masks(data, postings.size))
     weights = weights_of(query, postings)
-    ours = bm25_top(postings, saturation(postings, average), weights, k, live, allowed)
+    ours = CompiledScorer(postings, saturation(postings, average)).top(weights, k, allowed)
     whoosh = WhooshScorer(in_memory(postings), postings.lengths, average)
-    theirs = whoosh.top(weights, k, live, allowed)
+    theirs = whoosh.top(weights, k, allowed)
     assert ours[0].tolist() == theirs[0].tolist()
     np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-6)
 
@@ -86,12 +86,12 @@ def test_scores_are_the_formula(corpus: list[list[str]], query: list[str]) -> No
     if not any(corpus):
         return
     postings = postings_of(corpus)
-    parts = saturation(postings, average_length(postings.lengths))
+    scorer = CompiledScorer(postings, saturation(postings, average_length(postings.lengths)))
     weights = weights_of(query, postings)
     everything = np.arange(len(corpus))
     expected = by_formula(query, corpus)
-    np.testing.assert_allclose(bm25_of(postings, parts, weights, everything), expected, rtol=1e-5)
-    found, scores = bm25_top(postings, parts, weights, len(corpus))
+    np.testing.assert_allclose(scorer.of(weights, everything), expected, rtol=1e-5)
+    found, scores = scorer.top(weights, len(corpus))
     single = np.array(expected, dtype=np.float32)
     assert sorted(found.tolist()) == np.flatnonzero(single).tolist()
     np.testing.assert_allclose(scores, single[found], rtol=1e-5)
@@ -112,9 +112,8 @@ def test_merging_is_counting_all_at_once(parts: list[list[list[str]]]) -> None:
 @given(corpus=passages, data=st.data())
 def test_selecting_is_counting_what_is_left(corpus: list[list[str]], data: st.DataObject) -> None:
     keep = data.draw(st.lists(st.booleans(), min_size=len(corpus), max_size=len(corpus)))
-    numbers = np.where(keep, np.cumsum(keep) - 1, -1).astype(np.int64)
     left = [passage for passage, kept in zip(corpus, keep, strict=True) if kept]
-    assert_equal(postings_of(corpus).select(numbers), postings_of(left))
+    assert_equal(postings_of(corpus).select(np.flatnonzero(keep)), postings_of(left))
 
 
 def test_the_arrays_are_what_whoosh_wrote(tmp_path: Path) -> None:
@@ -137,8 +136,8 @@ def test_an_index_of_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("copies", [2, 300])
 def test_ties_go_to_the_lower_number(copies: int) -> None:
     postings = postings_of([["a", "b"]] * copies)
-    parts = saturation(postings, 2.0)
-    found, _ = bm25_top(postings, parts, {"a": 1.0, "b": 0.5}, copies // 2)
+    scorer = CompiledScorer(postings, saturation(postings, 2.0))
+    found, _ = scorer.top({"a": 1.0, "b": 0.5}, copies // 2)
     assert found.tolist() == list(range(copies // 2))
 
 

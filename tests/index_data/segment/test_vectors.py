@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from index_data.search.fusion import LONG, SHORT, Fusion, convex, reciprocal_rank
 from index_data.segment.coarse import Coarse, coarse_rows, coarse_top
-from index_data.segment.topk import NO_MASK
+from index_data.segment.topk import NO_MASK, intersection
 from index_data.segment.vectors import dense_of, dense_top, from_half, present, to_half
 
 
@@ -35,7 +35,7 @@ def test_the_product_is_exact(count: int, dim: int, k: int, seed: int, masked: b
     expected = from_half(half) @ query
     everything = dense_of(query, half, np.arange(count))
     np.testing.assert_allclose(everything, expected, atol=2e-6)
-    found, scores = dense_top(query, half, k, NO_MASK, live)
+    found, scores = dense_top(query, half, k, live)
     kept = np.flatnonzero(live) if masked else np.arange(count)
     order = kept[np.lexsort((kept, -everything[kept]))][:k]
     assert found.tolist() == order.tolist()
@@ -65,8 +65,9 @@ def test_eight_bits_find_the_very_same(
     masks = [present(half), NO_MASK, NO_MASK]
     if masked:
         masks[1:] = random.integers(0, 2, (2, count)).astype(np.uint8)
-    found, scores = coarse_top(query, coarse, half, k, *masks)
-    expected, expected_scores = dense_top(query, half, k, *masks)
+    allowed = intersection(*masks)
+    found, scores = coarse_top(query, coarse, half, k, allowed)
+    expected, expected_scores = dense_top(query, half, k, allowed)
     assert found.tolist() == expected.tolist()
     np.testing.assert_array_equal(scores, expected_scores)
 

@@ -20,7 +20,7 @@ from index_data.documents import (
     parse_document,
 )
 from index_data.entities import within
-from index_data.segment.filters import parse_filter
+from index_data.filters import parse_filter
 from index_data.text.similarity import Known
 
 ANY_JSON = st.recursive(

@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index_data.documents import Document
-from index_data.segment.filters import parse_filter
+from index_data.filters import parse_filter
 from index_data.storage.database import FILE_NAME
 from index_data.storage.store import (
     DocumentStore,
@@ -100,8 +100,8 @@ def test_deletions_leave_tombstones_and_changes_tell_all_in_order(store: Documen
 def test_many_changes_come_in_pages(store: DocumentStore) -> None:
     store.upsert([make(i) for i in range(2_500)]).result()
     assert [c.sequence for c in store.changes(0)] == list(range(1, 2_501))
-    assert [len(batch) for batch in store.scan(batch=1_000)] == [1_000, 1_000, 500]
-    assert sum(len(batch) for batch in store.scan(after=100, until=200)) == 100
+    assert [len(batch) for batch in store.scan()] == [1_000, 1_000, 500]
+    assert sum(len(batch) for batch in store.scan(until=200)) == 200
 
 
 def test_if_match_guards_updates_and_deletions(store: DocumentStore) -> None:
@@ -287,7 +287,9 @@ def test_a_damaged_row_is_named_and_the_rest_served(store: DocumentStore) -> Non
     assert store.get("d0001") is not None
 
 
-def test_a_destroyed_page_hides_its_own_rows_only(tmp_path: Path) -> None:
+def test_a_destroyed_page_hides_its_own_rows_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = DocumentStore(tmp_path)
     store.upsert([make(i, "longer text " * 20) for i in range(300)]).result()
     with store.read() as connection:
@@ -298,7 +300,8 @@ def test_a_destroyed_page_hides_its_own_rows_only(tmp_path: Path) -> None:
     content[place : place + size] = b"\xff" * size
     (tmp_path / FILE_NAME).write_bytes(content)
     store = DocumentStore(tmp_path)
-    found = [d.id for batch in store.scan(batch=70) for d in batch]
+    monkeypatch.setattr("index_data.storage.reader._PAGE", 70)
+    found = [d.id for batch in store.scan() for d in batch]
     lost = store.damaged()
     assert "d0150" in lost
     assert len(lost) < 30
@@ -406,7 +409,6 @@ def test_vectors_belong_to_one_write_of_a_document(store: DocumentStore) -> None
     assert [v.doc_id for v in store.vectors_after(0, "sha")] == ["d0003"]
     store.delete(["d0003"]).result()
     assert list(store.vectors_after(0, "sha")) == []
-    assert store.drop_vectors(10).result() == 2
 
 
 @settings(max_examples=20, deadline=None)

@@ -14,11 +14,12 @@ from index_data.text.analysis import (
     MAX_QUERY_TERMS,
     analyze,
     detect_language,
-    passages,
+    matches,
     query_terms,
     supported,
     terms,
 )
+from index_data.text.passages import passages
 from index_data.text.text_map import nfkc
 
 # Every code point, lone surrogates too, and what is most likely to go wrong more often.
@@ -112,6 +113,17 @@ def test_a_language_without_an_analyzer_is_not_stemmed() -> None:
 def test_a_query_is_cut() -> None:
     assert len(query_terms("word " * 100_000)) == MAX_QUERY_TERMS
     assert query_terms("X" * 1_000_000) == ["x" * 64]
+
+
+def test_matches_are_found_by_stem() -> None:
+    text = (
+        "The parcel was charged twice, the charge was right. Refunds of double charges take a week."
+    )
+    found = [text[start:end] for start, end in matches(text, "charging refund")]
+    assert found == ["charged", "charge", "Refunds", "charges"]
+    chinese = "我想退货，因为屏幕坏了。"
+    assert "屏幕" in [chinese[start:end] for start, end in matches(chinese, "屏幕坏了")]
+    assert matches(text, "the") == []
 
 
 @pytest.mark.parametrize("count", [8])

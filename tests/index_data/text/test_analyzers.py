@@ -10,10 +10,17 @@ import pytest
 from index_data.documents import Document
 from index_data.generations.build import build_generation
 from index_data.generations.index import Index, NoGeneration
-from index_data.search import highlight
 from index_data.segment.manifest import manifest_sha256
 from index_data.storage.store import DocumentStore
-from index_data.text.analysis import ANALYZERS, STANDARD, Analyzer, analyze, analyzer_of, terms
+from index_data.text.analysis import (
+    ANALYZERS,
+    STANDARD,
+    Analyzer,
+    analyze,
+    analyzer_of,
+    matches,
+    terms,
+)
 
 UNSTEMMED, ALL_WORDS = ANALYZERS["unstemmed"], ANALYZERS["all-words"]
 TEXTS = {
@@ -152,7 +159,7 @@ def test_an_analyzer_that_this_version_has_not_is_not_opened(
 
 def test_what_is_marked_is_what_was_found() -> None:
     text = "Businesses of the busy"
-    marked = [t for _, _, t in highlight.matches(text, "the busy", None, UNSTEMMED)]
+    marked = [text[start:end] for start, end in matches(text, "the busy", None, UNSTEMMED)]
     assert marked == ["busy"]
-    assert len(highlight.matches(text, "busy")) == 2
-    assert len(highlight.matches(text, "the busy", None, ALL_WORDS)) == 2
+    assert len(matches(text, "busy")) == 2
+    assert len(matches(text, "the busy", None, ALL_WORDS)) == 2

@@ -5,8 +5,8 @@ a value is equality, a list is any-of, an object is a range; all parts must hold
 several values (a list) satisfies a part when one of them does.
 
 A filter is evaluated either on documents (:meth:`Filter.matches`) or on columns: for each
-``clause``, ``column_values(document, clause.name)`` are the values to store and
-``clause.accepts(value)`` says which distinct values of the column pass.
+``clause``, a column stores ``column_values(document, clause.name)``, and ``clause.accepts(value)``
+decides on each distinct value.
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ def column_values(document: Document, name: str) -> tuple[Scalar, ...]:
     kind, _, key = name.partition(".")
     if kind == "labels":
         return document.label_values(key)
-    found = _find(document.metadata, key)
-    values = found if isinstance(found, list) else [found]
+    value = _find(document.metadata, key)
+    values = value if isinstance(value, list) else [value]
     if name == ENTITIES:
         values = [v.get("type") if isinstance(v, dict) else v for v in values]
     return tuple(v for v in values if isinstance(v, str | int | float))

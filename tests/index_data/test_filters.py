@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from index_data.documents import Document
-from index_data.segment.filters import InvalidFilter, column_values, parse_filter
+from index_data.filters import InvalidFilter, column_values, parse_filter
 
 DOCUMENT = Document(
     "1",
