@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -58,10 +58,8 @@ class Report:
         }
 
 
-async def import_json(footnote: Footnote, body: object, wait: Wait) -> dict[str, Any]:
+async def import_json(footnote: Footnote, body: Mapping[str, Any], wait: Wait) -> dict[str, Any]:
     """Upsert one document, or those of ``{"documents": [...]}``. Raises :class:`Problem`."""
-    if not isinstance(body, dict):
-        raise invalid("#", "a document, or an object with 'documents', is wanted")
     multilabel = "documents" in body
     raws = body["documents"] if multilabel else [body]
     if multilabel and (len(body) > 1 or not isinstance(raws, list) or not raws):
@@ -201,11 +199,9 @@ def sample_warning(footnote: Footnote) -> list[str]:
 
 
 async def replace_one(
-    footnote: Footnote, name: str, body: object, *, if_match: str | None, wait: Wait
+    footnote: Footnote, name: str, body: Mapping[str, Any], *, if_match: str | None, wait: Wait
 ) -> tuple[dict[str, Any], Document]:
     """Put one document under its id. Raises :class:`Problem` and ``PreconditionFailed``."""
-    if not isinstance(body, dict):
-        raise invalid("#", "a document is wanted")
     if body.get("id", name) != name:
         raise invalid("#/id", "differs from the id in the address")
     try:

@@ -21,6 +21,12 @@ from app.web.streaming import Event, Streaming
 PING_S = 15
 T = TypeVar("T")
 PROBLEM_TYPE = "application/problem+json"
+BODY_REFUSALS: tuple[Slug, ...] = (
+    "validation",
+    "payload-too-large",
+    "unsupported-media-type",
+    "request-timeout",
+)
 RETRIED: frozenset[Slug] = frozenset({"queue-full", "not-ready"})
 
 
@@ -48,15 +54,6 @@ def json_answer(
     """A JSON answer."""
     raw = body if isinstance(body, bytes) else orjson.dumps(body)
     return Response(raw, status, headers, media_type="application/json")
-
-
-def problem_answer(problem: Problem, request_id: str | None, *, openai: bool) -> Response:
-    """A problem as an answer, in the shape that the address calls for."""
-    if openai:
-        body, kind = problem.to_openai(request_id), "application/json"
-    else:
-        body, kind = problem.to_json(request_id), PROBLEM_TYPE
-    return Response(orjson.dumps(body), problem.status, problem.headers, media_type=kind)
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -135,7 +132,7 @@ def body_of(
 
 
 def answers(
-    model: type[BaseModel] | None, *slugs: Slug, status: int = 200, text: str = "The answer."
+    model: type[Any] | None, *slugs: Slug, status: int = 200, text: str = "The answer."
 ) -> dict[int | str, dict[str, Any]]:
     """The description of a route's answers: what it gives, and the problems it may give."""
     good: dict[str, Any] = {"description": text}
