@@ -63,7 +63,7 @@ async def import_json(footnote: Footnote, body: Mapping[str, Any], wait: Wait) -
     multilabel = "documents" in body
     raws = body["documents"] if multilabel else [body]
     if multilabel and (len(body) > 1 or not isinstance(raws, list) or not raws):
-        raise invalid("#/documents", "a list of documents, and nothing beside it, is wanted")
+        raise invalid("#/documents", "must be a list of documents that is not empty, alone")
     report = Report()
     documents: list[Document] = []
     for line, raw in enumerate(raws, 1):
@@ -203,7 +203,7 @@ async def replace_one(
 ) -> tuple[dict[str, Any], Document]:
     """Put one document under its id. Raises :class:`Problem` and ``PreconditionFailed``."""
     if body.get("id", name) != name:
-        raise invalid("#/id", "differs from the id in the address")
+        raise invalid("#/id", "must equal the id in the path")
     try:
         document = parse_document({**body, "id": name})
     except InvalidDocument as error:
@@ -272,7 +272,7 @@ async def page(
         except orjson.JSONDecodeError:
             raise invalid("#/filter", "not valid JSON") from None
         if not isinstance(decoded, dict):
-            raise invalid("#/filter", "a JSON object is wanted")
+            raise invalid("#/filter", "must be a JSON object")
         wanted = filter_of(decoded, "#/filter")
     try:
         found, following = await asyncio.to_thread(

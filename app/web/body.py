@@ -51,11 +51,13 @@ async def chunks(request: Request, idle_s: float) -> AsyncIterator[bytes]:
         except TimeoutError:
             raise Problem(
                 "request-timeout",
-                f"No byte of the body came for {idle_s:g} seconds.",
+                f"No byte of the body arrived for {idle_s:g} seconds.",
                 headers={"Connection": "close"},
             ) from None
         except ClientDisconnect:
-            raise Problem("request-timeout", "The connection ended before the body did.") from None
+            raise Problem(
+                "request-timeout", "The connection ended before the body was complete."
+            ) from None
         if chunk:
             yield chunk
 

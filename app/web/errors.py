@@ -75,13 +75,13 @@ def problem_of(error: Exception) -> Problem:
             detail = "The disk refused to write; nothing was written."
             return Problem("not-ready", detail, retry_after=5)
         case PreconditionFailed():
-            detail = "The document is not the one that If-Match names."
+            detail = "If-Match is not the current ETag of the document."
             return Problem("precondition-failed", detail)
         case StoreClosed() | EngineClosed():
-            detail = "The server is stopping or changing; try again."
+            detail = "The server is stopping or changing its model; retry."
             return Problem("not-ready", detail, retry_after=1)
         case MethodUnavailable():
-            detail = "The index has no vectors to search by; it can do: bm25."
+            detail = "The index has no vectors; available methods: bm25."
             return Problem("capability-missing", detail)
     return Problem("internal", "The server's log has the details.")
 
