@@ -14,7 +14,7 @@ from app.records.datasets import id_of, line_of
 from app.records.keys import scope
 from app.routes.documents import REFUSALS
 from app.schemas import datasets as bodies
-from app.web.body import JsonRoute, OrNdjson, chunks, examples, ndjson
+from app.web.body import JsonRoute, Ndjson, chunks, examples, ndjson
 from app.web.http import State, answers, json_answer
 
 router = APIRouter(prefix="/admin/datasets", tags=["admin"], route_class=JsonRoute)
@@ -30,7 +30,7 @@ QUESTION = {
 }
 LINES = '{"text": "The parcel is late", "label": "delivery"}\n{"text": "Thanks", "label": "praise"}'
 Upload = Annotated[
-    OrNdjson[bodies.DatasetRequest],
+    bodies.DatasetRequest | Ndjson,
     examples(
         {
             "entities": {"kind": "spans", "name": "products", "rows": [SPANS]},

@@ -8,7 +8,6 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.routing import iter_route_contexts
-from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.responses import HTMLResponse, Response
 
@@ -19,7 +18,7 @@ from app.records.feedback import FeedbackItem
 from app.records.keys import RequireScope, Scope, scope
 from app.routes import datasets
 from app.routes.feedback import CORRECTION
-from app.schemas import base
+from app.schemas.base import ProblemBody
 from app.state import Footnote
 from app.web.http import State, json_answer
 
@@ -85,9 +84,8 @@ def describe(app: FastAPI) -> dict[str, Any]:
 
 def complete(document: dict[str, Any], app: FastAPI) -> None:
     """Add the shape of problems and the scope of each operation; take out FastAPI's own error."""
-    models: list[type[BaseModel]] = [*requests(base.Request), base.ProblemBody]
     _, made = models_json_schema(
-        [(m, "validation") for m in models], ref_template="#/components/schemas/{model}"
+        [(ProblemBody, "validation")], ref_template="#/components/schemas/{model}"
     )
     components = document["components"]
     components["schemas"] |= made["$defs"]
@@ -105,11 +103,6 @@ def complete(document: dict[str, Any], app: FastAPI) -> None:
         if required is not Scope.OPEN:
             operation["security"] = [{"key": []}]
             operation["x-scope"] = required.label
-
-
-def requests(kind: type[BaseModel]) -> list[type[BaseModel]]:
-    """Every kind of request body, however it is derived."""
-    return [made for direct in kind.__subclasses__() for made in (direct, *requests(direct))]
 
 
 def scopes(app: FastAPI) -> list[tuple[str, str, Scope]]:

@@ -20,7 +20,7 @@ from app.schemas.documents import (
     Documents,
     WriteResponse,
 )
-from app.web.body import JsonRoute, OrNdjson, chunks, examples, ndjson
+from app.web.body import JsonRoute, Ndjson, chunks, examples, ndjson
 from app.web.http import BODY_REFUSALS, State, answers, json_answer, unless_gone
 
 router = APIRouter(tags=["documents"], route_class=JsonRoute)
@@ -34,7 +34,7 @@ TICKET = {
     "lang": "en",
 }
 OneOrMore = Annotated[
-    OrNdjson[Sent[Document | Documents]],
+    Sent[Document | Documents] | Ndjson,
     examples({"one": TICKET, "several": {"documents": [TICKET]}}),
 ]
 Replacement = Annotated[

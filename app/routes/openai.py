@@ -13,8 +13,9 @@ from sse_starlette import ServerSentEvent
 from starlette.responses import Response
 
 from app.predict import openai as service
-from app.problems import Problem, Slug
+from app.problems import Problem
 from app.records.keys import scope
+from app.routes import predict
 from app.schemas.openai import (
     ChatRequest,
     CompletionRequest,
@@ -22,42 +23,46 @@ from app.schemas.openai import (
     ModelList,
     Shared,
 )
-from app.web.body import checked, read_json
-from app.web.http import State, answers, body_of, event_source, json_answer, room, unless_gone
+from app.web.body import JsonRoute, examples
+from app.web.http import State, answers, event_source, json_answer, room, unless_gone
 from app.web.streaming import Emit, Streaming
 
-router = APIRouter(prefix="/v1", tags=["clients"])
+router = APIRouter(prefix="/v1", tags=["clients"], route_class=JsonRoute)
 READ = [Depends(scope("predict")), Depends(room)]
-REFUSALS: tuple[Slug, ...] = (
-    "validation",
-    "capability-missing",
-    "not-found",
-    "payload-too-large",
-    "unsupported-media-type",
-    "request-timeout",
-    "queue-full",
-    "not-ready",
-)
+REFUSALS = (*predict.REFUSALS, "not-found")
 QUESTION = "I was charged twice for one order. What happens to the second payment?"
-CHAT = {
-    "a question": {"model": "footnote", "messages": [{"role": "user", "content": QUESTION}]},
-    "a dialogue, from some documents": {
-        "model": "footnote",
-        "messages": [
-            {"role": "user", "content": "I was charged twice for one order"},
-            {"role": "assistant", "content": "I am sorry. Which order is it?"},
-            {"role": "user", "content": "48213. What happens to the second payment?"},
-        ],
-        "retrieval": {"k": 5, "filter": {"lang": "en"}},
-    },
-}
-COMPLETION = {
-    "a text to be continued": {
-        "model": "footnote",
-        "prompt": "A second payment for one order",
-        "max_tokens": 32,
-    }
-}
+Chat = Annotated[
+    ChatRequest,
+    examples(
+        {
+            "a question": {
+                "model": "footnote",
+                "messages": [{"role": "user", "content": QUESTION}],
+            },
+            "a dialogue, from some documents": {
+                "model": "footnote",
+                "messages": [
+                    {"role": "user", "content": "I was charged twice for one order"},
+                    {"role": "assistant", "content": "I am sorry. Which order is it?"},
+                    {"role": "user", "content": "48213. What happens to the second payment?"},
+                ],
+                "retrieval": {"k": 5, "filter": {"lang": "en"}},
+            },
+        }
+    ),
+]
+Completion = Annotated[
+    CompletionRequest,
+    examples(
+        {
+            "a text to be continued": {
+                "model": "footnote",
+                "prompt": "A second payment for one order",
+                "max_tokens": 32,
+            }
+        }
+    ),
+]
 ModelId = Annotated[str, Path(max_length=256)]
 
 
@@ -65,28 +70,24 @@ ModelId = Annotated[str, Path(max_length=256)]
     "/chat/completions",
     summary="Answer in a dialogue, as OpenAI does",
     dependencies=READ,
-    openapi_extra=body_of(ChatRequest, CHAT),
     responses=answers(None, *REFUSALS),
 )
-async def chat(request: Request, footnote: State) -> Response:
+async def chat(request: Request, body: Chat, footnote: State) -> Response:
     """The task `dialogue`; citations, sentences and support stand in extra fields."""
-    wanted = checked(ChatRequest, await read_json(request))
-    work = partial(service.chat, footnote, wanted)
-    return await told(request, "chat.completion", wanted, work)
+    work = partial(service.chat, footnote, body)
+    return await told(request, "chat.completion", body, work)
 
 
 @router.post(
     "/completions",
     summary="Continue a text, as OpenAI does",
     dependencies=READ,
-    openapi_extra=body_of(CompletionRequest, COMPLETION),
     responses=answers(None, *REFUSALS),
 )
-async def completions(request: Request, footnote: State) -> Response:
+async def completions(request: Request, body: Completion, footnote: State) -> Response:
     """The task `generation`; without a generator 404 `model_not_found`."""
-    wanted = checked(CompletionRequest, await read_json(request))
-    work = partial(service.completion, footnote, wanted)
-    return await told(request, "text_completion", wanted, work)
+    work = partial(service.completion, footnote, body)
+    return await told(request, "text_completion", body, work)
 
 
 @router.get(
@@ -112,11 +113,11 @@ async def model(model_id: ModelId, footnote: State) -> Response:
     return json_answer(service.model(footnote, model_id))
 
 
-async def told(request: Request, kind: service.Kind, wanted: Shared, work: Any) -> Response:
+async def told(request: Request, kind: service.Kind, body: Shared, work: Any) -> Response:
     """An answer at once, or as a stream of chunks that ends with `[DONE]`."""
-    if not wanted.stream:
+    if not body.stream:
         prediction = await unless_gone(request, work())
-        return json_answer(service.answer(kind, wanted, prediction))
+        return json_answer(service.answer(kind, body, prediction))
 
     async def emitting(emit: Emit) -> Any:
         return await work(emit)
@@ -129,7 +130,7 @@ async def told(request: Request, kind: service.Kind, wanted: Shared, work: Any) 
 
     async def chunks() -> AsyncIterator[ServerSentEvent]:
         async with aclosing(streaming.events()) as events:
-            async for chunk in service.chunks(kind, wanted, events, problem):
+            async for chunk in service.chunks(kind, body, events, problem):
                 yield ServerSentEvent(orjson.dumps(chunk).decode())
         yield ServerSentEvent("[DONE]")
 

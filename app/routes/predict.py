@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
@@ -17,107 +18,112 @@ from app.problems import Slug
 from app.records.keys import scope
 from app.schemas.predict import ClassifyRequest, PredictRequest
 from app.schemas.prediction import ClassifyResponse, PredictResponse
-from app.web.body import checked, read_json
-from app.web.http import State, answers, body_of, event_stream, json_answer, room, unless_gone
+from app.web.body import JsonRoute, examples
+from app.web.http import BODY_REFUSALS, State, answers, event_stream, json_answer, room, unless_gone
 from app.web.streaming import Streaming
 
-router = APIRouter(tags=["predict"])
+router = APIRouter(tags=["predict"], route_class=JsonRoute)
 READ = [Depends(scope("predict")), Depends(room)]
-REFUSALS: tuple[Slug, ...] = (
-    "validation",
-    "capability-missing",
-    "payload-too-large",
-    "unsupported-media-type",
-    "request-timeout",
-    "queue-full",
-    "not-ready",
-)
+REFUSALS: tuple[Slug, ...] = (*BODY_REFUSALS, "capability-missing", "queue-full", "not-ready")
 SERVICES = {"qa": qa_service.predict, "ner": ner_service.predict}
 WRITERS = {"generation": generation_service.predict, "dialogue": dialogue_service.predict}
 CHARGED = "I was charged twice for one order"
-CLASSIFY = {
-    "one text": {"input": CHARGED},
-    "several, with options": {
-        "input": [CHARGED, "Where is my parcel?"],
-        "retrieval": {"k": 5, "method": "bm25"},
-        "abstain": {"min_confidence": 0.2},
-    },
-    "explained": {
-        "input": CHARGED,
-        "retrieval": {"k": 10},
-        "explain": ["citations", "influence", "ablation"],
-    },
-    "closed book": {"input": CHARGED, "retrieval": {"mode": "off"}},
-}
-PREDICT = {
-    "classification": {"task": "classification", "input": CHARGED, "params": {"top_n": 3}},
-    "explained": {
-        "task": "classification",
-        "input": CHARGED,
-        "explain": ["citations", "influence", "ablation"],
-        "abstain": {"min_support": 0.3},
-    },
-    "sentiment": {"task": "sentiment", "input": "Fast delivery, thank you!"},
-    "question": {"task": "qa", "input": {"question": "How long do I have to return an item?"}},
-    "question with its text": {
-        "task": "qa",
-        "input": {
-            "question": "When does the shop open?",
-            "context": "The shop in Mill Lane opens at nine. On Sundays it is closed.",
-        },
-    },
-    "dialogue": {
-        "task": "dialogue",
-        "input": {
-            "messages": [
-                {"role": "user", "content": "I was charged twice for one order"},
-                {"role": "assistant", "content": "I am sorry. Which order is it?"},
-                {"role": "user", "content": "Number 48213. What happens to the second payment?"},
-            ]
-        },
-    },
-    "entities": {"task": "ner", "input": "Order 48213 from 3 March cost £89.00"},
-    "provided documents": {
-        "task": "classification",
-        "input": CHARGED,
-        "retrieval": {
-            "mode": "provided",
-            "documents": [
-                {"id": "a", "text": "Two payments for the same order", "label": "billing"},
-                {"id": "b", "text": "The parcel never came", "label": "delivery"},
-            ],
-        },
-    },
-}
+Classify = Annotated[
+    ClassifyRequest,
+    examples(
+        {
+            "one text": {"input": CHARGED},
+            "several, with options": {
+                "input": [CHARGED, "Where is my parcel?"],
+                "retrieval": {"k": 5, "method": "bm25"},
+                "abstain": {"min_confidence": 0.2},
+            },
+            "explained": {
+                "input": CHARGED,
+                "retrieval": {"k": 10},
+                "explain": ["citations", "influence", "ablation"],
+            },
+            "closed book": {"input": CHARGED, "retrieval": {"mode": "off"}},
+        }
+    ),
+]
+Predict = Annotated[
+    PredictRequest,
+    examples(
+        {
+            "classification": {"task": "classification", "input": CHARGED, "params": {"top_n": 3}},
+            "explained": {
+                "task": "classification",
+                "input": CHARGED,
+                "explain": ["citations", "influence", "ablation"],
+                "abstain": {"min_support": 0.3},
+            },
+            "sentiment": {"task": "sentiment", "input": "Fast delivery, thank you!"},
+            "question": {
+                "task": "qa",
+                "input": {"question": "How long do I have to return an item?"},
+            },
+            "question with its text": {
+                "task": "qa",
+                "input": {
+                    "question": "When does the shop open?",
+                    "context": "The shop in Mill Lane opens at nine. On Sundays it is closed.",
+                },
+            },
+            "dialogue": {
+                "task": "dialogue",
+                "input": {
+                    "messages": [
+                        {"role": "user", "content": "I was charged twice for one order"},
+                        {"role": "assistant", "content": "I am sorry. Which order is it?"},
+                        {
+                            "role": "user",
+                            "content": "Number 48213. What happens to the second payment?",
+                        },
+                    ]
+                },
+            },
+            "entities": {"task": "ner", "input": "Order 48213 from 3 March cost £89.00"},
+            "provided documents": {
+                "task": "classification",
+                "input": CHARGED,
+                "retrieval": {
+                    "mode": "provided",
+                    "documents": [
+                        {"id": "a", "text": "Two payments for the same order", "label": "billing"},
+                        {"id": "b", "text": "The parcel never came", "label": "delivery"},
+                    ],
+                },
+            },
+        }
+    ),
+]
 
 
 @router.post(
     "/predict",
     summary="Predict with retrieval, for a task",
     dependencies=READ,
-    openapi_extra=body_of(PredictRequest, PREDICT),
     responses=answers(PredictResponse, *REFUSALS, "pin-unavailable"),
 )
-async def predict(request: Request, footnote: State) -> Response:
+async def predict(request: Request, body: Predict, footnote: State) -> Response:
     """Retrieval, then the Transformer: the answer names the documents that it rests on.
 
     With `stream` the tasks that write text answer as Server-Sent Events: `retrieval`, `token`...,
     `prediction` (the whole answer), `done`; `error` where something goes wrong on the way.
     """
-    wanted = checked(PredictRequest, await read_json(request))
-    if (writing := WRITERS.get(wanted.task)) is not None:
-        if wanted.stream:
-            work = partial(writing, footnote, wanted)
+    if (writing := WRITERS.get(body.task)) is not None:
+        if body.stream:
+            work = partial(writing, footnote, body)
             return await event_stream(request, Streaming(work, last="prediction"))
-        return json_answer(await unless_gone(request, writing(footnote, wanted)))
-    service = SERVICES.get(wanted.task, classify_service.predict)
-    return json_answer(await unless_gone(request, service(footnote, wanted)))
+        return json_answer(await unless_gone(request, writing(footnote, body)))
+    service = SERVICES.get(body.task, classify_service.predict)
+    return json_answer(await unless_gone(request, service(footnote, body)))
 
 
-async def classify(request: Request, footnote: State) -> Response:
+async def classify(request: Request, body: Classify, footnote: State) -> Response:
     """Classification in the shape that vLLM's and SGLang's clients read, with citations."""
-    wanted = checked(ClassifyRequest, await read_json(request))
-    return json_answer(await unless_gone(request, classify_service.classify(footnote, wanted)))
+    return json_answer(await unless_gone(request, classify_service.classify(footnote, body)))
 
 
 for path in ("/classify", "/v1/classify"):
@@ -125,7 +131,6 @@ for path in ("/classify", "/v1/classify"):
         path,
         summary="Classify texts",
         dependencies=READ,
-        openapi_extra=body_of(ClassifyRequest, CLASSIFY),
         responses=answers(ClassifyResponse, *REFUSALS, "not-found"),
         operation_id=path.strip("/").replace("/", "_"),
     )(classify)

@@ -11,27 +11,23 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 from fastapi import Body, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import SkipJsonSchema
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from app.problems import Problem, invalid
 
-T = TypeVar("T")
-M = TypeVar("M", bound=BaseModel)
-OrNdjson = T | SkipJsonSchema[None]
-"""A body that may come as NDJSON too: then the parameter is None, and the request is read."""
+Ndjson = SkipJsonSchema[None]
+"""`Model | Ndjson`: the body may come as NDJSON too. Then it is None, and the request is read."""
 
 MAX_DEPTH = 64
-JSON = re.compile(r"application/([\w.-]+\+)?json")
-NDJSON = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl"})
+JSON_TYPE = re.compile(r"application/([\w.-]+\+)?json")
+NDJSON_TYPES = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl"})
 _POSITION = re.compile(r"line (\d+) column (\d+)")
 
 
@@ -103,7 +99,7 @@ class JsonRoute(APIRoute):
                 assert guard.dependency is not None
                 await guard.dependency(request)
             value = None
-            if not (streams and media_type(request) in NDJSON):
+            if not (streams and media_type(request) in NDJSON_TYPES):
                 value = await read_json(request)
             return await handler(_Decoded(request, value))
 
@@ -139,7 +135,7 @@ def ndjson(lines: str) -> dict[str, Any]:
 
 async def read_json(request: Request) -> dict[str, Any]:
     """The decoded JSON body, which is an object. Raises :class:`Problem`."""
-    if not JSON.fullmatch(media_type(request)):
+    if not JSON_TYPE.fullmatch(media_type(request)):
         raise Problem("unsupported-media-type", "Send the header Content-Type: application/json.")
     settings = request.app.state.footnote.settings
     body = await read_bytes(request, limit=settings.max_body, idle_s=settings.idle_timeout_s)
@@ -175,12 +171,3 @@ def check_depth(value: Any) -> None:
             return
         level = inner
     raise invalid("#", f"nested deeper than {MAX_DEPTH}")
-
-
-def checked(model: type[M], value: Any) -> M:
-    """``value`` as a ``model``. Raises ``RequestValidationError`` naming every wrong place."""
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        found = [{**e, "loc": ("body", *e["loc"])} for e in error.errors(include_url=False)]
-        raise RequestValidationError(found, body=value) from None

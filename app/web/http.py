@@ -9,7 +9,6 @@ from typing import Annotated, Any, TypeVar
 
 import orjson
 from fastapi import Depends, Request
-from pydantic import BaseModel
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import Response
 
@@ -110,25 +109,6 @@ def event_text(event: Event, request_id: str | None) -> str:
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def body_of(
-    model: type[BaseModel] | str, examples: Mapping[str, Any], *, ndjson: str | None = None
-) -> dict[str, Any]:
-    """The description of a request body with filled-in examples (``openapi_extra``).
-
-    ``model``: the schema, or the name of one in the document's components.
-    """
-    name = model if isinstance(model, str) else model.__name__
-    content: dict[str, Any] = {
-        "application/json": {
-            "schema": {"$ref": f"#/components/schemas/{name}"},
-            "examples": {k: {"value": v} for k, v in examples.items()},
-        }
-    }
-    if ndjson is not None:
-        content["application/x-ndjson"] = {"schema": {"type": "string"}, "example": ndjson}
-    return {"requestBody": {"required": True, "content": content}}
 
 
 def answers(
