@@ -26,49 +26,32 @@ from app.web.http import BODY_REFUSALS, State, answers, json_answer
 router = APIRouter(prefix="/admin", tags=["admin"], route_class=JsonRoute)
 ADMIN = [Depends(scope("admin"))]
 REFUSALS: tuple[Slug, ...] = (*BODY_REFUSALS, "queue-full", "not-ready", "insufficient-storage")
-Train = Annotated[
-    bodies.TrainRequest,
-    examples(
-        {
-            "the labels of the index": {"task": "classification", "field": "label"},
-            "sentiment, SGD": {"task": "sentiment", "optimizer": "sgd", "activate": "never"},
-            "entities of the index": {"task": "ner", "epochs": 4, "retrieval": {"k": 24}},
-            "questions of a dataset": {
-                "task": "qa",
-                "dataset": "ds_0123456789abcdef01234567",
-                "epochs": 4,
-                "batch_size": 16,
-                "lr": 0.001,
-                "holdout": 0.1,
-                "activate": "if_better",
-                "margin": 0.0,
-            },
-        }
-    ),
-]
-Pretrain = Annotated[
-    PretrainRequest,
-    examples(
-        {
-            "the documents of the index": {
-                "tokens": 200_000,
-                "dim": 128,
-                "layers": 2,
-                "vocab": 2048,
-            },
-            "without retrieval, SGD": {"memory": "none", "optimizer": "sgd", "tokens": 100_000},
-        }
-    ),
-]
-NewKey = Annotated[
-    bodies.KeyRequest,
-    examples(
-        {
-            "an admin": {"scope": "admin", "name": "operator"},
-            "a reader": {"scope": "predict", "name": "shop"},
-        }
-    ),
-]
+TRAIN = {
+    "the labels of the index": {"task": "classification", "field": "label"},
+    "sentiment, SGD": {"task": "sentiment", "optimizer": "sgd", "activate": "never"},
+    "entities of the index": {"task": "ner", "epochs": 4, "retrieval": {"k": 24}},
+    "questions of a dataset": {
+        "task": "qa",
+        "dataset": "ds_0123456789abcdef01234567",
+        "epochs": 4,
+        "batch_size": 16,
+        "lr": 0.001,
+        "holdout": 0.1,
+        "activate": "if_better",
+        "margin": 0.0,
+    },
+}
+Train = Annotated[bodies.TrainRequest, examples(TRAIN)]
+PRETRAIN = {
+    "the documents of the index": {"tokens": 200_000, "dim": 128, "layers": 2, "vocab": 2048},
+    "without retrieval, SGD": {"memory": "none", "optimizer": "sgd", "tokens": 100_000},
+}
+Pretrain = Annotated[PretrainRequest, examples(PRETRAIN)]
+KEYS = {
+    "an admin": {"scope": "admin", "name": "operator"},
+    "a reader": {"scope": "predict", "name": "shop"},
+}
+NewKey = Annotated[bodies.KeyRequest, examples(KEYS)]
 Reindex = Annotated[bodies.ReindexRequest, examples({"all": {"mode": "full"}})]
 Evaluate = Annotated[bodies.EvaluateRequest, examples({"held-out tickets": {"field": "label"}})]
 Version = Annotated[str, Path(max_length=128)]

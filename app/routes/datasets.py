@@ -29,16 +29,12 @@ QUESTION = {
     "answers": [{"text": "two years", "start": 31}],
 }
 LINES = '{"text": "The parcel is late", "label": "delivery"}\n{"text": "Thanks", "label": "praise"}'
-Upload = Annotated[
-    bodies.DatasetRequest | Ndjson,
-    examples(
-        {
-            "entities": {"kind": "spans", "name": "products", "rows": [SPANS]},
-            "questions": {"kind": "squad", "rows": [QUESTION]},
-            "tokens and tags": {"rows": [{"tokens": ["to", "Leeds"], "tags": ["O", "B-PLACE"]}]},
-        }
-    ),
-]
+EXAMPLES = {
+    "entities": {"kind": "spans", "name": "products", "rows": [SPANS]},
+    "questions": {"kind": "squad", "rows": [QUESTION]},
+    "tokens and tags": {"rows": [{"tokens": ["to", "Leeds"], "tags": ["O", "B-PLACE"]}]},
+}
+Upload = Annotated[bodies.DatasetRequest | Ndjson, examples(EXAMPLES)]
 EXAMPLE = id_of("spans", hashlib.sha256(line_of(SPANS)).hexdigest())
 DatasetId = Annotated[str, Path(max_length=64)]
 

@@ -76,10 +76,10 @@ async def openapi(request: Request, footnote: State) -> Response:
 
 def describe(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI document of an application: FastAPI's own, with problems, key and scopes."""
-    if app.openapi_schema is None:
-        complete(app.openapi(), app)
-    assert app.openapi_schema is not None
-    return app.openapi_schema
+    if (document := app.openapi_schema) is None:
+        document = app.openapi()  # which keeps it
+        complete(document, app)
+    return document
 
 
 def complete(document: dict[str, Any], app: FastAPI) -> None:

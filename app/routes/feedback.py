@@ -34,18 +34,14 @@ ANSWER = {
     "input": "How long may I return an order?",
     "answer": {"text": "within 30 days"},
 }
-Correction = Annotated[
-    FeedbackRequest,
-    examples(
-        {
-            "a correction": CORRECTION,
-            "what it would change": {**CORRECTION, "preview": True},
-            "with its impact": {**CORRECTION, "impact": True},
-            "named entities": ENTITIES,
-            "an answer": ANSWER,
-        }
-    ),
-]
+EXAMPLES = {
+    "a correction": CORRECTION,
+    "what it would change": {**CORRECTION, "preview": True},
+    "with its impact": {**CORRECTION, "impact": True},
+    "named entities": ENTITIES,
+    "an answer": ANSWER,
+}
+Correction = Annotated[FeedbackRequest, examples(EXAMPLES)]
 
 
 @router.post(

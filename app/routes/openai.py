@@ -31,38 +31,27 @@ router = APIRouter(prefix="/v1", tags=["clients"], route_class=JsonRoute)
 READ = [Depends(scope("predict")), Depends(room)]
 REFUSALS = (*predict.REFUSALS, "not-found")
 QUESTION = "I was charged twice for one order. What happens to the second payment?"
-Chat = Annotated[
-    ChatRequest,
-    examples(
-        {
-            "a question": {
-                "model": "footnote",
-                "messages": [{"role": "user", "content": QUESTION}],
-            },
-            "a dialogue, from some documents": {
-                "model": "footnote",
-                "messages": [
-                    {"role": "user", "content": "I was charged twice for one order"},
-                    {"role": "assistant", "content": "I am sorry. Which order is it?"},
-                    {"role": "user", "content": "48213. What happens to the second payment?"},
-                ],
-                "retrieval": {"k": 5, "filter": {"lang": "en"}},
-            },
-        }
-    ),
-]
-Completion = Annotated[
-    CompletionRequest,
-    examples(
-        {
-            "a text to be continued": {
-                "model": "footnote",
-                "prompt": "A second payment for one order",
-                "max_tokens": 32,
-            }
-        }
-    ),
-]
+CHAT = {
+    "a question": {"model": "footnote", "messages": [{"role": "user", "content": QUESTION}]},
+    "a dialogue, from some documents": {
+        "model": "footnote",
+        "messages": [
+            {"role": "user", "content": "I was charged twice for one order"},
+            {"role": "assistant", "content": "I am sorry. Which order is it?"},
+            {"role": "user", "content": "48213. What happens to the second payment?"},
+        ],
+        "retrieval": {"k": 5, "filter": {"lang": "en"}},
+    },
+}
+Chat = Annotated[ChatRequest, examples(CHAT)]
+COMPLETION = {
+    "a text to be continued": {
+        "model": "footnote",
+        "prompt": "A second payment for one order",
+        "max_tokens": 32,
+    }
+}
+Completion = Annotated[CompletionRequest, examples(COMPLETION)]
 ModelId = Annotated[str, Path(max_length=256)]
 
 

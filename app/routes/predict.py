@@ -28,76 +28,62 @@ REFUSALS: tuple[Slug, ...] = (*BODY_REFUSALS, "capability-missing", "queue-full"
 SERVICES = {"qa": qa_service.predict, "ner": ner_service.predict}
 WRITERS = {"generation": generation_service.predict, "dialogue": dialogue_service.predict}
 CHARGED = "I was charged twice for one order"
-Classify = Annotated[
-    ClassifyRequest,
-    examples(
-        {
-            "one text": {"input": CHARGED},
-            "several, with options": {
-                "input": [CHARGED, "Where is my parcel?"],
-                "retrieval": {"k": 5, "method": "bm25"},
-                "abstain": {"min_confidence": 0.2},
-            },
-            "explained": {
-                "input": CHARGED,
-                "retrieval": {"k": 10},
-                "explain": ["citations", "influence", "ablation"],
-            },
-            "closed book": {"input": CHARGED, "retrieval": {"mode": "off"}},
-        }
-    ),
-]
-Predict = Annotated[
-    PredictRequest,
-    examples(
-        {
-            "classification": {"task": "classification", "input": CHARGED, "params": {"top_n": 3}},
-            "explained": {
-                "task": "classification",
-                "input": CHARGED,
-                "explain": ["citations", "influence", "ablation"],
-                "abstain": {"min_support": 0.3},
-            },
-            "sentiment": {"task": "sentiment", "input": "Fast delivery, thank you!"},
-            "question": {
-                "task": "qa",
-                "input": {"question": "How long do I have to return an item?"},
-            },
-            "question with its text": {
-                "task": "qa",
-                "input": {
-                    "question": "When does the shop open?",
-                    "context": "The shop in Mill Lane opens at nine. On Sundays it is closed.",
-                },
-            },
-            "dialogue": {
-                "task": "dialogue",
-                "input": {
-                    "messages": [
-                        {"role": "user", "content": "I was charged twice for one order"},
-                        {"role": "assistant", "content": "I am sorry. Which order is it?"},
-                        {
-                            "role": "user",
-                            "content": "Number 48213. What happens to the second payment?",
-                        },
-                    ]
-                },
-            },
-            "entities": {"task": "ner", "input": "Order 48213 from 3 March cost £89.00"},
-            "provided documents": {
-                "task": "classification",
-                "input": CHARGED,
-                "retrieval": {
-                    "mode": "provided",
-                    "documents": [
-                        {"id": "a", "text": "Two payments for the same order", "label": "billing"},
-                        {"id": "b", "text": "The parcel never came", "label": "delivery"},
-                    ],
-                },
-            },
-        }
-    ),
-]
+CLASSIFY = {
+    "one text": {"input": CHARGED},
+    "several, with options": {
+        "input": [CHARGED, "Where is my parcel?"],
+        "retrieval": {"k": 5, "method": "bm25"},
+        "abstain": {"min_confidence": 0.2},
+    },
+    "explained": {
+        "input": CHARGED,
+        "retrieval": {"k": 10},
+        "explain": ["citations", "influence", "ablation"],
+    },
+    "closed book": {"input": CHARGED, "retrieval": {"mode": "off"}},
+}
+Classify = Annotated[ClassifyRequest, examples(CLASSIFY)]
+PREDICT = {
+    "classification": {"task": "classification", "input": CHARGED, "params": {"top_n": 3}},
+    "explained": {
+        "task": "classification",
+        "input": CHARGED,
+        "explain": ["citations", "influence", "ablation"],
+        "abstain": {"min_support": 0.3},
+    },
+    "sentiment": {"task": "sentiment", "input": "Fast delivery, thank you!"},
+    "question": {"task": "qa", "input": {"question": "How long do I have to return an item?"}},
+    "question with its text": {
+        "task": "qa",
+        "input": {
+            "question": "When does the shop open?",
+            "context": "The shop in Mill Lane opens at nine. On Sundays it is closed.",
+        },
+    },
+    "dialogue": {
+        "task": "dialogue",
+        "input": {
+            "messages": [
+                {"role": "user", "content": "I was charged twice for one order"},
+                {"role": "assistant", "content": "I am sorry. Which order is it?"},
+                {"role": "user", "content": "Number 48213. What happens to the second payment?"},
+            ]
+        },
+    },
+    "entities": {"task": "ner", "input": "Order 48213 from 3 March cost £89.00"},
+    "provided documents": {
+        "task": "classification",
+        "input": CHARGED,
+        "retrieval": {
+            "mode": "provided",
+            "documents": [
+                {"id": "a", "text": "Two payments for the same order", "label": "billing"},
+                {"id": "b", "text": "The parcel never came", "label": "delivery"},
+            ],
+        },
+    },
+}
+Predict = Annotated[PredictRequest, examples(PREDICT)]
 
 
 @router.post(

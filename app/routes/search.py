@@ -21,29 +21,16 @@ from app.web.http import State, answers, json_answer, room, unless_gone
 
 router = APIRouter(tags=["search"], route_class=JsonRoute)
 READ = [Depends(scope("predict")), Depends(room)]
-Search = Annotated[
-    SearchRequest,
-    examples(
-        {
-            "words": {"query": "charged twice", "k": 5},
-            "with a filter": {
-                "query": "parcel late",
-                "k": 3,
-                "method": "bm25",
-                "filter": {"lang": "en"},
-            },
-        }
-    ),
-]
-Analyze = Annotated[
-    AnalyzeRequest,
-    examples(
-        {
-            "English": {"text": "The parcels were delivered late"},
-            "Chinese": {"text": "我的包裹还没有到", "lang": "zh"},
-        }
-    ),
-]
+SEARCH = {
+    "words": {"query": "charged twice", "k": 5},
+    "with a filter": {"query": "parcel late", "k": 3, "method": "bm25", "filter": {"lang": "en"}},
+}
+Search = Annotated[SearchRequest, examples(SEARCH)]
+ANALYZE = {
+    "English": {"text": "The parcels were delivered late"},
+    "Chinese": {"text": "我的包裹还没有到", "lang": "zh"},
+}
+Analyze = Annotated[AnalyzeRequest, examples(ANALYZE)]
 
 
 @router.post(
