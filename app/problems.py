@@ -1,7 +1,7 @@
 """Errors as they leave the server: one table, one shape (RFC 9457), never an echo of the input.
 
-Services raise :class:`Problem`; nothing else that a client did wrong has another way out. Under
-``/v1`` the same problems are told in OpenAI's error shape, which those clients read.
+Services raise :class:`Problem`; :mod:`app.web.errors` answers with it. Under ``/v1`` the same
+problems have OpenAI's error shape, which those clients read.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class Kind:
 KINDS: Mapping[str, Kind] = {
     "validation": Kind(
         422, "The request is not valid",
-        "A part of the request has the wrong type, is out of range, is unknown, or the body is "
+        "Something in the request has the wrong type, is out of range, is unknown, or the body is "
         "not valid JSON. `errors` names each place with a JSON pointer. Fix the request and retry.",
     ),
     "capability-missing": Kind(
-        422, "This server cannot do that",
+        422, "Not supported by this server",
         "The request is well formed, but the loaded checkpoint or this version cannot do it. "
         "`detail` names what it can do.",
     ),
@@ -53,37 +53,37 @@ KINDS: Mapping[str, Kind] = {
         "`Authorization: Bearer <key>`.",
     ),
     "forbidden": Kind(
-        403, "The key does not allow that",
+        403, "The key does not allow this",
         "The key is known, but its scope is too small. `predict` reads and predicts, `write` also "
         "changes documents and gives feedback, `admin` does everything.",
     ),
     "not-found": Kind(
         404, "Not found",
-        "No route, document, prediction, feedback or job has this address.",
+        "There is no route, document, prediction, feedback or job at this path.",
     ),
     "method-not-allowed": Kind(
-        405, "This address takes another method",
-        "The address exists; the header `Allow` names the methods that it takes.",
+        405, "Method not allowed",
+        "The path exists; the header `Allow` names its methods.",
     ),
     "request-timeout": Kind(
         408, "The request did not arrive in time",
-        "The header was not whole in time, or no byte of the body came for a while, so the "
-        "request was given up. An NDJSON import keeps the whole batches that had arrived.",
+        "The headers were not complete in time, or no byte of the body arrived for a while. The "
+        "connection is closed. An NDJSON import keeps the complete batches that arrived.",
     ),
     "pin-unavailable": Kind(
-        409, "The pinned model or index is not available",
+        409, "The pinned model or index is no longer kept",
         "`pin` or a replay asks for a model, a state of the index, or a version of a document that "
-        "is gone. `gone` says which.",
+        "is no longer kept. `gone` says which.",
     ),
     "job-conflict": Kind(
         409, "Conflict",
-        "A job or a change that is under way, or was made since, conflicts with this request. "
-        "Wait until it is finished, or read the present state, then retry.",
+        "Another job or change, running or already made, conflicts with this request. `detail` "
+        "says which. Wait until it is finished, or read the present state, then retry.",
     ),
     "precondition-failed": Kind(
         412, "The document has changed",
-        "`If-Match` did not name the document's present ETag. Read it again, then repeat the "
-        "change on what you read.",
+        "`If-Match` is not the document's current ETag. Read the document again, then repeat the "
+        "change.",
     ),
     "payload-too-large": Kind(
         413, "The body is too large",
@@ -91,7 +91,7 @@ KINDS: Mapping[str, Kind] = {
         "read as a stream and has no limit.",
     ),
     "unsupported-media-type": Kind(
-        415, "This content type is not read here",
+        415, "Unsupported content type",
         "Send `Content-Type: application/json`; `POST /documents` also takes "
         "`application/x-ndjson`.",
     ),
@@ -102,18 +102,17 @@ KINDS: Mapping[str, Kind] = {
     ),
     "not-ready": Kind(
         503, "Not ready yet",
-        "What this request needs is still being loaded, or could not be. `/health/ready` says "
-        "which stage the server is at and why.",
+        "What this request needs is still loading, or failed to load. `/health/ready` says which "
+        "stage the server is at and why.",
     ),
     "insufficient-storage": Kind(
-        507, "No space is left to write to",
-        "The write was not made: the disk is full or refuses to write. Reading goes on. Free some "
-        "space and send it again; the server need not be restarted.",
+        507, "No space left on the disk",
+        "Nothing was written: the disk is full or refuses to write. Reading still works. Free some "
+        "space and retry; no restart is needed.",
     ),
     "internal": Kind(
-        500, "Internal error",
-        "The server failed; the request is not at fault. The log has the details under the "
-        "`request_id`.",
+        500, "Internal server error",
+        "The request is not at fault. The server's log has the details under the `request_id`.",
     ),
 }  # fmt: skip
 

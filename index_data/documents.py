@@ -12,15 +12,19 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Required
 
 import orjson
+from pydantic import Field
+from typing_extensions import TypedDict  # pydantic reads `typing.TypedDict` only from Python 3.12
 
 from index_data.entities import Entities, fault_in, spans
 from index_data.text.similarity import near_duplicate, normalise
 
 __all__ = [
+    "FIELDS",
     "Document",
+    "DocumentFields",
     "InvalidDocument",
     "LabelValue",
     "canonical_language",
@@ -43,11 +47,25 @@ MAX_LABEL_VALUES = 256
 MAX_METADATA_BYTES = 65_536
 MAX_METADATA_DEPTH = 8
 
-_FIELDS = frozenset({"id", "text", "title", "lang", "label", "labels", "metadata"})
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 # In running text tabs, line ends and form feeds are ordinary, and C1 codes stand in old corpora.
 _CONTROL_IN_TEXT = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 _LANGUAGE_TAG = re.compile(r"(?:[A-Za-z]{2,8}(?:-[A-Za-z0-9]{1,8})*|[xX](?:-[A-Za-z0-9]{1,8})+)")
+
+
+class DocumentFields(TypedDict, total=False):
+    """The fields that users send. ``parse_document`` checks them, and more than is said here."""
+
+    id: Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS)]
+    text: Required[Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS)]]
+    title: Annotated[str, Field(max_length=MAX_TITLE_CHARS)] | None
+    lang: Annotated[str | None, Field(description="BCP 47, such as 'en'.")]
+    label: Annotated[LabelValue, Field(description="Short for `labels.label`.")]
+    labels: dict[str, LabelValue]
+    metadata: dict[str, Any]
+
+
+FIELDS = frozenset(DocumentFields.__annotations__)
 
 
 class InvalidDocument(ValueError):
@@ -137,7 +155,7 @@ def parse_document(raw: object) -> Document:
     if not isinstance(raw, Mapping):
         raise InvalidDocument("", "a document is a JSON object")
     for name in raw:
-        if name not in _FIELDS:
+        if name not in FIELDS:
             raise InvalidDocument(child_pointer("", name), "unknown field")
     text = _text(raw.get("text"))
     identifier = raw.get("id")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -67,14 +67,12 @@ class Report:
         }
 
 
-async def import_json(target: Target, body: object, wait: Wait) -> dict[str, Any]:
+async def import_json(target: Target, body: Mapping[str, Any], wait: Wait) -> dict[str, Any]:
     """Upsert one document, or those of ``{"documents": [...]}``. Raises :class:`Problem`."""
-    if not isinstance(body, dict):
-        raise invalid("#", "a document, or an object with 'documents', is wanted")
     multilabel = "documents" in body
     raws = body["documents"] if multilabel else [body]
     if multilabel and (len(body) > 1 or not isinstance(raws, list) or not raws):
-        raise invalid("#/documents", "a list of documents, and nothing beside it, is wanted")
+        raise invalid("#/documents", "must be a list of documents that is not empty, alone")
     report = Report()
     documents: list[Document] = []
     for line, raw in enumerate(raws, 1):
@@ -205,13 +203,11 @@ def sample_warning(store: DocumentStore) -> list[str]:
 
 
 async def replace_one(
-    target: Target, name: str, body: object, *, if_match: str | None, wait: Wait
+    target: Target, name: str, body: Mapping[str, Any], *, if_match: str | None, wait: Wait
 ) -> tuple[dict[str, Any], Document]:
     """Put one document under its id. Raises :class:`Problem` and ``PreconditionFailed``."""
-    if not isinstance(body, dict):
-        raise invalid("#", "a document is wanted")
     if body.get("id", name) != name:
-        raise invalid("#/id", "differs from the id in the address")
+        raise invalid("#/id", "must equal the id in the path")
     try:
         document = parse_document({**body, "id": name})
     except InvalidDocument as error:
@@ -278,7 +274,7 @@ async def page(
         except orjson.JSONDecodeError:
             raise invalid("#/filter", "not valid JSON") from None
         if not isinstance(decoded, dict):
-            raise invalid("#/filter", "a JSON object is wanted")
+            raise invalid("#/filter", "must be a JSON object")
         wanted = filter_of(decoded, "#/filter")
     try:
         found, following = await asyncio.to_thread(

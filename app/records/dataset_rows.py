@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
-from index_data.documents import InvalidDocument, child_pointer, parse_document
+from index_data.documents import FIELDS, InvalidDocument, child_pointer, parse_document
 
 MAX_NAME: Final = 256
 NESTED: Final = ("data", "paragraphs", "qas")
@@ -252,7 +252,7 @@ SHAPES: Final[Mapping[str, Shape]] = {
     "text": Shape(
         None,
         "pretrain",
-        frozenset({"id", "title", "text", "lang", "label", "labels", "metadata"}),
+        FIELDS,
         _plain,
     ),
 }  # fmt: skip

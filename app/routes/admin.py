@@ -20,20 +20,12 @@ from app.problems import Slug
 from app.records.keys import scope
 from app.schemas import admin as bodies
 from app.schemas.pretrain import PretrainRequest
-from app.web.body import checked, read_json
-from app.web.http import State, answers, body_of, json_answer
+from app.web.body import JsonRoute, examples
+from app.web.http import BODY_REFUSALS, State, answers, json_answer
 
-router = APIRouter(prefix="/admin", tags=["admin"])
+router = APIRouter(prefix="/admin", tags=["admin"], route_class=JsonRoute)
 ADMIN = [Depends(scope("admin"))]
-REFUSALS: tuple[Slug, ...] = (
-    "validation",
-    "payload-too-large",
-    "unsupported-media-type",
-    "request-timeout",
-    "queue-full",
-    "not-ready",
-    "insufficient-storage",
-)
+REFUSALS: tuple[Slug, ...] = (*BODY_REFUSALS, "queue-full", "not-ready", "insufficient-storage")
 TRAIN = {
     "the labels of the index": {"task": "classification", "field": "label"},
     "sentiment, SGD": {"task": "sentiment", "optimizer": "sgd", "activate": "never"},
@@ -49,14 +41,19 @@ TRAIN = {
         "margin": 0.0,
     },
 }
+Train = Annotated[bodies.TrainRequest, examples(TRAIN)]
 PRETRAIN = {
     "the documents of the index": {"tokens": 200_000, "dim": 128, "layers": 2, "vocab": 2048},
     "SGD": {"optimizer": "sgd", "tokens": 100_000},
 }
+Pretrain = Annotated[PretrainRequest, examples(PRETRAIN)]
 KEYS = {
     "an admin": {"scope": "admin", "name": "operator"},
     "a reader": {"scope": "predict", "name": "shop"},
 }
+NewKey = Annotated[bodies.KeyRequest, examples(KEYS)]
+Reindex = Annotated[bodies.ReindexRequest, examples({"all": {"mode": "full"}})]
+Evaluate = Annotated[bodies.EvaluateRequest, examples({"held-out tickets": {"field": "label"}})]
 Version = Annotated[str, Path(max_length=128)]
 KeyId = Annotated[str, Path(max_length=64)]
 REPORT_FORMAT = "A page, or JSON. Left out, a browser gets the page."
@@ -89,10 +86,9 @@ def answer(body: BaseModel, status: int = 200) -> Response:
     "/train",
     summary="Train a head",
     dependencies=ADMIN,
-    openapi_extra=body_of(bodies.TrainRequest, TRAIN),
     responses=answers(bodies.JobBody, *REFUSALS, "not-found", status=202, text="It is queued."),
 )
-async def train(request: Request, footnote: State) -> Response:
+async def train(body: Train, footnote: State) -> Response:
     """Learn from labelled documents or an uploaded set; the server goes on serving meanwhile.
 
     `classification` and `sentiment` learn a label field, `ner` named entities, `qa` to answer
@@ -100,9 +96,8 @@ async def train(request: Request, footnote: State) -> Response:
     held-out rows, the head that serves, or where there is none the neighbours alone (for `qa` the
     closed book), by the task's own figure: accuracy, F1 of whole entities, F1 of answers.
     """
-    wanted = checked(bodies.TrainRequest, await read_json(request))
     params = admin_service.train_params(
-        footnote.indexer, footnote.datasets, footnote.registry, wanted
+        footnote.indexer, footnote.datasets, footnote.registry, body
     )
     return job_answer(await asyncio.to_thread(footnote.jobs.submit, training_job.TYPE, params))
 
@@ -111,19 +106,17 @@ async def train(request: Request, footnote: State) -> Response:
     "/pretrain",
     summary="Pre-train a language model",
     dependencies=ADMIN,
-    openapi_extra=body_of(PretrainRequest, PRETRAIN),
     responses=answers(bodies.JobBody, *REFUSALS, "not-found", status=202, text="It is queued."),
 )
-async def pretrain(request: Request, footnote: State) -> Response:
+async def pretrain(body: Pretrain, footnote: State) -> Response:
     """From nothing, on an uploaded set of texts or the index's documents, retrieval in the loop.
 
     What `footnote pretrain` does, with its names and defaults; a job that was cancelled or
     interrupted goes on where it stopped. The model is kept beside the checkpoints and listed with
     them; it serves nothing by itself.
     """
-    wanted = checked(PretrainRequest, await read_json(request))
     params = admin_service.pretrain_params(
-        footnote.store, footnote.datasets, footnote.registry, footnote.language_models, wanted
+        footnote.store, footnote.datasets, footnote.registry, footnote.language_models, body
     )
     return job_answer(await asyncio.to_thread(footnote.jobs.submit, pretrain_job.TYPE, params))
 
@@ -132,13 +125,11 @@ async def pretrain(request: Request, footnote: State) -> Response:
     "/reindex",
     summary="Build a new index generation",
     dependencies=ADMIN,
-    openapi_extra=body_of(bodies.ReindexRequest, {"all": {"mode": "full"}}),
     responses=answers(bodies.JobBody, *REFUSALS, status=202, text="It is queued."),
 )
-async def reindex(request: Request, footnote: State) -> Response:
+async def reindex(body: Reindex, footnote: State) -> Response:
     """The old generation serves until the new one is whole. Unchanged vectors are taken over."""
-    wanted = checked(bodies.ReindexRequest, await read_json(request))
-    params = admin_service.reindex_params(footnote.indexer, wanted)
+    params = admin_service.reindex_params(footnote.indexer, body)
     return job_answer(await asyncio.to_thread(footnote.jobs.submit, indexing_job.TYPE, params))
 
 
@@ -146,13 +137,11 @@ async def reindex(request: Request, footnote: State) -> Response:
     "/evaluate",
     summary="Measure what serves",
     dependencies=ADMIN,
-    openapi_extra=body_of(bodies.EvaluateRequest, {"held-out tickets": {"field": "label"}}),
     responses=answers(bodies.JobBody, *REFUSALS, status=202, text="It is queued."),
 )
-async def evaluate(request: Request, footnote: State) -> Response:
+async def evaluate(body: Evaluate, footnote: State) -> Response:
     """With retrieval, without, and the neighbours alone, on rows that the head did not see."""
-    wanted = checked(bodies.EvaluateRequest, await read_json(request))
-    params = admin_service.evaluate_params(footnote.indexer, wanted)
+    params = admin_service.evaluate_params(footnote.indexer, body)
     return job_answer(await asyncio.to_thread(footnote.jobs.submit, evaluation_job.TYPE, params))
 
 
@@ -279,15 +268,13 @@ async def keys(footnote: State) -> Response:
     "/keys",
     summary="Make a key",
     dependencies=ADMIN,
-    openapi_extra=body_of(bodies.KeyRequest, KEYS),
     responses=answers(
         bodies.KeyMade, *REFUSALS, status=201, text="The key; it is not shown again."
     ),
 )
-async def add_key(request: Request, footnote: State) -> Response:
+async def add_key(body: NewKey, footnote: State) -> Response:
     """Only its digest is kept. On a server without keys the first one closes it to all others."""
-    wanted = checked(bodies.KeyRequest, await read_json(request))
-    return answer(await asyncio.to_thread(admin_service.add_key, footnote.keys, wanted), 201)
+    return answer(await asyncio.to_thread(admin_service.add_key, footnote.keys, body), 201)
 
 
 @router.delete(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Query
 from starlette.responses import Response
 
 from app.jobs import audit as audit_job
@@ -13,11 +13,15 @@ from app.manage import audits as audit_service
 from app.records.keys import scope
 from app.routes.admin import REFUSALS, answer, job_answer
 from app.schemas import admin as bodies
-from app.web.body import checked, read_json
-from app.web.http import State, answers, body_of
+from app.web.body import JsonRoute, examples
+from app.web.http import State, answers
 
-router = APIRouter(prefix="/admin/audit-labels", tags=["admin"])
+router = APIRouter(prefix="/admin/audit-labels", tags=["admin"], route_class=JsonRoute)
 ADMIN = [Depends(scope("admin"))]
+Audit = Annotated[bodies.AuditRequest, examples({"tickets": {"field": "label", "limit": 100}})]
+Decision = Annotated[
+    bodies.AuditDecision, examples({"nothing yet": {"correct": [], "dismiss": []}})
+]
 AuditId = Annotated[str, Path(max_length=64)]
 
 
@@ -25,13 +29,11 @@ AuditId = Annotated[str, Path(max_length=64)]
     "",
     summary="Look for wrong labels",
     dependencies=ADMIN,
-    openapi_extra=body_of(bodies.AuditRequest, {"tickets": {"field": "label", "limit": 100}}),
     responses=answers(bodies.JobBody, *REFUSALS, status=202, text="It is queued."),
 )
-async def audit(request: Request, footnote: State) -> Response:
+async def audit(body: Audit, footnote: State) -> Response:
     """Documents whose neighbours and a head that has not seen them contradict their label."""
-    wanted = checked(bodies.AuditRequest, await read_json(request))
-    params = audit_service.params(footnote.indexer, wanted)
+    params = audit_service.params(footnote.indexer, body)
     return job_answer(await asyncio.to_thread(footnote.jobs.submit, audit_job.TYPE, params))
 
 
@@ -64,13 +66,11 @@ async def findings(
     "/{audit_id}",
     summary="Correct or dismiss findings",
     dependencies=ADMIN,
-    openapi_extra=body_of(bodies.AuditDecision, {"nothing yet": {"correct": [], "dismiss": []}}),
     responses=answers(bodies.AuditDecided, *REFUSALS, "not-found", "job-conflict"),
 )
-async def decide(audit_id: AuditId, request: Request, footnote: State) -> Response:
+async def decide(audit_id: AuditId, body: Decision, footnote: State) -> Response:
     """A correction counts from the next request on; what is dismissed is not shown again."""
-    wanted = checked(bodies.AuditDecision, await read_json(request))
     decided = await audit_service.decide(
-        footnote.jobs, footnote.audits, footnote.indexer, footnote.store, audit_id, wanted
+        footnote.jobs, footnote.audits, footnote.indexer, footnote.store, audit_id, body
     )
     return answer(decided)

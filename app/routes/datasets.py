@@ -10,24 +10,15 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response
 
 from app.manage import datasets as dataset_service
-from app.problems import Slug
 from app.records.datasets import id_of, line_of
 from app.records.keys import scope
-from app.routes.documents import NDJSON
+from app.routes.documents import REFUSALS
 from app.schemas import datasets as bodies
-from app.web.body import checked, chunks, media_type, read_json
-from app.web.http import State, answers, body_of, json_answer
+from app.web.body import JsonRoute, Ndjson, chunks, examples, ndjson
+from app.web.http import State, answers, json_answer
 
-router = APIRouter(prefix="/admin/datasets", tags=["admin"])
+router = APIRouter(prefix="/admin/datasets", tags=["admin"], route_class=JsonRoute)
 ADMIN = [Depends(scope("admin"))]
-REFUSALS: tuple[Slug, ...] = (
-    "validation",
-    "payload-too-large",
-    "unsupported-media-type",
-    "request-timeout",
-    "not-ready",
-    "insufficient-storage",
-)
 SPANS: dict[str, Any] = {
     "text": "The Heron 43 came from Leeds",
     "entities": [{"start": 4, "end": 12, "type": "PRODUCT"}],
@@ -43,6 +34,7 @@ EXAMPLES = {
     "questions": {"kind": "squad", "rows": [QUESTION]},
     "tokens and tags": {"rows": [{"tokens": ["to", "Leeds"], "tags": ["O", "B-PLACE"]}]},
 }
+Upload = Annotated[bodies.DatasetRequest | Ndjson, examples(EXAMPLES)]
 EXAMPLE = id_of("spans", hashlib.sha256(line_of(SPANS)).hexdigest())
 DatasetId = Annotated[str, Path(max_length=64)]
 
@@ -51,7 +43,7 @@ DatasetId = Annotated[str, Path(max_length=64)]
     "",
     summary="Upload training data",
     dependencies=ADMIN,
-    openapi_extra=body_of(bodies.DatasetRequest, EXAMPLES, ndjson=LINES),
+    openapi_extra=ndjson(LINES),
     responses=answers(
         bodies.DatasetMade, *REFUSALS, status=201, text="It is stored; bad rows are named."
     ),
@@ -59,15 +51,15 @@ DatasetId = Annotated[str, Path(max_length=64)]
 async def upload(
     request: Request,
     footnote: State,
+    body: Upload = None,
     kind: Annotated[bodies.Kind | None, Query(description="For NDJSON: the shape.")] = None,
     name: Annotated[str, Query(max_length=256, description="For NDJSON: a name.")] = "",
 ) -> Response:
     """NDJSON of any length, read as a stream, or `{"rows": [...]}`; every row is checked."""
-    if media_type(request) in NDJSON:
+    if body is None:
         arriving = chunks(request, footnote.settings.idle_timeout_s)
         made = await dataset_service.upload_lines(footnote.datasets, arriving, kind=kind, name=name)
     else:
-        body = checked(bodies.DatasetRequest, await read_json(request))
         made = await asyncio.to_thread(dataset_service.upload_rows, footnote.datasets, body)
     return json_answer(made.model_dump(), 201, {"Location": f"/admin/datasets/{made.id}"})
 

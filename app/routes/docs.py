@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request
-from fastapi.openapi.utils import get_openapi
 from fastapi.routing import iter_route_contexts
-from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.responses import HTMLResponse, Response
 
@@ -20,7 +18,7 @@ from app.records.feedback import FeedbackItem
 from app.records.keys import RequireScope, Scope, scope
 from app.routes import datasets
 from app.routes.feedback import CORRECTION
-from app.schemas import base
+from app.schemas.base import ProblemBody
 from app.state import Footnote
 from app.web.html import render
 from app.web.http import State, json_answer
@@ -35,22 +33,6 @@ SERVED = {
 }
 SAMPLE_DOCUMENT = "ticket-en-0001"
 FASTAPIS_OWN = ("HTTPValidationError", "ValidationError")
-LABEL = {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
-DOCUMENT = {
-    "type": "object",
-    "required": ["text"],
-    "properties": {
-        "id": {"type": "string", "minLength": 1, "maxLength": 256},
-        "text": {"type": "string", "minLength": 1, "maxLength": 1_000_000},
-        "title": {"type": ["string", "null"], "maxLength": 1_000},
-        "lang": {"type": ["string", "null"], "description": "BCP 47, such as 'en'."},
-        "label": LABEL,
-        "labels": {"type": "object", "additionalProperties": LABEL},
-        "metadata": {"type": "object", "additionalProperties": True},
-        "documents": {"type": "array", "items": {"type": "object"}},
-    },
-    "additionalProperties": False,
-}
 # Nothing from elsewhere is loaded, and nothing that was typed is sent elsewhere.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
@@ -78,69 +60,38 @@ async def asset(name: str) -> Response:
 @router.get("/openapi.json")
 async def openapi(request: Request, footnote: State) -> Response:
     """The description, with examples that fit what this server holds now."""
-    return json_answer(with_examples(request.app.openapi(), footnote))
+    return json_answer(with_examples(describe(request.app), footnote))
 
 
-def description(app: FastAPI, version: str) -> Callable[[], dict[str, Any]]:
-    """What ``app.openapi`` is to be: made once, complete with schemas and key."""
-    made: dict[str, Any] = {}
-
-    def openapi() -> dict[str, Any]:
-        if not made:
-            made.update(describe(app, version))
-        return made
-
-    return openapi
-
-
-def describe(app: FastAPI, version: str) -> dict[str, Any]:
-    """The OpenAPI document of an application."""
-    document = get_openapi(
-        title="Footnote",
-        version=version,
-        summary="Retrieval-augmented predictions: every answer names what it rests on.",
-        routes=app.routes,
-    )
-    models: list[type[BaseModel]] = [*requests(base.Request), base.ProblemBody]
-    _, schemas = models_json_schema(
-        [(model, "validation") for model in models],
-        ref_template="#/components/schemas/{model}",
-    )
-    components = document.setdefault("components", {})
-    known = components.setdefault("schemas", {})
-    known |= schemas["$defs"] | {"Document": DOCUMENT}
-    # The name under which handlers refer to it, whatever its title.
-    known.setdefault("ProblemBody", known.get("Problem", {}))
-    components["securitySchemes"] = {
-        "key": {"type": "http", "scheme": "bearer", "description": "A key of this server."}
-    }
-    secure(document, app)
-    for name in FASTAPIS_OWN:
-        known.pop(name, None)
+def describe(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document of an application: FastAPI's own, with problems, key and scopes."""
+    if (document := app.openapi_schema) is None:
+        document = app.openapi()  # which keeps it
+        complete(document, app)
     return document
 
 
-def requests(kind: type[BaseModel]) -> list[type[BaseModel]]:
-    """Every kind of request body, however it is derived."""
-    return [made for direct in kind.__subclasses__() for made in (direct, *requests(direct))]
-
-
-def secure(document: dict[str, Any], app: FastAPI) -> None:
-    """Say of each operation which scope it needs."""
+def complete(document: dict[str, Any], app: FastAPI) -> None:
+    """Add the shape of problems and the scope of each operation; take out FastAPI's own error."""
+    _, made = models_json_schema(
+        [(ProblemBody, "validation")], ref_template="#/components/schemas/{model}"
+    )
+    components = document["components"]
+    components["schemas"] |= made["$defs"]
+    for name in FASTAPIS_OWN:
+        components["schemas"].pop(name, None)
+    components["securitySchemes"] = {
+        "key": {"type": "http", "scheme": "bearer", "description": "A key of this server."}
+    }
     for path, method, required in scopes(app):
         operation = document["paths"].get(path, {}).get(method.lower())
         if operation is None:
             continue
-        responses = operation["responses"]
-        responses.pop("422", None) if is_fastapis_own(responses.get("422")) else None
+        if FASTAPIS_OWN[0] in str(operation["responses"].get("422")):
+            del operation["responses"]["422"]
         if required is not Scope.OPEN:
             operation["security"] = [{"key": []}]
             operation["x-scope"] = required.label
-
-
-def is_fastapis_own(response: dict[str, Any] | None) -> bool:
-    """Whether a response is FastAPI's default error, a shape that this server never sends."""
-    return response is not None and FASTAPIS_OWN[0] in str(response)
 
 
 def scopes(app: FastAPI) -> list[tuple[str, str, Scope]]:

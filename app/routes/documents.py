@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request
+from pydantic import SkipValidation as Sent
 from starlette.responses import Response
 
 from app.manage import documents as document_service
@@ -14,32 +15,36 @@ from app.records.keys import scope
 from app.schemas.documents import (
     DeleteRequest,
     DeleteResponse,
+    Document,
     DocumentBody,
     DocumentPage,
+    Documents,
     WriteResponse,
 )
 from app.state import Footnote
-from app.web.body import checked, chunks, media_type, read_json
-from app.web.http import State, answers, body_of, json_answer, unless_gone
+from app.web.body import JsonRoute, Ndjson, chunks, examples, ndjson
+from app.web.http import BODY_REFUSALS, State, answers, json_answer, unless_gone
 
-router = APIRouter(tags=["documents"])
+router = APIRouter(tags=["documents"], route_class=JsonRoute)
 READ = [Depends(scope("predict"))]
 WRITE = [Depends(scope("write"))]
-NDJSON = {"application/x-ndjson", "application/ndjson", "application/jsonl"}
-REFUSALS: tuple[Slug, ...] = (
-    "validation",
-    "payload-too-large",
-    "unsupported-media-type",
-    "request-timeout",
-    "not-ready",
-    "insufficient-storage",
-)
+REFUSALS: tuple[Slug, ...] = (*BODY_REFUSALS, "not-ready", "insufficient-storage")
 TICKET = {
     "id": "example-ticket",
     "text": "I was billed two times for the same headphones",
     "label": "billing",
     "lang": "en",
 }
+OneOrMore = Annotated[
+    Sent[Document | Documents] | Ndjson,
+    examples({"one": TICKET, "several": {"documents": [TICKET]}}),
+]
+Replacement = Annotated[
+    Sent[Document], examples({"a ticket": {k: TICKET[k] for k in ("text", "label")}})
+]
+Deletion = Annotated[
+    DeleteRequest, examples({"count only": {"filter": {"label": "billing"}, "dry_run": True}})
+]
 LINES = '{"text": "The parcel is late", "label": "delivery"}\n{"text": "Thanks", "label": "praise"}'
 Wait = Annotated[
     Literal["indexed", "durable"],
@@ -78,17 +83,16 @@ def holders_of(footnote: Footnote) -> erasure.Holders:
     "/documents",
     summary="Add or update documents",
     dependencies=WRITE,
-    openapi_extra=body_of(
-        "Document", {"one": TICKET, "several": {"documents": [TICKET]}}, ndjson=LINES
-    ),
+    openapi_extra=ndjson(LINES),
     responses=answers(WriteResponse, *REFUSALS),
 )
-async def post_documents(request: Request, footnote: State, wait: Wait = "indexed") -> Response:
+async def post_documents(
+    request: Request, footnote: State, body: OneOrMore = None, wait: Wait = "indexed"
+) -> Response:
     """One JSON document, `{"documents": [...]}`, or NDJSON of any length, read as a stream."""
-    if media_type(request) in NDJSON:
+    if body is None:
         arriving = chunks(request, footnote.settings.idle_timeout_s)
         return json_answer(await document_service.import_lines(target_of(footnote), arriving, wait))
-    body = await read_json(request)
     return json_answer(await document_service.import_json(target_of(footnote), body, wait))
 
 
@@ -134,19 +138,17 @@ async def get_document(
     "/documents/{document_id}",
     summary="Replace a document, or make it",
     dependencies=WRITE,
-    openapi_extra=body_of("Document", {"a ticket": {k: TICKET[k] for k in ("text", "label")}}),
     responses=answers(WriteResponse, *REFUSALS, "precondition-failed")
     | {201: {"model": WriteResponse, "description": "It was made."}},
 )
 async def put_document(
     document_id: str,
-    request: Request,
+    body: Replacement,
     footnote: State,
     wait: Wait = "indexed",
     if_match: IfMatch = None,
 ) -> Response:
     """The whole document; with `If-Match` only over the version that it names."""
-    body = await read_json(request)
     report, document = await document_service.replace_one(
         target_of(footnote), document_id, body, if_match=if_match, wait=wait
     )
@@ -179,13 +181,9 @@ async def delete_document(
     "/documents:delete",
     summary="Delete documents by a filter",
     dependencies=WRITE,
-    openapi_extra=body_of(
-        DeleteRequest, {"count only": {"filter": {"label": "billing"}, "dry_run": True}}
-    ),
     responses=answers(DeleteResponse, *REFUSALS),
 )
-async def delete_by_filter(request: Request, footnote: State) -> Response:
+async def delete_by_filter(request: Request, body: Deletion, footnote: State) -> Response:
     """Every document that the filter matches; `dry_run` only counts them."""
-    wanted = checked(DeleteRequest, await read_json(request))
-    work = document_service.delete_where(target_of(footnote), wanted.filter, wanted.dry_run)
+    work = document_service.delete_where(target_of(footnote), body.filter, body.dry_run)
     return json_answer(await unless_gone(request, work))

@@ -6,23 +6,22 @@ from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import orjson
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response, StreamingResponse
 
 from app.manage import feedback as feedback_service
 from app.records.feedback import Feedback
 from app.records.keys import scope
 from app.schemas.documents import FeedbackRequest, FeedbackResponse, UndoResponse
-from app.web.body import checked, read_json
-from app.web.http import State, answers, body_of, json_answer
+from app.web.body import JsonRoute, examples
+from app.web.http import State, answers, json_answer
 
-router = APIRouter(tags=["feedback"], dependencies=[Depends(scope("write"))])
+router = APIRouter(tags=["feedback"], dependencies=[Depends(scope("write"))], route_class=JsonRoute)
 CORRECTION = {
     "input": "The invoice shows somebody else's address",
     "label": "billing",
     "apply": "index",
 }
-
 ENTITIES = {
     "input": "Ship it to Ana in Lisbon",
     "entities": [
@@ -35,22 +34,20 @@ ANSWER = {
     "input": "How long may I return an order?",
     "answer": {"text": "within 30 days"},
 }
+EXAMPLES = {
+    "a correction": CORRECTION,
+    "what it would change": {**CORRECTION, "preview": True},
+    "with its impact": {**CORRECTION, "impact": True},
+    "named entities": ENTITIES,
+    "an answer": ANSWER,
+}
+Correction = Annotated[FeedbackRequest, examples(EXAMPLES)]
 
 
 @router.post(
     "/feedback",
     status_code=201,
     summary="Correct an answer",
-    openapi_extra=body_of(
-        FeedbackRequest,
-        {
-            "a correction": CORRECTION,
-            "what it would change": {**CORRECTION, "preview": True},
-            "with its impact": {**CORRECTION, "impact": True},
-            "named entities": ENTITIES,
-            "an answer": ANSWER,
-        },
-    ),
     responses=answers(
         FeedbackResponse,
         "validation",
@@ -64,14 +61,13 @@ ANSWER = {
     )
     | {200: {"model": FeedbackResponse, "description": "The preview: nothing was written."}},
 )
-async def give_feedback(request: Request, footnote: State) -> Response:
+async def give_feedback(body: Correction, footnote: State) -> Response:
     """With `apply: index` the next prediction knows the corrected example.
 
     `impact` names the recent predictions that it changes.
     """
-    wanted = checked(FeedbackRequest, await read_json(request))
-    given = await feedback_service.give(footnote, wanted)
-    return json_answer(given, 200 if wanted.preview else 201)
+    given = await feedback_service.give(footnote, body)
+    return json_answer(given, 200 if body.preview else 201)
 
 
 @router.get(

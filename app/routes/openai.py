@@ -13,8 +13,9 @@ from sse_starlette import ServerSentEvent
 from starlette.responses import Response
 
 from app.predict import openai as service
-from app.problems import Problem, Slug
+from app.problems import Problem
 from app.records.keys import scope
+from app.routes import predict
 from app.routes.predict import Answering
 from app.schemas.openai import (
     ChatRequest,
@@ -23,22 +24,13 @@ from app.schemas.openai import (
     ModelList,
     Shared,
 )
-from app.web.body import checked, read_json
-from app.web.http import State, answers, body_of, event_source, json_answer, room, unless_gone
+from app.web.body import JsonRoute, examples
+from app.web.http import State, answers, event_source, json_answer, room, unless_gone
 from app.web.streaming import Emit, Streaming
 
-router = APIRouter(prefix="/v1", tags=["clients"])
+router = APIRouter(prefix="/v1", tags=["clients"], route_class=JsonRoute)
 READ = [Depends(scope("predict")), Depends(room)]
-REFUSALS: tuple[Slug, ...] = (
-    "validation",
-    "capability-missing",
-    "not-found",
-    "payload-too-large",
-    "unsupported-media-type",
-    "request-timeout",
-    "queue-full",
-    "not-ready",
-)
+REFUSALS = (*predict.REFUSALS, "not-found")
 QUESTION = "I was charged twice for one order. What happens to the second payment?"
 CHAT = {
     "a question": {"model": "footnote", "messages": [{"role": "user", "content": QUESTION}]},
@@ -52,6 +44,7 @@ CHAT = {
         "retrieval": {"k": 5, "filter": {"lang": "en"}},
     },
 }
+Chat = Annotated[ChatRequest, examples(CHAT)]
 COMPLETION = {
     "a text to be continued": {
         "model": "footnote",
@@ -59,6 +52,7 @@ COMPLETION = {
         "max_tokens": 32,
     }
 }
+Completion = Annotated[CompletionRequest, examples(COMPLETION)]
 ModelId = Annotated[str, Path(max_length=256)]
 
 
@@ -66,12 +60,10 @@ ModelId = Annotated[str, Path(max_length=256)]
     "/chat/completions",
     summary="Answer in a dialogue, as OpenAI does",
     dependencies=READ,
-    openapi_extra=body_of(ChatRequest, CHAT),
     responses=answers(None, *REFUSALS),
 )
-async def chat(request: Request, driver: Answering) -> Response:
+async def chat(request: Request, body: Chat, driver: Answering) -> Response:
     """The task `dialogue`; citations, sentences and support stand in extra fields."""
-    body = checked(ChatRequest, await read_json(request))
     return await answered(request, "chat.completion", body, partial(service.chat, driver, body))
 
 
@@ -79,15 +71,12 @@ async def chat(request: Request, driver: Answering) -> Response:
     "/completions",
     summary="Continue a text, as OpenAI does",
     dependencies=READ,
-    openapi_extra=body_of(CompletionRequest, COMPLETION),
     responses=answers(None, *REFUSALS),
 )
-async def completions(request: Request, driver: Answering) -> Response:
+async def completions(request: Request, body: Completion, driver: Answering) -> Response:
     """The task `generation`; without a generator 404 `model_not_found`."""
-    body = checked(CompletionRequest, await read_json(request))
-    return await answered(
-        request, "text_completion", body, partial(service.completion, driver, body)
-    )
+    work = partial(service.completion, driver, body)
+    return await answered(request, "text_completion", body, work)
 
 
 @router.get(

@@ -14,21 +14,13 @@ from app.problems import Slug
 from app.records.keys import scope
 from app.schemas.predict import ClassifyRequest
 from app.schemas.prediction import ClassifyResponse, PredictResponse
-from app.web.body import checked, read_json
-from app.web.http import State, answers, body_of, event_stream, json_answer, room, unless_gone
+from app.web.body import JsonRoute, examples
+from app.web.http import BODY_REFUSALS, State, answers, event_stream, json_answer, room, unless_gone
 from app.web.streaming import Streaming
 
-router = APIRouter(tags=["predict"])
+router = APIRouter(tags=["predict"], route_class=JsonRoute)
 READ = [Depends(scope("predict")), Depends(room)]
-REFUSALS: tuple[Slug, ...] = (
-    "validation",
-    "capability-missing",
-    "payload-too-large",
-    "unsupported-media-type",
-    "request-timeout",
-    "queue-full",
-    "not-ready",
-)
+REFUSALS: tuple[Slug, ...] = (*BODY_REFUSALS, "capability-missing", "queue-full", "not-ready")
 CHARGED = "I was charged twice for one order"
 CLASSIFY = {
     "one text": {"input": CHARGED},
@@ -44,6 +36,7 @@ CLASSIFY = {
     },
     "closed book": {"input": CHARGED, "retrieval": {"mode": "off"}},
 }
+Classify = Annotated[ClassifyRequest, examples(CLASSIFY)]
 PREDICT = {
     "classification": {"task": "classification", "input": CHARGED, "params": {"top_n": 3}},
     "explained": {
@@ -84,6 +77,7 @@ PREDICT = {
         },
     },
 }
+Predict = Annotated[PredictRequest, examples(PREDICT)]
 
 
 async def driver_of(footnote: State) -> Driver:
@@ -107,25 +101,22 @@ Answering = Annotated[Driver, Depends(driver_of)]
     "/predict",
     summary="Predict with retrieval, for a task",
     dependencies=READ,
-    openapi_extra=body_of(PredictRequest, PREDICT),
     responses=answers(PredictResponse, *REFUSALS, "pin-unavailable"),
 )
-async def predict(request: Request, driver: Answering) -> Response:
+async def predict(request: Request, body: Predict, driver: Answering) -> Response:
     """Retrieval, then the Transformer: the answer names the documents that it rests on.
 
     With `stream` the tasks that generate text answer as Server-Sent Events: `retrieval`,
     `token`..., `prediction` (the whole answer), `done`; `error` where something goes wrong later.
     """
-    body = checked(PredictRequest, await read_json(request))
     if body.stream and TASKS[body.task].generates:
         work = partial(driver.predict, body)
         return await event_stream(request, Streaming(work, last="prediction"))
     return json_answer(await unless_gone(request, driver.predict(body)))
 
 
-async def classify(request: Request, driver: Answering) -> Response:
+async def classify(request: Request, body: Classify, driver: Answering) -> Response:
     """Classification in the shape that vLLM's and SGLang's clients read, with citations."""
-    body = checked(ClassifyRequest, await read_json(request))
     return json_answer(await unless_gone(request, driver.classify(body)))
 
 
@@ -134,7 +125,6 @@ for path in ("/classify", "/v1/classify"):
         path,
         summary="Classify texts",
         dependencies=READ,
-        openapi_extra=body_of(ClassifyRequest, CLASSIFY),
         responses=answers(ClassifyResponse, *REFUSALS, "not-found"),
         operation_id=path.strip("/").replace("/", "_"),
     )(classify)

@@ -22,7 +22,7 @@ async def list_problems() -> Response:
 async def explain_problem(slug: str) -> Response:
     """What a problem's `type` points to."""
     if slug not in KINDS:
-        raise Problem("not-found", "There is no problem of this name.")
+        raise Problem("not-found", "There is no problem with this name.")
     return json_answer(shown(slug))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
@@ -14,33 +16,33 @@ from app.schemas.documents import (
     SearchRequest,
     SearchResponse,
 )
-from app.web.body import checked, read_json
-from app.web.http import State, answers, body_of, json_answer, room, unless_gone
+from app.web.body import JsonRoute, examples
+from app.web.http import State, answers, json_answer, room, unless_gone
 
-router = APIRouter(tags=["search"])
+router = APIRouter(tags=["search"], route_class=JsonRoute)
 READ = [Depends(scope("predict")), Depends(room)]
 SEARCH = {
     "words": {"query": "charged twice", "k": 5},
     "with a filter": {"query": "parcel late", "k": 3, "method": "bm25", "filter": {"lang": "en"}},
 }
+Search = Annotated[SearchRequest, examples(SEARCH)]
 ANALYZE = {
     "English": {"text": "The parcels were delivered late"},
     "Chinese": {"text": "我的包裹还没有到", "lang": "zh"},
 }
+Analyze = Annotated[AnalyzeRequest, examples(ANALYZE)]
 
 
 @router.post(
     "/search",
     summary="Find documents",
     dependencies=READ,
-    openapi_extra=body_of(SearchRequest, SEARCH),
     responses=answers(SearchResponse, *REFUSALS),
 )
-async def search(request: Request, footnote: State) -> Response:
+async def search(request: Request, body: Search, footnote: State) -> Response:
     """The documents for a query, best first: the very retrieval that predictions rest on."""
-    wanted = checked(SearchRequest, await read_json(request))
     work = search_service.search(
-        wanted,
+        body,
         snapshots=footnote.snapshots,
         indexer=footnote.indexer,
         pipeline=footnote.pipeline,
@@ -54,14 +56,12 @@ async def search(request: Request, footnote: State) -> Response:
     "/analyze",
     summary="Show what preprocessing makes of a text",
     dependencies=READ,
-    openapi_extra=body_of(AnalyzeRequest, ANALYZE),
     responses=answers(AnalyzeResponse, *REFUSALS),
 )
-async def analyze(request: Request, footnote: State) -> Response:
+async def analyze(body: Analyze, footnote: State) -> Response:
     """Tokens with their places, which are stop words, and the stems that the index holds."""
-    wanted = checked(AnalyzeRequest, await read_json(request))
     analysed = await search_service.analyze(
-        wanted,
+        body,
         snapshots=footnote.snapshots,
         settings=footnote.settings,
         pipeline=footnote.pipeline,

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Required
 
-from pydantic import Field
+from pydantic import Field, with_config
+from typing_extensions import TypedDict
 
 from app.schemas.base import FilterBody, Method, Name, Request, Response
+from index_data.documents import DocumentFields
 
 LanguageTag = Annotated[str, Field(min_length=2, max_length=35)]
 
 
-class DocumentBody(Response):
+@with_config(extra="forbid")
+class Document(DocumentFields):
+    """A document as it is sent."""
+
+
+@with_config(extra="forbid")
+class Documents(TypedDict):
+    """Documents in one body; each is checked alone."""
+
+    documents: list[Document]
+
+
+def always(schema: dict[str, Any]) -> None:
+    """A document that is read has every field; ``label`` where it has one."""
+    schema["required"] = [name for name in schema["properties"] if name != "label"]
+
+
+@with_config(extra="forbid", json_schema_extra=always)
+class DocumentBody(DocumentFields):
     """A document as it is read."""
 
-    id: str
-    text: str
-    title: str | None
-    lang: str | None
-    label: str | list[str] | None = None
-    labels: dict[str, str | list[str]]
-    metadata: dict[str, Any]
-    sequence: int
+    sequence: Required[int]
 
 
 class DocumentPage(Response):

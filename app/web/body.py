@@ -1,26 +1,33 @@
 """Reading request bodies: the one place where bytes from outside become values.
 
-JSON is decoded strictly (no NaN, no number beyond 64-bit floats, no lone surrogates, no deep
-nesting), then checked against a model. Whatever is wrong is a :class:`Problem` with a JSON pointer,
-and no message repeats what was sent.
+Handlers declare the body as a typed parameter, and FastAPI checks it. Here is what comes before:
+limits of size and time, the content type, and strict JSON (no NaN, no number beyond 64-bit floats,
+no lone surrogates, no deep nesting). Whatever is wrong is a :class:`Problem`, and no message
+repeats what was sent.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from typing import Any
 
 import orjson
-from pydantic import BaseModel, ValidationError
-from starlette.requests import ClientDisconnect, Request
+from fastapi import Body, Request
+from fastapi.routing import APIRoute
+from pydantic.json_schema import SkipJsonSchema
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 
-from app.problems import FieldError, Problem, invalid
+from app.problems import Problem, invalid
 
-M = TypeVar("M", bound=BaseModel)
+Ndjson = SkipJsonSchema[None]
+"""`Model | Ndjson`: the body may come as NDJSON too. Then it is None, and the request is read."""
 
 MAX_DEPTH = 64
+JSON_TYPE = re.compile(r"application/([\w.-]+\+)?json")
+NDJSON_TYPES = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl"})
 _POSITION = re.compile(r"line (\d+) column (\d+)")
 
 
@@ -40,11 +47,13 @@ async def chunks(request: Request, idle_s: float) -> AsyncIterator[bytes]:
         except TimeoutError:
             raise Problem(
                 "request-timeout",
-                f"No byte of the body came for {idle_s:g} seconds.",
+                f"No byte of the body arrived for {idle_s:g} seconds.",
                 headers={"Connection": "close"},
             ) from None
         except ClientDisconnect:
-            raise Problem("request-timeout", "The connection ended before the body did.") from None
+            raise Problem(
+                "request-timeout", "The connection ended before the body was complete."
+            ) from None
         if chunk:
             yield chunk
 
@@ -71,17 +80,69 @@ def too_large(limit: int) -> Problem:
     )
 
 
-async def read_json(request: Request) -> Any:
-    """The decoded JSON body. Raises :class:`Problem`."""
-    kind = media_type(request)
-    if kind != "application/json" and not kind.endswith("+json"):
+class JsonRoute(APIRoute):
+    """A route whose body is read here, once its dependencies have let the request pass.
+
+    FastAPI by itself reads all of a body before any dependency, with the standard library's JSON.
+    Where the body may be None, NDJSON is taken too: it is left to the handler, as a stream.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """What answers a request."""
+        handler, body = super().get_route_handler(), self.body_field
+        if body is None:
+            return handler
+        streams = not body.field_info.is_required()
+
+        async def handle(request: Request) -> Response:
+            for guard in self.dependencies:
+                assert guard.dependency is not None
+                await guard.dependency(request)
+            value = None
+            if not (streams and media_type(request) in NDJSON_TYPES):
+                value = await read_json(request)
+            return await handler(_Decoded(request, value))
+
+        return handle
+
+
+class _Decoded(Request):
+    """A request as FastAPI is to see it: with the value of its body (None: there is none)."""
+
+    def __init__(self, request: Request, value: dict[str, Any] | None) -> None:
+        super().__init__(request.scope, request.receive)
+        self._value = value
+
+    async def body(self) -> bytes:
+        """FastAPI only asks whether there is one."""
+        return b"" if self._value is None else b"{}"
+
+    async def json(self) -> Any:
+        """The decoded body."""
+        return self._value
+
+
+def examples(values: Mapping[str, Any]) -> Any:
+    """The annotation of a body with filled-in examples, by their names."""
+    return Body(openapi_examples={name: {"value": value} for name, value in values.items()})
+
+
+def ndjson(lines: str) -> dict[str, Any]:
+    """The description of a body that can also come as NDJSON (``openapi_extra``)."""
+    content = {"application/x-ndjson": {"schema": {"type": "string"}, "example": lines}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+async def read_json(request: Request) -> dict[str, Any]:
+    """The decoded JSON body, which is an object. Raises :class:`Problem`."""
+    if not JSON_TYPE.fullmatch(media_type(request)):
         raise Problem("unsupported-media-type", "Send the header Content-Type: application/json.")
     settings = request.app.state.footnote.settings
     body = await read_bytes(request, limit=settings.max_body, idle_s=settings.idle_timeout_s)
     return decode(body)
 
 
-def decode(body: bytes) -> Any:
+def decode(body: bytes) -> dict[str, Any]:
     """JSON to values. Raises ``validation`` with the place, never with the text."""
     try:
         value = orjson.loads(body)
@@ -91,6 +152,8 @@ def decode(body: bytes) -> Any:
         detail = "the body is empty" if not body.strip() else f"not valid JSON{place}"
         raise invalid("#", detail) from None
     check_depth(value)
+    if not isinstance(value, dict):
+        raise invalid("#", "must be a JSON object")
     return value
 
 
@@ -108,40 +171,3 @@ def check_depth(value: Any) -> None:
             return
         level = inner
     raise invalid("#", f"nested deeper than {MAX_DEPTH}")
-
-
-def checked(model: type[M], value: Any) -> M:
-    """``value`` as a ``model``. Raises ``validation`` naming every wrong place."""
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        found: dict[str, str] = {}
-        for e in error.errors(include_url=False, include_context=False, include_input=False):
-            found.setdefault(pointer(value, e["loc"]), explained(e["type"], e["msg"]))
-        errors = [FieldError(where, why) for where, why in found.items()]
-        raise Problem("validation", "The request is not valid.", errors=errors) from None
-
-
-def explained(kind: str, message: str) -> str:
-    """What is wrong, in words that do not depend on the input."""
-    known = {"extra_forbidden": "unknown field", "missing": "required"}
-    return known.get(kind, message.removeprefix("Input ").removeprefix("Value error, "))
-
-
-def pointer(root: Any, place: tuple[int | str, ...]) -> str:
-    """The JSON pointer of a place; names of union branches, which are no places, are skipped.
-
-    A key that is not plain is cut off later, where the problem is told.
-    """
-    parts, value = ["#"], root
-    for position, part in enumerate(place):
-        if isinstance(value, dict) and isinstance(part, str):
-            last = position == len(place) - 1
-            if part not in value and not last:
-                continue
-            parts.append(part.replace("~", "~0").replace("/", "~1"))
-            value = value.get(part)
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-            parts.append(str(part))
-            value = value[part]
-    return "/".join(parts)

@@ -9,7 +9,6 @@ from typing import Annotated, Any, TypeVar
 
 import orjson
 from fastapi import Depends, Request
-from pydantic import BaseModel
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import Response
 
@@ -21,6 +20,12 @@ from app.web.streaming import Event, Streaming
 PING_S = 15
 T = TypeVar("T")
 PROBLEM_TYPE = "application/problem+json"
+BODY_REFUSALS: tuple[Slug, ...] = (
+    "validation",
+    "payload-too-large",
+    "unsupported-media-type",
+    "request-timeout",
+)
 RETRIED: frozenset[Slug] = frozenset({"queue-full", "not-ready"})
 
 
@@ -48,15 +53,6 @@ def json_answer(
     """A JSON answer."""
     raw = body if isinstance(body, bytes) else orjson.dumps(body)
     return Response(raw, status, headers, media_type="application/json")
-
-
-def problem_answer(problem: Problem, request_id: str | None, *, openai: bool) -> Response:
-    """A problem as an answer, in the shape that the address calls for."""
-    if openai:
-        body, kind = problem.to_openai(request_id), "application/json"
-    else:
-        body, kind = problem.to_json(request_id), PROBLEM_TYPE
-    return Response(orjson.dumps(body), problem.status, problem.headers, media_type=kind)
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -115,27 +111,8 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-def body_of(
-    model: type[BaseModel] | str, examples: Mapping[str, Any], *, ndjson: str | None = None
-) -> dict[str, Any]:
-    """The description of a request body with filled-in examples (``openapi_extra``).
-
-    ``model``: the schema, or the name of one in the document's components.
-    """
-    name = model if isinstance(model, str) else model.__name__
-    content: dict[str, Any] = {
-        "application/json": {
-            "schema": {"$ref": f"#/components/schemas/{name}"},
-            "examples": {k: {"value": v} for k, v in examples.items()},
-        }
-    }
-    if ndjson is not None:
-        content["application/x-ndjson"] = {"schema": {"type": "string"}, "example": ndjson}
-    return {"requestBody": {"required": True, "content": content}}
-
-
 def answers(
-    model: type[BaseModel] | None, *slugs: Slug, status: int = 200, text: str = "The answer."
+    model: type[Any] | None, *slugs: Slug, status: int = 200, text: str = "The answer."
 ) -> dict[int | str, dict[str, Any]]:
     """The description of a route's answers: what it gives, and the problems it may give."""
     good: dict[str, Any] = {"description": text}

@@ -13,8 +13,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.problems import Problem
-from app.web.http import problem_answer
+from app.web.errors import problem_answer, problem_of
 
 logger = logging.getLogger("footnote.access")
 
@@ -49,12 +48,10 @@ class RequestContext:
 
         try:
             await self.app(scope, receive, sending)
-        except Exception:  # the last net: whatever it was, the client gets a whole answer
+        except Exception as error:  # the last net: whatever it was, the client gets an answer
             logger.exception("a request failed", extra={"path": scope["path"][:200]})
             if status == 0:
-                fault = Problem("internal", "The server's log has the details.")
-                openai = scope["path"].startswith("/v1/")
-                await problem_answer(fault, request_id, openai=openai)(scope, receive, sending)
+                await problem_answer(problem_of(error), scope)(scope, receive, sending)
         finally:
             account(scope, status, time.perf_counter() - began)
             REQUEST_ID.reset(token)

@@ -79,7 +79,7 @@ def test_pages_hold_every_document_once(filled: TestClient) -> None:
     while True:
         query = {"limit": "3"} | ({"cursor": cursor} if cursor else {})
         page = DocumentPage.model_validate(filled.get("/documents", params=query).json())
-        ids += [d.id for d in page.documents]
+        ids += [d["id"] for d in page.documents]
         cursor = page.next_cursor
         if cursor is None:
             break
