@@ -152,7 +152,7 @@ class StartUp:
         from model.text_generation.generator_files import GeneratorRefused
 
         try:
-            self.snapshots.put(writer=load_generator(self.settings, self.metrics))
+            self.snapshots.put(generator=load_generator(self.settings, self.metrics))
         except (GeneratorRefused, ValueError) as error:
             self._degrade("generator", f"FOOTNOTE_GENERATOR is not loaded: {error}")
 

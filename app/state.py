@@ -129,7 +129,7 @@ class Footnote:
             return 0 if serving is None else serving.engine.waiting()
 
         def writing() -> float:
-            generator = now().writer
+            generator = now().generator
             return 0 if generator is None else generator.active()
 
         def passages() -> float:
@@ -165,8 +165,8 @@ class Footnote:
         if snapshot.serving is not None:
             snapshot.serving.engine.retire()
             snapshot.serving.engine.join(timeout=10)
-        if snapshot.writer is not None:
-            snapshot.writer.close()
+        if snapshot.generator is not None:
+            snapshot.generator.close()
         self.pins.close()
         self.pipeline.close()
         self.store.close()
@@ -214,6 +214,6 @@ class Footnote:
         snapshot = self.snapshots.now()
         if snapshot.serving is not None:
             snapshot.serving.engine.call(lambda reader: set_threads(count))
-        if snapshot.writer is not None:
+        if snapshot.generator is not None:
             writing = 1 if busy else generator_threads(self.settings)
-            snapshot.writer.call(lambda generator: set_threads(writing))
+            snapshot.generator.call(lambda generator: set_threads(writing))

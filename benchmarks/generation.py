@@ -28,9 +28,9 @@ from typing import Any
 import httpx
 import torch
 
+from app.inference.generated_text import Piece
 from app.inference.generator_engine import GeneratorEngine
 from app.inference.loading import generator_threads, set_threads
-from app.inference.writer import Piece
 from app.settings import Settings
 from benchmarks.serving.server import Server, running, timed
 from benchmarks.tools.folders import RUNS
@@ -120,7 +120,7 @@ def ours(
 
     began = time.perf_counter()
     for prompt, future in zip(given, done, strict=True):
-        engine.write(prompt, Sampling(max_new_tokens=tokens), partial(deliver, future))
+        engine.generate(prompt, Sampling(max_new_tokens=tokens), partial(deliver, future))
     pieces = [future.result() for future in done]
     took = time.perf_counter() - began
     return took, [list(piece.ids) for piece in pieces]

@@ -1,4 +1,4 @@
-"""The generator's own thread: texts are written here token by token, many in each forward pass.
+"""The generator's own thread: texts are generated here token by token, many in each forward pass.
 
 Between any two steps, texts join and leave, a prompt is read a part further (parts take about
 :data:`PART_S`), and texts whose client disconnected are dropped. So a long prompt holds nobody up,
@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from app.inference.batching import settle
 from app.inference.engine import EngineClosed
-from app.inference.writer import Piece, Scored, Ticket, WriterInfo
+from app.inference.generated_text import GeneratorInfo, Piece, Scored, Ticket
 from app.metrics import BatchStats
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from app.inference.writer import AnyGenerator
+    from app.inference.generated_text import AnyGenerator
     from model.text_generation.prompting import Prompt
     from model.text_generation.sampling import Finish, Sampler, Sampling, TextStream
 
@@ -57,7 +57,7 @@ class GeneratorEngine:
 
     Args:
         load: Makes the generator; called on its thread, which alone touches it afterwards.
-        streams: Texts written at once; more wait.
+        streams: Texts generated at once; more wait.
         observe: Told of every step.
     """
 
@@ -81,10 +81,10 @@ class GeneratorEngine:
         self._part = 1  # place in PARTS
         self._thread = threading.Thread(target=self._run, name="generator", daemon=True)
         self._loaded: Future[AnyGenerator] = Future()
-        self._info: WriterInfo | None = None
+        self._info: GeneratorInfo | None = None
 
     @property
-    def info(self) -> WriterInfo:
+    def info(self) -> GeneratorInfo:
         """What is loaded."""
         assert self._info is not None, "it is not loaded yet"
         return self._info
@@ -94,8 +94,10 @@ class GeneratorEngine:
         self._thread.start()
         return self._loaded
 
-    def write(self, prompt: Prompt, sampling: Sampling, deliver: Callable[[Piece], None]) -> Ticket:
-        """Write a text. ``deliver`` is called on the generator's thread and must not block."""
+    def generate(
+        self, prompt: Prompt, sampling: Sampling, deliver: Callable[[Piece], None]
+    ) -> Ticket:
+        """Generate a text. ``deliver`` is called on the generator's thread and must not block."""
         ticket = Ticket(prompt, sampling, deliver)
         with self._wake:
             self._check_open()
@@ -123,7 +125,7 @@ class GeneratorEngine:
         return future
 
     def active(self) -> int:
-        """Texts that are being written or wait."""
+        """Texts that are being generated or wait."""
         return len(self._waiting) + len(self._reading) + sum(len(b.rows) for b in self._batches)
 
     def close(self, timeout: float | None = 10) -> None:
@@ -144,7 +146,7 @@ class GeneratorEngine:
         except Exception as error:  # noqa: BLE001  # handed over whole to whoever waits for it
             self._loaded.set_exception(error)
             return
-        self._info = WriterInfo(
+        self._info = GeneratorInfo(
             generator.name, generator.sha256, generator.context, generator.chats
         )
         self._loaded.set_result(generator)
@@ -192,7 +194,7 @@ class GeneratorEngine:
                 return
 
     def _beginning(self, generator: AnyGenerator, ticket: Ticket) -> Generated:
-        """Read a text's prompt, then let it join those that are written."""
+        """Read a text's prompt, then let it join those that are generated."""
         from model.text_generation.sampling import Sampler, TextStream
 
         decoder, prompt, sampling = generator.decoder, ticket.prompt, ticket.sampling
@@ -338,8 +340,8 @@ class GeneratorEngine:
 
     def _end(self) -> None:
         error = EngineClosed("the generator was closed")
-        written = [row.ticket for batch in self._batches for row in batch.rows]
-        for ticket in (*self._waiting, *self._reading, *written):
+        generating = [row.ticket for batch in self._batches for row in batch.rows]
+        for ticket in (*self._waiting, *self._reading, *generating):
             _tell(ticket, Piece(error=error))
         for task in self._tasks:
             task.close()

@@ -16,7 +16,7 @@ from app.metrics import Metrics
 from app.settings import Settings
 
 if TYPE_CHECKING:
-    from app.inference.writer import AnyGenerator
+    from app.inference.generated_text import AnyGenerator
     from model.encoder.encoder import Encoder
     from model.reader import Reader
 

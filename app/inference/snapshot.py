@@ -75,7 +75,7 @@ class Snapshot:
     searcher: Searcher | None = None
     serving: Serving | None = None
     degraded: tuple[str, ...] = ()
-    writer: GeneratorEngine | None = None
+    generator: GeneratorEngine | None = None
 
     def index(self) -> Searcher:
         """The searcher. Raises ``not-ready`` when no index is open."""
@@ -90,9 +90,13 @@ class Snapshot:
         return self.serving
 
     def model_json(self) -> dict[str, Any]:
-        """The ``model`` of an answer that may have been written by a generator."""
-        known = self.model().model.to_json()
-        return known if self.writer is None else {**known, "generator": self.writer.info.to_json()}
+        """The ``model`` of an answer that may be generated."""
+        known, generator = self.model().model.to_json(), self.generator_json()
+        return known if generator is None else {**known, "generator": generator}
+
+    def generator_json(self) -> dict[str, Any] | None:
+        """The ``generator`` of a ``model``, where there is one."""
+        return None if self.generator is None else self.generator.info.to_json()
 
     @property
     def vectors_fit(self) -> bool:
@@ -136,7 +140,7 @@ class Snapshots:
         *,
         searcher: Searcher | None = None,
         serving: Serving | None = None,
-        writer: GeneratorEngine | None = None,
+        generator: GeneratorEngine | None = None,
         repaired: Collection[str] = (),
     ) -> None:
         """Replace the parts that are given, all at once; ``repaired`` parts are faultless again."""
@@ -146,7 +150,7 @@ class Snapshots:
                 searcher or self._now.searcher,
                 serving or self._now.serving,
                 tuple(self._faults.values()),
-                writer or self._now.writer,
+                generator or self._now.generator,
             )
 
     def degrade(self, part: str, why: str) -> None:

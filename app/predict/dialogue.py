@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from app.history.predictions import Output
 from app.inference.answer import Evidence
+from app.inference.generator_engine import GeneratorEngine
 from app.inference.influence import Influence
 from app.inference.snapshot import Snapshot
-from app.inference.writer import Writer
 from app.predict.extraction import Quotable, chosen, framed, nothing, quotables, worded
 from app.predict.inputs import TextInput, unused
 from app.predict.messages import Conversation, conversations
@@ -96,9 +96,9 @@ class Dialogue(Task[Conversation, TextAnswer]):
         return text_item(request, answer, {"message": message})
 
 
-def chat_generator(snapshot: Snapshot) -> Writer | None:
+def chat_generator(snapshot: Snapshot) -> GeneratorEngine | None:
     """The generator, where it is one that answers the turns of a dialogue."""
-    generator = snapshot.writer
+    generator = snapshot.generator
     return generator if generator is not None and generator.info.chats else None
 
 

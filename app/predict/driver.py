@@ -139,8 +139,7 @@ class Driver:
             searchers = [now.index(), *self.pins.searchers()]
             encoder = serving.model.encoder_sha256
             evidence = await asyncio.to_thread(recorded, record, searchers, encoder)
-        generator = None if now.writer is None else now.writer.info.to_json()
-        if task.generates and record["model"].get("generator") != generator:
+        if task.generates and record["model"].get("generator") != now.generator_json():
             raise unavailable("model", "The generator of this prediction does not serve any more.")
         return replace(now, searcher=None, serving=serving, degraded=()), evidence
 

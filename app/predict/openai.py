@@ -41,7 +41,8 @@ def model(started: int, name: str) -> dict[str, Any]:
 
 def names(snapshot: Snapshot) -> list[str]:
     """The names that a request may use."""
-    return [MODEL_NAME] if snapshot.writer is None else [MODEL_NAME, snapshot.writer.info.name]
+    generator = snapshot.generator
+    return [MODEL_NAME] if generator is None else [MODEL_NAME, generator.info.name]
 
 
 def check_model(snapshot: Snapshot, name: str) -> None:
@@ -80,7 +81,7 @@ async def completion(
     """The prediction behind ``POST /v1/completions``. Raises :class:`Problem`."""
     snapshot = driver.snapshots.now()
     check_model(snapshot, request.model)
-    if snapshot.writer is None:
+    if snapshot.generator is None:
         raise missing(
             "writes no completions",
             "This server has no generator (FOOTNOTE_GENERATOR); it can do: chat completions.",

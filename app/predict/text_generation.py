@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from app.history.predictions import Output
 from app.inference.answer import Evidence
+from app.inference.generated_text import Piece
+from app.inference.generator_engine import GeneratorEngine
 from app.inference.influence import Influence
 from app.inference.snapshot import Snapshot
-from app.inference.writer import Piece, Writer
 from app.predict.grounding import Sentence, Source, grounded, share
 from app.predict.inputs import TextInput, texts
 from app.predict.passages import Passages, Query, retrieve
@@ -61,7 +62,7 @@ class TextGeneration(Task[TextInput, TextAnswer]):
 
     def missing(self, snapshot: Snapshot) -> str | None:
         """A server without a generator."""
-        if snapshot.writer is not None:
+        if snapshot.generator is not None:
             return None
         why = next((d for d in snapshot.degraded if "FOOTNOTE_GENERATOR" in d), None)
         return f"{why or f'Generation needs a generator: set {SETTING}'}."
@@ -119,7 +120,7 @@ def sources(hits: Sequence[Hit]) -> list[PromptPassage]:
 
 
 async def prompt_of(
-    generator: Writer, prompting: Prompting, hits: Sequence[Hit], pointer: str
+    generator: GeneratorEngine, prompting: Prompting, hits: Sequence[Hit], pointer: str
 ) -> Prompt:
     """The prompt with the passages. Raises ``validation`` where it does not fit the generator."""
     from model.text_generation.generator import TemplateRefused
@@ -147,7 +148,7 @@ async def generate(
     ``given``: the input, for its place and for feedback. With a threshold for the support no
     token is emitted: it is not known yet whether the text may be shown.
     """
-    generator, request, hits = context.snapshot.writer, context.request, passages.hits
+    generator, request, hits = context.snapshot.generator, context.request, passages.hits
     assert generator is not None  # `missing` has looked
     prompt = await prompt_of(generator, prompting, hits, given.pointer)
     context.emit("retrieval", retrieval_event(hits))
@@ -185,7 +186,7 @@ async def generate(
 
 
 async def pieces(
-    generator: Writer, prompt: Prompt, sampling: Sampling
+    generator: GeneratorEngine, prompt: Prompt, sampling: Sampling
 ) -> AsyncGenerator[Piece, None]:
     """The parts of a text as they are generated; closing the generator stops the model."""
     loop = asyncio.get_running_loop()
@@ -194,7 +195,7 @@ async def pieces(
     def deliver(piece: Piece) -> None:
         loop.call_soon_threadsafe(queue.put_nowait, piece)
 
-    ticket = generator.write(prompt, sampling, deliver)
+    ticket = generator.generate(prompt, sampling, deliver)
     try:
         while True:
             piece = await queue.get()
@@ -217,7 +218,7 @@ async def ground(context: Context, text: str, hits: Sequence[Hit]) -> list[Sente
 
 
 async def influences(
-    generator: Writer,
+    generator: GeneratorEngine,
     prompting: Prompting,
     hits: Sequence[Hit],
     prompt: Prompt,

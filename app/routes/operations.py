@@ -53,7 +53,7 @@ async def what_serves(footnote: State) -> Response:
         {
             "version": code_version(),
             "model": None if serving is None else serving.model.to_json(),
-            "generator": None if snapshot.writer is None else snapshot.writer.info.to_json(),
+            "generator": snapshot.generator_json(),
             "heads": {f: {"task": h.task, "labels": list(h.labels)} for f, h in heads.items()},
             "index": snapshot.index_json() | {"analyzer": analyzer},
             "retrieval_brought": footnote.ablations.to_json(),

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from app.inference.engine import EngineClosed
+from app.inference.generated_text import Piece, Ticket
 from app.inference.generator_engine import GeneratorEngine
-from app.inference.writer import Piece, Ticket
 from app.metrics import BatchStats
 from model.text_generation.generator import Generator
 from model.text_generation.prompting import Prompt
@@ -39,7 +39,7 @@ class Run:
     def write(
         self, prompt: Prompt, told: Callable[[Piece], None] = lambda piece: None, **sampling: Any
     ) -> tuple[Ticket, Future[tuple[str, Piece]]]:
-        """A text that is being written, and the whole of it."""
+        """A text that is being generated, and the whole of it."""
         done: Future[tuple[str, Piece]] = Future()
         parts: list[str] = []
 
@@ -52,7 +52,7 @@ class Run:
                 done.set_result(("".join(parts), piece))
 
         wanted = Sampling(**{"max_new_tokens": 12, **sampling})
-        return self.engine.write(prompt, wanted, deliver), done
+        return self.engine.generate(prompt, wanted, deliver), done
 
 
 @pytest.fixture(scope="module")

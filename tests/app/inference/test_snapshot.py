@@ -23,7 +23,7 @@ def test_parts_are_replaced_together_and_the_rest_stays(tmp_path: Path) -> None:
     snapshots.degrade("index", "it is damaged")
     snapshots.put(searcher=searcher, repaired=("encoder", "checkpoint"))
     now = snapshots.now()
-    assert (now.searcher, now.serving, now.writer) == (searcher, None, None)
+    assert (now.searcher, now.serving, now.generator) == (searcher, None, None)
     assert now.degraded == ("it is damaged",)
     assert dict(snapshots.faults) == {"index": "it is damaged"}
     assert (before.searcher, before.degraded) == (None, ())  # whoever has one keeps it

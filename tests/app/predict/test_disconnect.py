@@ -37,7 +37,7 @@ def served(
 
 
 def engine_of(footnote: Footnote) -> GeneratorEngine:
-    generator = footnote.snapshot().writer
+    generator = footnote.snapshot().generator
     assert generator is not None
     return generator
 

@@ -259,6 +259,6 @@ def test_the_doctor_looks_at_a_generator(settings_for: Any, generator_folder: Pa
 
 def test_permits_are_given_back(writing: TestClient) -> None:
     assert state(writing).permits.taken == 0
-    generator = state(writing).snapshot().writer
+    generator = state(writing).snapshot().generator
     assert generator is not None
     assert generator.active() == 0

@@ -40,7 +40,7 @@ def client(served: tuple[str, Footnote]) -> Iterator[OpenAI]:
 
 
 def test_the_models_are_listed(client: OpenAI, served: tuple[str, Footnote]) -> None:
-    generator = served[1].snapshot().writer
+    generator = served[1].snapshot().generator
     assert generator is not None
     names = [model.id for model in client.models.list()]
     assert names == ["footnote", generator.info.name]

@@ -1,12 +1,11 @@
-"""What texts are written with, seen from a request: prompts, texts in pieces, and scores."""
+"""What a generator hands to a request: a text in pieces, scores, and what it is."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from model.lm.generator import LMGenerator
@@ -15,8 +14,6 @@ if TYPE_CHECKING:
     from model.text_generation.sampling import Finish, Sampling
 
     AnyGenerator = Generator | LMGenerator
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +36,7 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
-class WriterInfo:
+class GeneratorInfo:
     """What never changes about a loaded generator, to be read from any thread."""
 
     name: str
@@ -52,26 +49,9 @@ class WriterInfo:
         return {"name": self.name, "sha256": self.sha256}
 
 
-class Writer(Protocol):
-    """What a snapshot writes texts with: a generator on a thread of its own."""
-
-    @property
-    def info(self) -> WriterInfo:
-        """What is loaded."""
-
-    def call(self, function: Callable[[AnyGenerator], T]) -> Future[T]:
-        """Run ``function`` on the generator's thread: prompts are made like this."""
-
-    def write(self, prompt: Prompt, sampling: Sampling, deliver: Callable[[Piece], None]) -> Ticket:
-        """Write a text; ``deliver`` is called with its pieces and must not block."""
-
-    def score(self, prompts: Sequence[Prompt], answer: Sequence[int]) -> Future[list[Scored]]:
-        """The log-probability of ``answer`` after each of the prompts."""
-
-
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """A text that is being written, or waits. ``cancel`` may be called from any thread."""
+    """A text that is being generated, or waits. ``cancel`` may be called from any thread."""
 
     prompt: Prompt
     sampling: Sampling
@@ -81,5 +61,5 @@ class Ticket:
     cancelled: bool = False
 
     def cancel(self) -> None:
-        """Stop before the next step; what was written is dropped."""
+        """Stop before the next step; what was generated is dropped."""
         self.cancelled = True
