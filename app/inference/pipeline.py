@@ -32,10 +32,10 @@ from app.inference.retrieval import (
     method_by,
     method_for,
     provided_hits,
+    read_texts,
     with_correction,
 )
 from app.inference.snapshot import Serving, Snapshot
-from index_data.search.searcher import Hit
 
 if TYPE_CHECKING:
     from app.inference.engine import TextRead
@@ -136,7 +136,9 @@ async def gather(
     )
     if options.mode == "provided":
         given = {d.label for d in options.documents if d.label is not None}
-        hits = await encoded_hits(serving, state, options, search)
+        read_documents = await read_texts(serving, [d.text for d in options.documents])
+        vectors = [one.vector for one in read_documents]
+        hits = provided_hits(options.documents, options.field, vectors, state.vector, search)
         return Evidence(hits, tuple(sorted(given)))
     method, _ = method_for(snapshot, options.method, "retrieval.method")
     search = replace(search, method=method_by(method, options.method, state))
@@ -144,18 +146,6 @@ async def gather(
     hits = with_correction(snapshot, text, hits, search)
     labels = snapshot.index().field_labels(options.field)
     return Evidence(hits, tuple(labels), calibration(snapshot, options.field))
-
-
-async def encoded_hits(
-    serving: Serving, state: QueryState, options: AnswerOptions, search: SearchOptions
-) -> list[Hit]:
-    """The documents that came with the request, encoded and ranked."""
-    reads = [
-        asyncio.wrap_future(serving.engine.read(document.text, None))
-        for document in options.documents
-    ]
-    vectors = [done.state.vector for done in await asyncio.gather(*reads)]
-    return provided_hits(options.documents, options.field, vectors, state.vector, search)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from app.inference.snapshot import Snapshot, corrected
+from app.inference.snapshot import Serving, Snapshot, corrected
 from app.problems import Problem, invalid
 from app.schemas.predict import ProvidedDocument, Retrieval
 from index_data.documents import Document, normalise
@@ -35,6 +35,19 @@ class SearchOptions:
     filter: Filter | None = None
     exclude_ids: Sequence[str] = ()
     passages: bool = False  # the best passages, perhaps several of one document
+
+
+def search_options(
+    retrieval: Retrieval, k: int, method: str | None = None, *, passages: bool = False
+) -> SearchOptions:
+    """The search that a request names, for ``k`` hits. Raises ``validation`` for a bad filter."""
+    return SearchOptions(
+        k=k,
+        method=method,
+        filter=filter_of(retrieval.filter, "#/retrieval/filter"),
+        exclude_ids=tuple(retrieval.exclude_ids),
+        passages=passages,
+    )
 
 
 def filter_of(raw: Mapping[str, Any] | None, pointer: str) -> Filter | None:
@@ -77,6 +90,24 @@ UNREADABLE: Final = "The encoder does not know the text's language: retrieval is
 def method_by(method: str, requested: str | None, state: QueryState) -> str:
     """The method for one text: by default bm25 where the encoder cannot read it."""
     return method if requested is not None or state.readable else "bm25"
+
+
+async def read_texts(serving: Serving, texts: Sequence[str]) -> list[QueryState]:
+    """Some texts as the encoder sees them, read in batches on the model's thread."""
+    reads = [asyncio.wrap_future(serving.engine.read(text, None)) for text in texts]
+    return [done.state for done in await asyncio.gather(*reads)]
+
+
+async def read_and_find(
+    pool: ThreadPoolExecutor, snapshot: Snapshot, query: str, options: SearchOptions
+) -> list[Hit]:
+    """:func:`find` by the method that is requested, for a query that was not read yet."""
+    method, _ = method_for(snapshot, options.method, "retrieval.method")
+    vector = None
+    if method != "bm25":
+        (state,) = await read_texts(snapshot.model(), [query])
+        vector, method = state.vector, method_by(method, options.method, state)
+    return await find(pool, snapshot, query, vector, replace(options, method=method))
 
 
 async def find(

@@ -12,6 +12,7 @@ from app.inference.snapshot import MODEL_NAME
 from app.predict.classification import classify_item
 from app.predict.task import Answered, AnyTask, Context
 from app.problems import Problem
+from app.schemas.predict import TaskRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,79 +33,62 @@ class Prediction:
 
 def predict_body(done: Prediction) -> dict[str, Any]:
     """The answer of ``POST /predict``."""
-    request, snapshot = done.context.request, done.context.snapshot
+    snapshot = done.context.snapshot
     generates = done.task.generates
-    return {
-        "id": new_id(),
-        "object": "prediction",
-        "created": int(time.time()),
-        "task": request.task,
+    named = {
+        "task": done.context.request.task,
         "model": snapshot.model_json() if generates else snapshot.model().model.to_json(),
         "index": snapshot.index_json(),
-        "data": data(done, lambda answer: done.task.item(request, answer)),
-        "usage": usage(done.good),
-        "timing_ms": timing(done),
-        "degraded": [*snapshot.degraded, *done.degraded],
-        "warnings": warnings(done),
     }
+    return _body(done, "prediction", named, done.task.item)
 
 
 def classify_body(done: Prediction) -> dict[str, Any]:
     """The answer of ``POST /classify``."""
-    request, snapshot = done.context.request, done.context.snapshot
-    return {
-        "id": new_id(),
-        "object": "list",
-        "created": int(time.time()),
+    snapshot = done.context.snapshot
+    named = {
         "model": MODEL_NAME,
-        "data": data(done, lambda answer: classify_item(request, answer)),
-        "usage": usage(done.good),
         "model_info": snapshot.model().model.to_json(),
         "index_info": snapshot.index_json(),
-        "timing_ms": timing(done),
-        "degraded": [*snapshot.degraded, *done.degraded],
-        "warnings": warnings(done),
     }
+    return _body(done, "list", named, classify_item)
 
 
-def new_id() -> str:
-    """The id of a prediction."""
-    return f"pred_{secrets.token_hex(12)}"
-
-
-def data(done: Prediction, item: Callable[[Any], dict[str, Any]]) -> list[dict[str, Any]]:
-    """The answers in the order of the inputs, each as ``item`` shapes it, or its problem."""
-    return [
-        {"index": i, **({"error": one.to_json()} if isinstance(one, Problem) else item(one))}
-        for i, one in enumerate(done.answers)
-    ]
-
-
-def usage(answers: Sequence[Answered]) -> dict[str, int]:
-    """Tokens read and generated, and documents, over all inputs."""
-    tokens = sum(one.tokens for one in answers)
-    new = sum(one.new_tokens for one in answers)
-    return {
-        "prompt_tokens": tokens,
-        "completion_tokens": new,
-        "total_tokens": tokens + new,
-        "retrieved": sum(one.retrieved for one in answers),
-        "used": sum(one.used for one in answers),
-    }
-
-
-def timing(done: Prediction) -> dict[str, float]:
-    """Milliseconds: of the slowest input for each part, and of the whole request."""
-    parts = {
-        "queue": max(one.queue_ms for one in done.good),
-        "retrieve": max(one.retrieve_ms for one in done.good),
-        "predict": max(one.predict_ms for one in done.good),
+def _body(
+    done: Prediction,
+    kind: str,
+    named: dict[str, Any],
+    item: Callable[[TaskRequest, Any], dict[str, Any]],
+) -> dict[str, Any]:
+    """What both routes answer. Times in ms: of the slowest input, and of the whole request."""
+    context, good = done.context, done.good
+    read, new = sum(one.tokens for one in good), sum(one.new_tokens for one in good)
+    timing = {
+        "queue": max(one.queue_ms for one in good),
+        "retrieve": max(one.retrieve_ms for one in good),
+        "predict": max(one.predict_ms for one in good),
         "total": 1000 * (time.perf_counter() - done.began),
     }
-    return {name: round(milliseconds, 3) for name, milliseconds in parts.items()}
-
-
-def warnings(done: Prediction) -> list[str]:
-    """Each warning of the answers once, then those of the request."""
-    own = dict.fromkeys(warning for one in done.good for warning in one.warnings)
-    return [*own, *done.task.warnings(done.context, done.good)]
+    warnings = dict.fromkeys(warning for one in good for warning in one.warnings)
+    return {
+        "id": f"pred_{secrets.token_hex(12)}",
+        "object": kind,
+        "created": int(time.time()),
+        **named,
+        "data": [
+            {"index": i, "error": one.to_json()}
+            if isinstance(one, Problem)
+            else {"index": i, **item(context.request, one)}
+            for i, one in enumerate(done.answers)
+        ],
+        "usage": {
+            "prompt_tokens": read,
+            "completion_tokens": new,
+            "total_tokens": read + new,
+            "retrieved": sum(one.retrieved for one in good),
+            "used": sum(one.used for one in good),
+        },
+        "timing_ms": {name: round(milliseconds, 3) for name, milliseconds in timing.items()},
+        "degraded": [*context.snapshot.degraded, *done.degraded],
+        "warnings": [*warnings, *done.task.warnings(context, good)],
+    }

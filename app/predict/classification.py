@@ -12,7 +12,7 @@ from app.inference.answer import Answer, AnswerOptions, Evidence
 from app.inference.retrieval import filter_of
 from app.inference.snapshot import Snapshot
 from app.predict.inputs import texts, unused, with_thresholds
-from app.predict.task import Answered, Context, Task, citation, cites
+from app.predict.task import Answered, Context, Task, item_body
 from app.problems import Problem
 from app.schemas.predict import ClassifyRequest, Params, TaskRequest
 from app.settings import Settings
@@ -31,7 +31,6 @@ class LabelAnswer(Answered):
     """The answer of the pipeline to one text, for a field."""
 
     answer: Answer
-    field: str
 
 
 class Classification(Task[LabelInput, LabelAnswer]):
@@ -62,7 +61,6 @@ class Classification(Task[LabelInput, LabelAnswer]):
         answer = await context.pipeline.answer(context.snapshot, text, options, recorded=recorded)
         return LabelAnswer(
             answer=answer,
-            field=options.field,
             output=Output(text, answer.label, answer.confidence, answer.closed),
             evidence=answer.evidence,
             retrieved=len(answer.evidence.hits),
@@ -71,6 +69,12 @@ class Classification(Task[LabelInput, LabelAnswer]):
             queue_ms=answer.queue_ms,
             retrieve_ms=answer.retrieve_ms,
             predict_ms=answer.predict_ms,
+            confidence=answer.confidence,
+            calibrated=answer.calibrated,
+            support=answer.support,
+            abstain_reason=answer.abstain_reason,
+            cited=answer.cited,
+            label_field=options.field,
             ablation=answer.closed if answer.scores else None,
             vector=answer.vector,
         )
@@ -81,7 +85,7 @@ class Classification(Task[LabelInput, LabelAnswer]):
         output: dict[str, Any] = {"label": answer.answer.label, "scores": scores}
         if answer.answer.multilabel is not None:
             output["labels"] = answer.answer.multilabel
-        return {"output": output, **common(request, answer)}
+        return label_item(request, answer, {"output": output})
 
     def warnings(self, context: Context, answers: Sequence[LabelAnswer]) -> list[str]:
         """A field without labels, and parameters without effect."""
@@ -139,7 +143,7 @@ def classify_item(request: TaskRequest, answer: LabelAnswer) -> dict[str, Any]:
     }
     if answer.answer.multilabel is not None:
         body["labels"] = answer.answer.multilabel
-    return body | common(request, answer)
+    return label_item(request, answer, body)
 
 
 def ranked(scores: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
@@ -148,18 +152,12 @@ def ranked(scores: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
     return [{"label": label, "score": score} for label, score in best_first]
 
 
-def common(request: TaskRequest, answered: LabelAnswer) -> dict[str, Any]:
-    """What both routes say of an answer."""
+def label_item(
+    request: TaskRequest, answered: LabelAnswer, output: dict[str, Any]
+) -> dict[str, Any]:
+    """The element of ``data`` of both routes: ``output`` with the explanations of labels."""
     answer = answered.answer
-    body: dict[str, Any] = {
-        "confidence": answer.confidence,
-        "calibrated": answer.calibrated,
-        "support": answer.support,
-        "abstained": answer.abstained,
-        "abstain_reason": answer.abstain_reason,
-    }
-    if cites(request):
-        body["citations"] = [citation(c, answered.field) for c in answer.cited]
+    body = item_body(request, answered, output)
     if "influence" in request.explain:
         flip_set = answer.flip_set
         body["flip_set"] = None if flip_set is None else asdict(flip_set)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from app.history.predictions import Output
@@ -17,52 +18,42 @@ from app.inference.generator_engine import GeneratorEngine
 from app.inference.influence import Influence
 from app.inference.snapshot import Snapshot
 from app.predict.extraction import Quotable, chosen, framed, nothing, quotables, worded
-from app.predict.inputs import TextInput, unused
-from app.predict.messages import Conversation, conversations
+from app.predict.grounding import share
+from app.predict.inputs import TextInput, each, unused
+from app.predict.messages import Conversation, conversation
 from app.predict.passages import Passages, Query, retrieve
-from app.predict.task import Context, Task
+from app.predict.task import Context
 from app.predict.text_answer import (
     TextAnswer,
-    check_text,
+    TextTask,
+    cited_passages,
     confidence_unused,
-    or_problem,
     retrieval_event,
-    text_item,
 )
 from app.predict.text_generation import Prompting, generate, prompt_of, sources
 from app.problems import Problem
 from app.schemas.predict import Params, TaskRequest
 from app.settings import Settings
+from index_data.search.searcher import Hit
 from index_data.text.analysis import detect_language
 
 if TYPE_CHECKING:
-    from model.text_generation.prompting import Turn
+    from model.text_generation.prompting import Prompt
 
 QUOTED = "an answer that is quoted, not generated"
 
 
-class Dialogue(Task[Conversation, TextAnswer]):
+class Dialogue(TextTask[Conversation]):
     """The assistant's next turn."""
-
-    generates = True
-
-    def check(self, request: TaskRequest, settings: Settings) -> TaskRequest:
-        """Raises ``capability-missing`` or ``validation`` for what does not go with texts."""
-        return check_text(request, settings)
 
     def read(self, request: TaskRequest, settings: Settings) -> list[Conversation | Problem]:
         """An object with ``messages``, a text, or a list of these."""
-        return conversations(request.input, settings.max_input_chars)
+        return each(request.input, partial(conversation, max_chars=settings.max_input_chars))
 
-    async def answer(
-        self, context: Context, given: Conversation, recorded: Evidence | None
-    ) -> TextAnswer | Problem:
-        """The next turn of one conversation."""
-        return await or_problem(self._answer(context, given, recorded))
-
-    async def _answer(
+    async def text_for(
         self, context: Context, given: Conversation, recorded: Evidence | None
     ) -> TextAnswer:
+        """The next turn of one conversation."""
         query = given.query()
         passages = await retrieve(context, query, recorded)
         began = time.perf_counter()
@@ -86,14 +77,14 @@ class Dialogue(Task[Conversation, TextAnswer]):
         answer = quotation(given, quoted, passages, warnings, began)
         if "influence" in request.explain and quoted:
             effects = influences(query, sentences, quoted, passages)
-            answer = replace(answer, influence=effects)
+            cited = cited_passages(passages.hits, answer.sentences, effects)
+            answer = replace(answer, cited=cited)
         context.emit("token", {"text": answer.text})
         return answer
 
-    def item(self, request: TaskRequest, answer: TextAnswer) -> dict[str, Any]:
+    def shown(self, text: str) -> dict[str, Any]:
         """The text as a message."""
-        message = {"role": "assistant", "content": answer.text}
-        return text_item(request, answer, {"message": message})
+        return {"message": {"role": "assistant", "content": text}}
 
 
 def chat_generator(snapshot: Snapshot) -> GeneratorEngine | None:
@@ -105,11 +96,12 @@ def chat_generator(snapshot: Snapshot) -> GeneratorEngine | None:
 def chatting(given: Conversation, params: Params) -> Prompting:
     """Prompts of passages and these turns."""
 
-    def of(model: Any) -> Any:
+    def of(model: Any, hits: Sequence[Hit]) -> Prompt:
         from model.text_generation.prompting import Turn
 
-        turns: list[Turn] = [Turn(role, text) for role, text in given.turns]
-        return lambda hits: model.chat(turns, sources(hits), new=params.max_new_tokens)
+        turns = [Turn(role, text) for role, text in given.turns]
+        prompt: Prompt = model.chat(turns, sources(hits), new=params.max_new_tokens)
+        return prompt
 
     return of
 
@@ -132,7 +124,8 @@ def quotation(
         text=text or nothing(detect_language(given.last)),
         finish="stop",
         sentences=sentences,
-        hits=hits,
+        support=round(share(sentences), 6),
+        cited=cited_passages(hits, sentences, {}),
         abstain_reason=None if quoted else "no_evidence" if not hits else "low_support",
         output=Output(given.last),
         evidence=Evidence(hits),

@@ -9,20 +9,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
-from app.history.pins import Pins, unavailable
-from app.history.predictions import Predictions
+from app.history.pins import unavailable
 from app.history.records import CLASSIFY, PREDICT, compared, record_of, recorded
-from app.inference.ablation import Ablations
-from app.inference.admission import Permits
 from app.inference.answer import Evidence
-from app.inference.indexer import Indexer
-from app.inference.pipeline import Pipeline, together
-from app.inference.snapshot import MODEL_NAME, Snapshot, Snapshots
+from app.inference.pipeline import together
+from app.inference.snapshot import MODEL_NAME, Snapshot
 from app.predict.bodies import Prediction, classify_body, predict_body
 from app.predict.classification import task_request
 from app.predict.inputs import check_retrieval, refuse_all
@@ -30,33 +26,26 @@ from app.predict.task import Answered, AnyTask, Context
 from app.predict.tasks import TASKS, available
 from app.problems import FieldError, Problem
 from app.schemas.predict import Abstain, ClassifyRequest, Retrieval, TaskRequest
-from app.settings import Settings
+from app.state import Footnote
 from app.web.streaming import Emit, silent
 
 
-@dataclass(frozen=True, slots=True)
 class Driver:
     """Answers requests with the parts of one server."""
 
-    settings: Settings
-    permits: Permits
-    pipeline: Pipeline
-    pins: Pins
-    predictions: Predictions
-    ablations: Ablations
-    snapshots: Snapshots
-    indexer: Indexer
+    def __init__(self, footnote: Footnote) -> None:
+        self.server = footnote
 
     async def predict(self, request: TaskRequest, emit: Emit = silent) -> bytes:
         """The answer to ``POST /predict``, as JSON. Raises :class:`Problem`."""
         done = await self._answer(request, emit)
         route = PREDICT if done.task.labels else request.task
-        return self._kept(route, request, done, predict_body(done))
+        return self._retained(route, request, done, predict_body(done))
 
     async def classify(self, request: ClassifyRequest) -> bytes:
         """The answer to ``POST /classify``, as JSON. Raises :class:`Problem`."""
         done = await self._answer(task_request(request), model=request.model)
-        return self._kept(CLASSIFY, request, done, classify_body(done))
+        return self._retained(CLASSIFY, request, done, classify_body(done))
 
     async def replay(self, name: str) -> bytes:
         """The answer of a prediction again, from the same evidence, with how far it is from it.
@@ -64,17 +53,17 @@ class Driver:
         Raises ``not-found``, and ``pin-unavailable`` when the model or a document is gone.
         """
         began = time.perf_counter()
-        prediction = self.predictions.get(name)
+        prediction = self.server.predictions.get(name)
         record, before = prediction.record(), prediction.answer()
         if "request" not in record:
             raise unavailable("documents", "This prediction was kept without its record.")
         request = recorded_request(record)
         task = TASKS[request.task]
-        inputs = task.read(request, self.settings)
+        inputs = task.read(request, self.server.settings)
         refuse_all(inputs)
-        with self.permits.take(len(inputs)):
+        with self.server.permits.take(len(inputs)):
             snapshot, evidence = await self._recorded(task, request, record)
-            context = Context(request, snapshot, self.pipeline)
+            context = Context(request, snapshot, self.server.pipeline)
             with snapshot.model().engine.use():
                 answers = await answer_all(task, context, inputs, evidence)
         done = Prediction(task, context, answers, began)
@@ -93,16 +82,16 @@ class Driver:
         if request.stream and not task.generates:
             detail = f"The task '{request.task}' is not streamed. Ask without 'stream'."
             raise Problem("capability-missing", detail)
-        request = task.check(request, self.settings)
+        request = task.check(request, self.server.settings)
         check_retrieval(request.retrieval)
-        inputs = task.read(request, self.settings)
+        inputs = task.read(request, self.server.settings)
         refuse_all(inputs)
-        with self.permits.take(len(inputs)):
+        with self.server.permits.take(len(inputs)):
             snapshot = await self._capture(request)
             check_model(snapshot, model)
-            self.pins.note(snapshot.searcher)
+            self.server.pins.note(snapshot.searcher)
             check_available(task, snapshot)
-            context = Context(request, snapshot, self.pipeline, emit)
+            context = Context(request, snapshot, self.server.pipeline, emit)
             with snapshot.model().engine.use():
                 degraded = await task.prepare(context, inputs)
                 answers = await answer_all(task, context, inputs)
@@ -116,13 +105,13 @@ class Driver:
         retrieval: Retrieval = request.retrieval
         if retrieval.min_sequence is not None:
             pointer = "#/retrieval/min_sequence"
-            await self.indexer.reach(retrieval.min_sequence, pointer)
-        snapshot = self.snapshots.now()
+            await self.server.indexer.reach(retrieval.min_sequence, pointer)
+        snapshot = self.server.snapshot()
         if retrieval.mode == "index":
             snapshot.index()
         snapshot.model()
         pin = request.pin
-        return await self.pins.snapshot(snapshot, pin.model_sha256, pin.index_sequence)
+        return await self.server.pins.snapshot(snapshot, pin.model_sha256, pin.index_sequence)
 
     async def _recorded(
         self, task: AnyTask, request: TaskRequest, record: dict[str, Any]
@@ -131,19 +120,19 @@ class Driver:
 
         Raises ``pin-unavailable`` when the model, the generator or a document is gone.
         """
-        now = self.snapshots.now()
+        now = self.server.snapshot()
         sha256 = record["model"]["sha256"]
-        serving = await asyncio.to_thread(self.pins.serving, now.model(), sha256)
+        serving = await asyncio.to_thread(self.server.pins.serving, now.model(), sha256)
         evidence: Sequence[Evidence | None] = ()
         if request.retrieval.mode == "index":  # provided documents are in the request
-            searchers = [now.index(), *self.pins.searchers()]
+            searchers = [now.index(), *self.server.pins.searchers()]
             encoder = serving.model.encoder_sha256
             evidence = await asyncio.to_thread(recorded, record, searchers, encoder)
         if task.generates and record["model"].get("generator") != now.generator_json():
             raise unavailable("model", "The generator of this prediction does not serve any more.")
         return replace(now, searcher=None, serving=serving, degraded=()), evidence
 
-    def _kept(
+    def _retained(
         self,
         route: str,
         request: TaskRequest | ClassifyRequest,
@@ -156,7 +145,7 @@ class Driver:
         answers = [one if isinstance(one, Answered) else None for one in done.answers]
         for one in done.good:
             if one.ablation is not None:
-                self.ablations.count(field, one.ablation)
+                self.server.ablations.count(field, one.ablation)
         from_index = context.request.retrieval.mode == "index"
         record = record_of(
             route,
@@ -167,7 +156,7 @@ class Driver:
             from_index=from_index,
             vectors=done.task.labels,
         )
-        self.predictions.keep(
+        self.server.predictions.keep(
             body["id"],
             field=field,
             outputs=[None if one is None else one.output for one in answers],
@@ -203,12 +192,13 @@ async def answer_all(
 def check_model(snapshot: Snapshot, name: str | None) -> None:
     """Raise ``not-found`` for the name of a model that does not serve."""
     if name not in (None, MODEL_NAME, snapshot.model().model.version):
-        raise Problem(
-            "not-found",
-            f"No such model serves; it is '{MODEL_NAME}'.",
-            errors=[FieldError("#/model", "unknown model")],
-            more={"code": "model_not_found"},
-        )
+        raise no_model("unknown model", f"No such model serves; it is '{MODEL_NAME}'.")
+
+
+def no_model(why: str, detail: str) -> Problem:
+    """A model that a request names and that cannot answer it: OpenAI's ``model_not_found``."""
+    errors = [FieldError("#/model", why)]
+    return Problem("not-found", detail, errors=errors, more={"code": "model_not_found"})
 
 
 def check_available(task: AnyTask, snapshot: Snapshot) -> None:

@@ -11,9 +11,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from app.inference.retrieval import read_texts
 from app.inference.snapshot import Snapshot
 from app.predict.grounding import Sentence
-from app.predict.passages import Passages, Query, Vector, vectors_of
+from app.predict.passages import Passages, Query, Vector
 from index_data.search.searcher import Hit
 from index_data.text.analysis import detect_language, terms
 from index_data.text.passages import sentences
@@ -47,7 +48,7 @@ async def quotables(snapshot: Snapshot, query: Query, passages: Passages) -> lis
     if passages.vector is None:
         return worded(query, hits)
     spans = spans_of(enumerate(hits))
-    vectors = await vectors_of(snapshot, list(spans))
+    vectors = [state.vector for state in await read_texts(snapshot.model(), list(spans))]
     words = query.words()
     top = max(hits[0].score, 1e-9) if hits else 1.0
     quotes = []

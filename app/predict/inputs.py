@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from app.problems import Problem, invalid
 from app.schemas.predict import Params, Retrieval, TaskRequest
 from app.settings import Settings
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,13 +22,18 @@ class TextInput:
     pointer: str
 
 
+def each(given: object, read: Callable[[object, str], T | Problem]) -> list[T | Problem]:
+    """What ``read`` makes of the input, or of each in a list, and of its pointer."""
+    if isinstance(given, list):
+        return [read(one, f"#/input/{i}") for i, one in enumerate(given)]
+    return [read(given, "#/input")]
+
+
 def texts(given: str | Sequence[object] | dict[str, Any], most: int) -> list[TextInput | Problem]:
     """The texts of a request, of at most ``most`` characters. Raises ``validation``."""
     if isinstance(given, dict):
         raise invalid("#/input", "this task takes a text or a list of texts")
-    if isinstance(given, str):
-        return [text_input(given, "#/input", most)]
-    return [text_input(text, f"#/input/{i}", most) for i, text in enumerate(given)]
+    return each(given, partial(text_input, most=most))
 
 
 def text_input(text: object, pointer: str, most: int) -> TextInput | Problem:

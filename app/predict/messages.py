@@ -35,13 +35,6 @@ class Conversation:
         return Query(tuple(zip(recent, weights, strict=True)))
 
 
-def conversations(given: object, max_chars: int) -> list[Conversation | Problem]:
-    """The conversations of a request, or what is wrong with each."""
-    if isinstance(given, list):
-        return [conversation(one, f"#/input/{i}", max_chars) for i, one in enumerate(given)]
-    return [conversation(given, "#/input", max_chars)]
-
-
 def conversation(given: object, pointer: str, max_chars: int) -> Conversation | Problem:
     """One input: an object with ``messages``, or a text, which is the first turn."""
     if isinstance(given, str):

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Final
 from app.history.predictions import Output
 from app.inference.answer import CITED, Cited, Evidence
 from app.inference.influence import Influence
-from app.inference.retrieval import SearchOptions, filter_of, find, method_for, provided_hits
+from app.inference.retrieval import provided_hits, read_and_find, read_texts, search_options
 from app.inference.snapshot import Snapshot
 from app.predict.inputs import TextInput, check_no_ablation, texts, unused, with_thresholds
-from app.predict.task import Answered, Context, Task, citation, cites
+from app.predict.task import Answered, Context, Task, item_body
 from app.predict.task_influence import sentence_influences
 from app.problems import FieldError, Problem
 from app.schemas.predict import AbstainReason, Retrieval, TaskRequest
@@ -42,11 +42,7 @@ SENTENCES: Final = 48  # labelled sentences that are retrieved when the request 
 class NerAnswer(Answered):
     """The tagged text. ``entities``: those of the requested types over the thresholds."""
 
-    answer: TagAnswer
     entities: list[Entity]
-    abstain_reason: AbstainReason | None
-    hits: list[Hit]
-    influence: dict[int, Influence]  # by place in ``hits``
 
 
 class Ner(Task[TextInput, NerAnswer]):
@@ -65,8 +61,7 @@ class Ner(Task[TextInput, NerAnswer]):
     async def prepare(self, context: Context, inputs: Sequence[TextInput | Problem]) -> list[str]:
         """Raises ``validation`` for a requested type that neither head nor evidence knows."""
         if context.request.params.labels is not None:
-            head = head_of(context.request)
-            check_types(context, await types_of_head(context.snapshot, head))
+            await check_types(context)
         return []
 
     async def answer(
@@ -91,24 +86,21 @@ class Ner(Task[TextInput, NerAnswer]):
 
         tagged = await asyncio.wrap_future(engine.call(tag))
         chosen, abstain_reason = judged(tagged, request)
+        cited = cited_places(hits, tagged, request)
         influence: dict[int, Influence] = {}
         if "influence" in request.explain:
             of_types = partial(requested, request)
             influence = await sentence_influences(
-                engine,
-                head,
-                given.text,
-                evidence,
-                of_types(tagged),
-                cited_places(hits, tagged, request),
-                of_types,
+                engine, head, given.text, evidence, of_types(tagged), cited, of_types
             )
         return NerAnswer(
-            answer=tagged,
             entities=chosen,
+            confidence=tagged.confidence,
+            calibrated=tagged.calibrated,
+            support=tagged.support,
             abstain_reason=abstain_reason,
-            hits=hits,
-            influence=influence,
+            cited=[Cited(hits[i], tagged.weights[i], influence.get(i)) for i in cited],
+            label_field=HEAD,
             output=Output(given.text),
             evidence=Evidence(hits),
             retrieved=len(hits),
@@ -120,25 +112,11 @@ class Ner(Task[TextInput, NerAnswer]):
 
     def item(self, request: TaskRequest, answer: NerAnswer) -> dict[str, Any]:
         """The entities in the order of the text."""
-        tagged = answer.answer
         entities = [
             {"text": e.text, "type": e.type, "start": e.start, "end": e.end, "score": e.score}
             for e in answer.entities
         ]
-        body: dict[str, Any] = {
-            "output": {"entities": entities},
-            "confidence": tagged.confidence,
-            "calibrated": tagged.calibrated,
-            "support": tagged.support,
-            "abstained": answer.abstain_reason is not None,
-            "abstain_reason": answer.abstain_reason,
-        }
-        if cites(request):
-            body["citations"] = [
-                citation(Cited(answer.hits[i], tagged.weights[i], answer.influence.get(i)), HEAD)
-                for i in cited_places(answer.hits, tagged, request)
-            ]
-        return body
+        return item_body(request, answer, {"output": {"entities": entities}})
 
     def warnings(self, context: Context, answers: Sequence[NerAnswer]) -> list[str]:
         """Parameters without effect."""
@@ -162,18 +140,11 @@ def head_of(request: TaskRequest) -> str:
     return request.field or HEAD
 
 
-async def types_of_head(snapshot: Snapshot, head: str) -> Sequence[str]:
-    """The entity types that a head knows."""
-
-    def types(reader: Reader) -> Sequence[str]:
-        return reader.tagger(head).types
-
-    return await asyncio.wrap_future(snapshot.model().engine.call(types))
-
-
-def check_types(context: Context, own: Sequence[str]) -> None:
+async def check_types(context: Context) -> None:
     """Raise ``validation`` for a requested type that neither head nor evidence knows."""
-    request, known = context.request, {*own}
+    request, engine = context.request, context.snapshot.model().engine
+    head = head_of(request)
+    known = {*await asyncio.wrap_future(engine.call(lambda reader: reader.tagger(head).types))}
     if request.retrieval.mode == "index":
         known |= {*context.snapshot.index().column_values(COLUMN)}
     for document in request.retrieval.documents or ():
@@ -219,26 +190,19 @@ async def labelled(
     """The labelled sentences for a text, best first, each with its entities."""
     if retrieval.mode == "off":
         return [], []
-    engine = snapshot.model().engine
-    search = SearchOptions(k=retrieval.k or SENTENCES, exclude_ids=tuple(retrieval.exclude_ids))
+    search = search_options(retrieval, retrieval.k or SENTENCES, retrieval.method or "bm25")
     if retrieval.mode == "provided":
-        documents = tuple(d for d in retrieval.documents or () if d.entities)
-        reads = [
-            asyncio.wrap_future(engine.read(t, None)) for t in [text, *(d.text for d in documents)]
-        ]
-        query, *vectors = [done.state.vector for done in await asyncio.gather(*reads)]
+        documents = [d for d in retrieval.documents or () if d.entities]
+        states = await read_texts(snapshot.model(), [text, *(d.text for d in documents)])
+        query, *vectors = [state.vector for state in states]
         by_id = {d.id: d for d in documents}
         hits = provided_hits(documents, HEAD, vectors, query, search)
         return hits, [spans(by_id[hit.doc_id].entities or []) for hit in hits]
-    method, _ = method_for(snapshot, retrieval.method or "bm25", "retrieval.method")
-    vector = None
-    if method != "bm25":
-        vector = (await asyncio.wrap_future(engine.read(text, None))).state.vector
-    filter_ = filter_of(retrieval.filter, "#/retrieval/filter")
-    if filter_ is not None:
-        filter_ = Filter(f"{filter_.key} {MARKED.key}", (*filter_.clauses, *MARKED.clauses))
-    search = replace(search, method=method, filter=filter_ or MARKED)
-    hits = await find(pool, snapshot, text, vector, search)
+    marked = MARKED
+    if search.filter is not None:
+        key = f"{search.filter.key} {MARKED.key}"
+        marked = Filter(key, (*search.filter.clauses, *MARKED.clauses))
+    hits = await read_and_find(pool, snapshot, text, replace(search, filter=marked))
     return hits, [entities_in(hit) for hit in hits]
 
 

@@ -16,7 +16,7 @@ import orjson
 
 from app.inference.snapshot import MODEL_NAME, Snapshot
 from app.predict.dialogue import chat_generator
-from app.predict.driver import Driver
+from app.predict.driver import Driver, no_model
 from app.problems import FieldError, Problem
 from app.schemas.openai import ChatRequest, CompletionRequest, Shared
 from app.schemas.predict import Params, TaskRequest
@@ -24,7 +24,6 @@ from app.web.streaming import Emit, Event, silent
 
 CHAT_TOKENS = 256  # generated where a chat names no number, at most a quarter of the context
 COMPLETION_TOKENS = 16  # OpenAI's own default
-EXTRA = ("citations", "sentences", "support", "abstained")
 POINTERS = (("#/input/messages", "#/messages"), ("#/input", "#/prompt"), ("#/params", "#"))
 Kind = Literal["chat.completion", "text_completion"]
 
@@ -49,23 +48,13 @@ def check_model(snapshot: Snapshot, name: str) -> None:
     """Raise ``model_not_found`` for a model that does not serve."""
     serving = snapshot.serving
     if name not in names(snapshot) and (serving is None or name != serving.model.version):
-        raise missing("unknown model", f"No such model serves; there are: {known(snapshot)}.")
-
-
-def missing(why: str, detail: str) -> Problem:
-    """OpenAI's ``model_not_found``."""
-    errors = [FieldError("#/model", why)]
-    return Problem("not-found", detail, errors=errors, more={"code": "model_not_found"})
-
-
-def known(snapshot: Snapshot) -> str:
-    """The names in a line."""
-    return ", ".join(names(snapshot))
+        known = ", ".join(names(snapshot))
+        raise no_model("unknown model", f"No such model serves; there are: {known}.")
 
 
 async def chat(driver: Driver, request: ChatRequest, emit: Emit = silent) -> dict[str, Any]:
     """The prediction behind ``POST /v1/chat/completions``. Raises :class:`Problem`."""
-    snapshot = driver.snapshots.now()
+    snapshot = driver.server.snapshot()
     check_model(snapshot, request.model)
     given = {"messages": [plain(m) for m in request.messages]}
     most = request.max_completion_tokens or request.max_tokens
@@ -79,10 +68,10 @@ async def completion(
     driver: Driver, request: CompletionRequest, emit: Emit = silent
 ) -> dict[str, Any]:
     """The prediction behind ``POST /v1/completions``. Raises :class:`Problem`."""
-    snapshot = driver.snapshots.now()
+    snapshot = driver.server.snapshot()
     check_model(snapshot, request.model)
     if snapshot.generator is None:
-        raise missing(
+        raise no_model(
             "writes no completions",
             "This server has no generator (FOOTNOTE_GENERATOR); it can do: chat completions.",
         )

@@ -7,13 +7,12 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.inference.answer import Evidence
-from app.inference.retrieval import SearchOptions, filter_of, find, method_for
+from app.inference.retrieval import find, method_for, read_texts, search_options
 from app.inference.snapshot import Snapshot
 from app.predict.task import Context
 from app.schemas.predict import Retrieval
@@ -23,9 +22,6 @@ from index_data.segment.segment import segment_of
 from index_data.segment.view import compiled, whole
 from index_data.text.analysis import terms
 from index_data.text.passages import passages as passages_of
-
-if TYPE_CHECKING:
-    from model.labels.query_state import QueryState
 
 PASSAGES = 8  # retrieved for a text that is to be generated, where a request names no k
 MOST_PASSAGES = 32  # read for one input
@@ -104,7 +100,7 @@ async def passages_for(context: Context, query: Query) -> Passages:
     method, _ = method_for(snapshot, retrieval.method, "retrieval.method")
     if not readable and retrieval.method is None:
         method = "bm25"
-    search = passage_search(retrieval, k, method)
+    search = search_options(retrieval, k, method, passages=True)
     return Passages(await find(pool, snapshot, query.text, vector, search), warnings, known)
 
 
@@ -112,17 +108,6 @@ def limited(k: int) -> tuple[int, list[str]]:
     """At most ``MOST_PASSAGES``, with a warning where that is fewer."""
     warnings = [f"retrieval.k: the best {MOST_PASSAGES} were read"] if k > MOST_PASSAGES else []
     return min(k, MOST_PASSAGES), warnings
-
-
-def passage_search(retrieval: Retrieval, k: int, method: str) -> SearchOptions:
-    """The search for the best ``k`` passages. Raises ``validation`` for a bad filter."""
-    return SearchOptions(
-        k=k,
-        method=method,
-        filter=filter_of(retrieval.filter, "#/retrieval/filter"),
-        exclude_ids=tuple(retrieval.exclude_ids),
-        passages=True,
-    )
 
 
 def provided(retrieval: Retrieval) -> list[Document]:
@@ -174,7 +159,8 @@ async def ranked(
     if vector is None:
         scored = [replace(h, score=query.held(f"{h.document.title or ''}\n{h.text}")) for h in hits]
     else:
-        vectors = await vectors_of(snapshot, [hit.text for hit in hits])
+        texts = [hit.text for hit in hits]
+        vectors = [state.vector for state in await read_texts(snapshot.model(), texts)]
         scores = [float(near @ vector) for near in vectors]
         scored = [
             replace(hit, score=score, scores={"dense": score}, vector=near)
@@ -184,24 +170,12 @@ async def ranked(
     return [replace(hit, rank=rank) for rank, hit in enumerate(best, 1)]
 
 
-async def states_of(snapshot: Snapshot, texts: Sequence[str]) -> list[QueryState]:
-    """Some texts as the encoder sees them, read in batches on the model's thread."""
-    engine = snapshot.model().engine
-    reads = [asyncio.wrap_future(engine.read(text, None)) for text in texts]
-    return [done.state for done in await asyncio.gather(*reads)]
-
-
-async def vectors_of(snapshot: Snapshot, texts: Sequence[str]) -> list[Vector]:
-    """The base vectors [dim] of some texts."""
-    return [state.vector for state in await states_of(snapshot, texts)]
-
-
 async def query_vector(snapshot: Snapshot, query: Query) -> tuple[Vector, bool]:
     """The vector [dim] of a query of several parts, of length 1; and whether it means anything.
 
     It does not where the encoder's vocabulary does not cover most of the query.
     """
-    states = await states_of(snapshot, [text for text, _ in query.parts])
+    states = await read_texts(snapshot.model(), [text for text, _ in query.parts])
     weights = [weight for _, weight in query.parts]
     known = sum(w for state, w in zip(states, weights, strict=True) if state.readable)
     total = sum(w * state.vector for state, w in zip(states, weights, strict=True))

@@ -11,20 +11,20 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from app.history.predictions import Output
 from app.inference.answer import Cited, Evidence
 from app.inference.influence import Influence
-from app.inference.retrieval import find, method_by, method_for
+from app.inference.retrieval import read_and_find, search_options
 from app.inference.snapshot import Snapshot
-from app.predict.inputs import check_no_ablation, check_no_labels, unused
-from app.predict.passages import limited, nearest_to, passage_search, provided
-from app.predict.qa_inputs import QaRequest, questions
-from app.predict.task import Answered, Context, Task, citation, cites
+from app.predict.inputs import check_no_ablation, check_no_labels, each, unused
+from app.predict.passages import limited, nearest_to, provided
+from app.predict.task import Answered, Context, Task, item_body
 from app.predict.task_influence import passage_influences
-from app.problems import Problem
-from app.schemas.predict import NoAnswer, TaskRequest
+from app.problems import Problem, invalid
+from app.schemas.predict import AbstainReason, NoAnswer, TaskRequest
 from app.settings import Settings
 from index_data.documents import Document
 from index_data.search.searcher import Hit
@@ -34,6 +34,20 @@ if TYPE_CHECKING:
     from model.qa.evidence import Span
 
 HEAD = "qa"
+MAX_QUESTION = 2_000  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class QaRequest:
+    """One checked question, and the context to read instead of the index, if there is one."""
+
+    text: str
+    context: str | None = None
+
+    @property
+    def has_words(self) -> bool:
+        """Whether there is a word to look for: emoji and marks alone find chance neighbours."""
+        return any(map(str.isalnum, self.text))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +57,6 @@ class QaAnswer(Answered):
     answer: SpanAnswer
     hits: list[Hit]
     reason: NoAnswer | None  # why nothing is answered
-    influence: dict[int, Influence]  # by place in ``hits``
 
 
 class Qa(Task[QaRequest, QaAnswer]):
@@ -57,7 +70,7 @@ class Qa(Task[QaRequest, QaAnswer]):
 
     def read(self, request: TaskRequest, settings: Settings) -> list[QaRequest | Problem]:
         """A question, an object with ``question`` and perhaps ``context``, or a list of these."""
-        return questions(request.input, settings.max_input_chars)
+        return each(request.input, partial(question, max_chars=settings.max_input_chars))
 
     def missing(self, snapshot: Snapshot) -> str | None:
         """A checkpoint without a head for questions."""
@@ -97,11 +110,17 @@ class Qa(Task[QaRequest, QaAnswer]):
             influence = await passage_influences(engine, HEAD, answer, cited)
             if hits and not cited:
                 warnings.append("explain.influence: a context that was given is not cited")
+        reason = why_not(answer, given, request)
+        weighted = zip(hits, answer.mass, range(len(hits)), strict=True)
         return QaAnswer(
             answer=answer,
             hits=hits,
-            reason=why_not(answer, given, request),
-            influence=influence,
+            reason=reason,
+            confidence=answer.confidence,
+            calibrated=answer.calibrated,
+            support=answer.support,
+            abstain_reason=abstain_reason(reason),
+            cited=[Cited(hit, w, influence.get(i)) for hit, w, i in weighted if hit.doc_id],
             output=Output(given.text),
             evidence=Evidence(hits if from_index else []),
             retrieved=len(hits),
@@ -128,26 +147,37 @@ class Qa(Task[QaRequest, QaAnswer]):
         if answer.reason is None:
             output |= possible(answer.answer.spans[0], answer.hits)
             output["alternatives"] = output["alternatives"][1:]
-        body = {
-            "output": output,
-            "confidence": answer.answer.confidence,
-            "calibrated": answer.answer.calibrated,
-            "support": answer.answer.support,
-            "abstained": answer.reason is not None,
-            "abstain_reason": abstain_reason(answer.reason),
-        }
-        if cites(request):
-            weighted = enumerate(zip(answer.hits, answer.answer.mass, strict=True))
-            body["citations"] = [
-                citation(Cited(hit, weight, answer.influence.get(i)), "label")
-                for i, (hit, weight) in weighted
-                if hit.doc_id
-            ]
-        return body
+        return item_body(request, answer, {"output": output})
 
     def warnings(self, context: Context, answers: Sequence[QaAnswer]) -> list[str]:
         """Parameters without effect."""
         return unused(context.request.params, "question answering")
+
+
+def question(given: object, pointer: str, max_chars: int) -> QaRequest | Problem:
+    """One input: a text, or an object with ``question`` and perhaps ``context``."""
+    text, context, place = given, None, pointer
+    if isinstance(given, dict):
+        if given.keys() - {"question", "context"}:
+            return invalid(pointer, "an object with question and context, nothing else")
+        text, context = given.get("question"), given.get("context")
+        place = f"{pointer}/question"
+    if not isinstance(text, str):
+        return invalid(place, "a question is needed, as a string")
+    if not text.strip():
+        return invalid(place, "the question is empty")
+    if len(text) > MAX_QUESTION:
+        return invalid(place, f"{len(text)} characters; a question has at most {MAX_QUESTION}")
+    if context is None:
+        return QaRequest(text)
+    place = f"{pointer}/context"
+    if not isinstance(context, str):
+        return invalid(place, "must be a string")
+    if not context.strip():
+        return invalid(place, "the context is empty; leave it out to ask the index")
+    if len(context) > max_chars:
+        return invalid(place, f"{len(context)} characters; at most {max_chars}")
+    return QaRequest(text, context)
 
 
 async def passages(context: Context, given: QaRequest) -> tuple[list[Hit], list[str]]:
@@ -160,16 +190,9 @@ async def passages(context: Context, given: QaRequest) -> tuple[list[Hit], list[
         return [], []
     if retrieval.mode == "provided":
         return await nearest_to(text, provided(retrieval), pool)
-    serving = snapshot.model()
-    k, warnings = limited(retrieval.k or serving.model.span_heads[HEAD])
-    method, _ = method_for(snapshot, retrieval.method, "retrieval.method")
-    vector = None
-    if method != "bm25":
-        read = await asyncio.wrap_future(serving.engine.read(text, None))
-        vector = read.state.vector
-        method = method_by(method, retrieval.method, read.state)
-    search = passage_search(retrieval, k, method)
-    return await find(pool, snapshot, text, vector, search), warnings
+    k, warnings = limited(retrieval.k or snapshot.model().model.span_heads[HEAD])
+    search = search_options(retrieval, k, retrieval.method, passages=True)
+    return await read_and_find(pool, snapshot, text, search), warnings
 
 
 def why_not(answer: SpanAnswer, given: QaRequest, request: TaskRequest) -> NoAnswer | None:
@@ -205,8 +228,8 @@ def possible(span: Span, hits: Sequence[Hit]) -> dict[str, Any]:
     }
 
 
-def abstain_reason(reason: NoAnswer | None) -> str | None:
+def abstain_reason(reason: NoAnswer | None) -> AbstainReason | None:
     """The reason in the words that all tasks share."""
-    if reason in (None, "low_support", "low_confidence"):
+    if reason is None or reason == "low_support" or reason == "low_confidence":
         return reason
     return "low_support" if reason == "not_in_passages" else "no_evidence"

@@ -20,7 +20,7 @@ from app.inference.pipeline import Pipeline
 from app.inference.retrieval import method_notes
 from app.inference.snapshot import Snapshot
 from app.problems import Problem
-from app.schemas.predict import TaskRequest
+from app.schemas.predict import AbstainReason, TaskRequest
 from app.settings import Settings
 from app.web.streaming import Emit, silent
 
@@ -40,7 +40,8 @@ class Answered:
     """The answer to one input, as far as all tasks agree; a task's own class adds the rest.
 
     ``evidence``: what a replay answers from; of its hits only those from the index are recorded.
-    ``warnings``: for the whole request; equal ones are sent once.
+    ``warnings``: for the whole request; equal ones are sent once. ``label_field``: whose labels
+    the cited documents show.
     """
 
     output: Output
@@ -52,6 +53,12 @@ class Answered:
     queue_ms: float = 0.0
     retrieve_ms: float
     predict_ms: float
+    confidence: float | None = None
+    calibrated: bool = False
+    support: float = 0.0
+    abstain_reason: AbstainReason | None = None
+    cited: Sequence[Cited] = ()
+    label_field: str = "label"
     warnings: Sequence[str] = ()
     ablation: ClosedBook | None = None  # to be counted by the server's metrics
     vector: NDArray[np.float32] | None = None  # [dim] of the input
@@ -116,9 +123,19 @@ class Task(Protocol[Input, A]):
 AnyTask = Task[Any, Any]
 
 
-def cites(request: TaskRequest) -> bool:
-    """Whether citations are requested; an influence belongs to one."""
-    return "citations" in request.explain or "influence" in request.explain
+def item_body(request: TaskRequest, answer: Answered, output: dict[str, Any]) -> dict[str, Any]:
+    """The element of ``data``: a task's own ``output``, and what all tasks tell of an answer."""
+    body = {
+        **output,
+        "confidence": answer.confidence,
+        "calibrated": answer.calibrated,
+        "support": answer.support,
+        "abstained": answer.abstain_reason is not None,
+        "abstain_reason": answer.abstain_reason,
+    }
+    if "citations" in request.explain or "influence" in request.explain:
+        body["citations"] = [citation(one, answer.label_field) for one in answer.cited]
+    return body
 
 
 def citation(cited: Cited, field: str) -> dict[str, Any]:

@@ -7,8 +7,9 @@ twice. For named entities the text is read again, because the hits are part of t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from app.inference.influence import EntityChange, Influence
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from model.qa.answers import SpanAnswer
     from model.reader import Reader
 
+T = TypeVar("T")
 ANSWERS_AT_ONCE = 8  # answers weighed between two looks at what other requests wait for
 TEXTS_AT_ONCE = 4  # texts read between two looks
 MOVED = 0.01  # the smallest change of an entity's score that is shown
@@ -32,25 +34,17 @@ async def passage_influences(
     ``delta`` is of the likeliest answer's probability, withheld or not; ``flips``: another answer
     is the likeliest one, or there is one only with the passage, or only without it.
     """
-    effects: dict[int, Influence] = {}
-    for start in range(0, len(passages), ANSWERS_AT_ONCE):
-        part = passages[start : start + ANSWERS_AT_ONCE]
-        others = await asyncio.wrap_future(engine.call(_answering(head, whole, part)))
-        for passage, other in zip(part, others, strict=True):
-            best = whole.spans[0] if whole.spans else None
-            delta = best.prob - other.prob_of(best.text) if best else 0.0
-            effects[passage] = Influence(delta, other.answered != whole.answered)
-    return effects
 
-
-def _answering(
-    head: str, whole: SpanAnswer, passages: Sequence[int]
-) -> Callable[[Reader], list[SpanAnswer]]:
-    def answer(reader: Reader) -> list[SpanAnswer]:
+    def answers(part: Sequence[int], reader: Reader) -> list[SpanAnswer]:
         spans = reader.spans(head)
-        return [spans.answer(whole.read.without(passage)) for passage in passages]
+        return [spans.answer(whole.read.without(passage)) for passage in part]
 
-    return answer
+    best = whole.spans[0] if whole.spans else None
+    effects: dict[int, Influence] = {}
+    async for passage, other in _without(engine, passages, ANSWERS_AT_ONCE, answers):
+        delta = best.prob - other.prob_of(best.text) if best else 0.0
+        effects[passage] = Influence(delta, other.answered != whole.answered)
+    return effects
 
 
 async def sentence_influences(
@@ -66,20 +60,27 @@ async def sentence_influences(
 
     ``chosen``: those of the types that a request names. See :class:`EntityChange`.
     """
-    effects: dict[int, Influence] = {}
-    for start in range(0, len(removed), TEXTS_AT_ONCE):
-        part = removed[start : start + TEXTS_AT_ONCE]
+
+    def tagged(part: Sequence[int], reader: Reader) -> list[TagAnswer]:
         left = [[*hits[:i], *hits[i + 1 :]] for i in part]
-        others = await asyncio.wrap_future(engine.call(_tagging(head, text, left)))
-        for number, other in zip(part, others, strict=True):
-            effects[number] = compared(whole, chosen(other))
-    return effects
+        return reader.tagger(head).answer([text] * len(part), left)
+
+    answers = _without(engine, removed, TEXTS_AT_ONCE, tagged)
+    return {i: compared(whole, chosen(other)) async for i, other in answers}
 
 
-def _tagging(
-    head: str, text: str, rows: Sequence[Sequence[TagHit]]
-) -> Callable[[Reader], list[TagAnswer]]:
-    return lambda reader: reader.tagger(head).answer([text] * len(rows), rows)
+async def _without(
+    engine: Engine,
+    places: Sequence[int],
+    at_once: int,
+    answer: Callable[[Sequence[int], Reader], list[T]],
+) -> AsyncIterator[tuple[int, T]]:
+    """Each of some hits with the answer without it; ``at_once`` of them in one call."""
+    for start in range(0, len(places), at_once):
+        part = places[start : start + at_once]
+        others = await asyncio.wrap_future(engine.call(partial(answer, part)))
+        for place, other in zip(part, others, strict=True):
+            yield place, other
 
 
 def compared(whole: Sequence[Entity], other: Sequence[Entity]) -> Influence:

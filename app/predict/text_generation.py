@@ -23,14 +23,13 @@ from app.inference.snapshot import Snapshot
 from app.predict.grounding import Sentence, Source, grounded, share
 from app.predict.inputs import TextInput, texts
 from app.predict.passages import Passages, Query, retrieve
-from app.predict.task import Context, Task
+from app.predict.task import Context
 from app.predict.text_answer import (
     TextAnswer,
-    check_text,
+    TextTask,
+    cited_passages,
     confidence_unused,
-    or_problem,
     retrieval_event,
-    text_item,
 )
 from app.problems import FieldError, Problem, invalid
 from app.schemas.predict import Params, TaskRequest
@@ -43,18 +42,12 @@ if TYPE_CHECKING:
 
 QUERY_CHARS = 2_000  # of a prompt, from its end, that is searched with
 SETTING = "FOOTNOTE_GENERATOR (a folder or hub id of a causal or sequence-to-sequence model)"
-# Of a generating model, what makes a prompt of some passages.
-Prompting = Callable[[Any], Callable[[Sequence[Hit]], "Prompt"]]
+# What makes a prompt for a generating model, of some passages.
+Prompting = Callable[[Any, Sequence[Hit]], "Prompt"]
 
 
-class TextGeneration(Task[TextInput, TextAnswer]):
+class TextGeneration(TextTask[TextInput]):
     """A continuation of the prompt by the generator that the server has."""
-
-    generates = True
-
-    def check(self, request: TaskRequest, settings: Settings) -> TaskRequest:
-        """Raises ``capability-missing`` or ``validation`` for what does not go with texts."""
-        return check_text(request, settings)
 
     def read(self, request: TaskRequest, settings: Settings) -> list[TextInput | Problem]:
         """A prompt, or a list of prompts."""
@@ -67,23 +60,22 @@ class TextGeneration(Task[TextInput, TextAnswer]):
         why = next((d for d in snapshot.degraded if "FOOTNOTE_GENERATOR" in d), None)
         return f"{why or f'Generation needs a generator: set {SETTING}'}."
 
-    async def answer(
-        self, context: Context, given: TextInput, recorded: Evidence | None
-    ) -> TextAnswer | Problem:
-        """The continuation of one prompt, and what it rests on."""
-        return await or_problem(self._answer(context, given, recorded))
-
-    async def _answer(
+    async def text_for(
         self, context: Context, given: TextInput, recorded: Evidence | None
     ) -> TextAnswer:
-        query = Query(((given.text[-QUERY_CHARS:], 1),))
-        passages = await retrieve(context, query, recorded)
-        params = context.request.params
-        return await generate(context, completing(given.text, params), passages, given)
+        """The continuation of one prompt, and what it rests on."""
+        passages = await retrieve(context, Query(((given.text[-QUERY_CHARS:], 1),)), recorded)
+        most = context.request.params.max_new_tokens
 
-    def item(self, request: TaskRequest, answer: TextAnswer) -> dict[str, Any]:
-        """The text."""
-        return text_item(request, answer, {"text": answer.text})
+        def prompting(model: Any, hits: Sequence[Hit]) -> Prompt:
+            prompt: Prompt = model.completion(given.text, sources(hits), new=most)
+            return prompt
+
+        return await generate(context, prompting, passages, given)
+
+    def shown(self, text: str) -> dict[str, Any]:
+        """The text itself."""
+        return {"text": text}
 
 
 def sampling_of(params: Params) -> Sampling:
@@ -96,13 +88,6 @@ def sampling_of(params: Params) -> Sampling:
         top_p=params.top_p,
         seed=params.seed,
         stop=tuple(params.stop),
-    )
-
-
-def completing(text: str, params: Params) -> Prompting:
-    """Prompts of passages and this text."""
-    return lambda model: (
-        lambda hits: model.completion(text, sources(hits), new=params.max_new_tokens)
     )
 
 
@@ -127,7 +112,7 @@ async def prompt_of(
     from model.text_generation.prompting import PromptTooLong
 
     try:
-        return await asyncio.wrap_future(generator.call(lambda model: prompting(model)(hits)))
+        return await asyncio.wrap_future(generator.call(lambda model: prompting(model, hits)))
     except PromptTooLong as error:
         raise Problem(
             "validation",
@@ -165,13 +150,14 @@ async def generate(
     influence: dict[int, Influence] = {}
     if "influence" in request.explain and not abstains:
         influence = await influences(generator, prompting, hits, prompt, last.ids)
+    shown = [] if abstains else sentences
     return TextAnswer(
         text="" if abstains else text,
         finish=last.finish or "stop",
-        sentences=[] if abstains else sentences,
-        hits=hits,
+        sentences=shown,
+        support=round(share(shown), 6),
         abstain_reason="low_support" if abstains else None,
-        influence=influence,
+        cited=cited_passages(hits, shown, influence),
         output=Output(given.text),
         evidence=Evidence(hits),
         retrieved=len(hits),
@@ -234,7 +220,7 @@ async def influences(
         return {}
     left = [[*inside[:i], *inside[i + 1 :]] for i in range(len(inside))]
     others = await asyncio.wrap_future(
-        generator.call(lambda model: [prompting(model)(part) for part in left])
+        generator.call(lambda model: [prompting(model, part) for part in left])
     )
     whole, *without = await asyncio.wrap_future(generator.score([prompt, *others], ids))
     return {

@@ -82,16 +82,7 @@ Predict = Annotated[PredictRequest, examples(PREDICT)]
 
 async def driver_of(footnote: State) -> Driver:
     """What answers requests, with the parts of this server."""
-    return Driver(
-        footnote.settings,
-        footnote.permits,
-        footnote.pipeline,
-        footnote.pins,
-        footnote.predictions,
-        footnote.ablations,
-        footnote.snapshots,
-        footnote.indexer,
-    )
+    return Driver(footnote)
 
 
 Answering = Annotated[Driver, Depends(driver_of)]

@@ -12,7 +12,6 @@ from app.schemas.base import FilterBody, Id, Method, Name, Probability, Request
 Explain = Literal["citations", "influence", "ablation"]
 # A bad item gets an error in its place, so the items are checked one by one later.
 Inputs = str | Annotated[list[Any], Field(min_length=1, max_length=32)]
-MAX_QUESTION = 2_000
 
 
 TextsOrQuestions: JsonDict = {
