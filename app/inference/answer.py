@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from app.inference.ablation import ClosedBook
 from app.inference.calibration import Calibration
-from app.inference.influence import FlipSet, Influence, Verdict
+from app.inference.influence import Verdict
 from app.problems import FieldError, Problem
 from app.schemas.predict import AbstainReason, ProvidedDocument
+from app.schemas.prediction import FlipSet, Influence
 from index_data.filters import Filter
 from index_data.search.searcher import Hit
 
@@ -98,7 +99,7 @@ def make_answer(
     ``read``: the vector, the number of tokens and the times of the answer. Raises ``validation``
     for a label that the field does not have.
     """
-    scores = scores_of(prediction, options)
+    scores = scores_of(prediction, options.labels)
     best = max(scores, key=lambda pair: pair[1], default=None)
     confidence = best[1] if best and not prediction.abstained else 0.0
     abstain_reason: AbstainReason | None = None
@@ -137,38 +138,35 @@ def cited_hits(prediction: Prediction, hits: Sequence[Hit], options: AnswerOptio
     return [c for c in cited if id(c) in weightiest]
 
 
-def scores_of(prediction: Prediction, options: AnswerOptions) -> list[tuple[str, float]]:
-    """Labels with their probabilities, under the request's choice of labels."""
+def scores_of(prediction: Prediction, labels: Sequence[str] | None) -> list[tuple[str, float]]:
+    """Labels with their probabilities; of ``labels`` only, which then sum to 1 again.
+
+    Raises ``validation`` for a label that is unknown.
+    """
     scores = [(n, float(p)) for n, p in zip(prediction.labels, prediction.probs, strict=True)]
-    if options.labels is None:
+    if labels is None:
         return scores
-    return restricted(scores, options.labels, renormalise=not prediction.multi)
-
-
-def verdict(prediction: Prediction, options: AnswerOptions) -> Verdict:
-    """What a prediction says without thresholds; labels that it does not know are left out."""
-    known = tuple(n for n in options.labels or () if n in prediction.labels)
-    chosen = replace(options, labels=None if options.labels is None else known)
-    scores = [] if prediction.abstained else scores_of(prediction, chosen)
-    best = max(scores, key=lambda pair: pair[1], default=(None, 0.0))[0]
-    answered = [best] if best is not None else []
-    if prediction.multi:
-        answered = [n for n, p in scores if p >= prediction.threshold]
-    return Verdict(best, frozenset(answered), dict(scores))
-
-
-def restricted(
-    scores: Sequence[tuple[str, float]], labels: Sequence[str], *, renormalise: bool
-) -> list[tuple[str, float]]:
-    """Only these labels, summing to 1 again. Raises ``validation`` for a label that is unknown."""
-    known = dict(scores)
+    known = {name for name, _ in scores}
     unknown = [i for i, label in enumerate(labels) if label not in known]
     if unknown and known:
         errors = [FieldError(f"#/labels/{i}", "no such label in this field") for i in unknown]
         raise Problem("validation", "The request is not valid.", errors=errors)
     chosen = [(name, p) for name, p in scores if name in set(labels)]
-    total = sum(p for _, p in chosen)
-    if not renormalise:
+    if prediction.multi:
         return chosen
+    total = sum(p for _, p in chosen)
     # All of them at zero: nothing is known about any, which is the uniform distribution.
     return [(name, p / total if total > 0 else 1 / len(chosen)) for name, p in chosen]
+
+
+def verdict(prediction: Prediction, options: AnswerOptions) -> Verdict:
+    """What a prediction says without thresholds; labels that it does not know are left out."""
+    labels = options.labels
+    if labels is not None:
+        labels = tuple(name for name in labels if name in prediction.labels)
+    scores = [] if prediction.abstained else scores_of(prediction, labels)
+    best = max(scores, key=lambda pair: pair[1], default=(None, 0.0))[0]
+    answered = [best] if best is not None else []
+    if prediction.multi:
+        answered = [n for n, p in scores if p >= prediction.threshold]
+    return Verdict(best, frozenset(answered), dict(scores))

@@ -253,20 +253,16 @@ class Engine:
                 self._wake.wait()
 
     def _predict_batch(self, reader: Reader) -> None:
-        entries = _take(self._predicts, PREDICT_ITEMS)
         groups: dict[tuple[str, tuple[str, ...]], list[_Predict]] = {}
-        for entry in entries:
-            groups.setdefault((entry.field, entry.index_labels), []).append(entry)
+        for _ in range(min(PREDICT_ITEMS, len(self._predicts))):
+            entry = self._predicts.popleft()
+            if entry.future.set_running_or_notify_cancel():
+                groups.setdefault((entry.field, entry.index_labels), []).append(entry)
         for (name, labels), whole in groups.items():
             for group in in_sizes(whole):
-                self._predict_some(reader, name, labels, group)
-
-    def _predict_some(
-        self, reader: Reader, name: str, labels: tuple[str, ...], group: Sequence[_Predict]
-    ) -> None:
-        states, hits = [e.state for e in group], [e.hits for e in group]
-        work = partial(reader.predict, states, hits, name, index_labels=labels)
-        self._run_batch("predict", [e.future for e in group], work)
+                states, hits = [e.state for e in group], [e.hits for e in group]
+                work = partial(reader.predict, states, hits, name, index_labels=labels)
+                self._run_batch("predict", [e.future for e in group], work)
 
     def _read_batch(self, reader: Reader) -> None:
         if self._last_batch > 1 and len(self._reads) < self._last_batch:
@@ -346,12 +342,3 @@ class Engine:
         self._observe(BatchStats(kind, len(futures), time.perf_counter() - began))
         for future, result in zip(futures, results, strict=True):
             future.set_result(result)
-
-
-def _take(queue: deque[_Predict], limit: int) -> list[_Predict]:
-    taken: list[_Predict] = []
-    while queue and len(taken) < limit:
-        entry = queue.popleft()
-        if entry.future.set_running_or_notify_cancel():
-            taken.append(entry)
-    return taken

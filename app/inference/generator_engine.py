@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Generator as _Generator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -199,13 +199,9 @@ class GeneratorEngine:
 
         decoder, prompt, sampling = generator.decoder, ticket.prompt, ticket.sampling
         try:
-            done: tuple[Any, Tensor] | None = None
-            for part in self._parts(generator, prompt):
-                if ticket.cancelled:
-                    return
-                done = part
-                yield
-            assert done is not None  # a prompt has a token
+            done = yield from self._read(generator, prompt, lambda: ticket.cancelled)
+            if done is None:
+                return
             before = () if decoder.seq2seq else prompt.ids
             text = TextStream(generator.decode, before, (*sampling.stop, *prompt.stop))
             row = _Row(ticket, Sampler(sampling), text)
@@ -214,27 +210,35 @@ class GeneratorEngine:
                 self._join(generator, _Batch(state, [row]))
         except Exception as error:  # told to whoever waits; the thread lives on
             logger.exception("reading a prompt failed")
-            _tell(ticket, Piece(error=error))
+            _deliver(ticket, Piece(error=error))
         finally:
             self._reading.remove(ticket)
 
-    def _parts(self, generator: AnyGenerator, prompt: Prompt) -> Iterator[tuple[Any, Tensor]]:
-        """A prompt part by part; the size of a part follows the time that the last one took."""
-        size = [PARTS[self._part]]
-        read = generator.read(prompt, iter(lambda: size[0], None))
+    def _read(
+        self, generator: AnyGenerator, prompt: Prompt, cancelled: Callable[[], bool]
+    ) -> _Generator[None, None, tuple[Any, Tensor] | None]:
+        """Read a prompt part by part: its state and logits, or None where it was cancelled.
+
+        The size of a part follows the time that the last one took.
+        """
+        parts = generator.read(prompt, iter(lambda: PARTS[self._part], None))
+        last: tuple[Any, Tensor] | None = None
         while True:
-            size[0] = PARTS[self._part]
             began, worked = time.perf_counter(), time.thread_time()
-            found = next(read, None)
-            if found is None:
-                return
+            part = next(parts, None)
+            if part is None:
+                assert last is not None  # a prompt has a token
+                return last
             self._observe(BatchStats("prompt", 1, time.perf_counter() - began))
             took = time.thread_time() - worked  # beside busy neighbours a clock would say more
             if took > 1.5 * PART_S and self._part:
                 self._part -= 1
             elif took < PART_S / 2 and self._part + 1 < len(PARTS):
                 self._part += 1
-            yield found
+            if cancelled():
+                return None
+            last = part
+            yield
 
     def _join(self, generator: AnyGenerator, batch: _Batch) -> None:
         if self._batches and generator.decoder.shares:
@@ -269,7 +273,7 @@ class GeneratorEngine:
             logger.exception("a step of %d texts failed", len(batch.rows))
             self._batches.remove(batch)
             for row in batch.rows:
-                _tell(row.ticket, Piece(error=error))
+                _deliver(row.ticket, Piece(error=error))
 
     def _keep(self, batch: _Batch, places: Sequence[int]) -> None:
         if len(places) == len(batch.rows):
@@ -285,12 +289,11 @@ class GeneratorEngine:
         ticket = row.ticket
         finish: Finish | None = None
         row.ids.append(token)
-        text = ""
-        if token in generator.ends:
+        ended = token in generator.ends
+        text = "" if ended else row.text.push(token)
+        if ended:
             finish = "stop"
-        else:
-            text = row.text.push(token)
-        if finish is None and len(row.ids) >= ticket.sampling.max_new_tokens:
+        elif len(row.ids) >= ticket.sampling.max_new_tokens:
             finish = "length"
         if finish is not None:
             text += row.text.flush()
@@ -298,9 +301,9 @@ class GeneratorEngine:
             finish = "stop"
         if finish is not None:
             waited = (ticket.begun or ticket.came) - ticket.came
-            _tell(ticket, Piece(text, finish, tuple(row.ids), waited))
+            _deliver(ticket, Piece(text, finish, tuple(row.ids), waited))
         elif text:
-            _tell(ticket, Piece(text))
+            _deliver(ticket, Piece(text))
         return finish is not None
 
     def _scoring(
@@ -315,14 +318,10 @@ class GeneratorEngine:
         done: list[Scored] = []
         try:
             for prompt in prompts:
-                last: tuple[Any, Tensor] | None = None
-                for part in self._parts(generator, prompt):
-                    if future.cancelled():
-                        return
-                    last = part
-                    yield
-                assert last is not None
-                state, first = last
+                read = yield from self._read(generator, prompt, future.cancelled)
+                if read is None:
+                    return
+                state, first = read
                 rows = first[None]
                 if len(answer) > 1:
                     rows = torch.cat([rows, generator.decoder.follow(state, answer[:-1])])
@@ -331,7 +330,7 @@ class GeneratorEngine:
                 total = float(chances.gather(1, known).sum())
                 done.append(Scored(total, tuple(rows.argmax(-1).tolist())))
                 yield
-            settle(lambda found: found, future, done)
+            settle(lambda scores: scores, future, done)
         except Exception as error:  # noqa: BLE001  # told to whoever waits
             _fail(future, error)
         finally:
@@ -342,7 +341,7 @@ class GeneratorEngine:
         error = EngineClosed("the generator was closed")
         generating = [row.ticket for batch in self._batches for row in batch.rows]
         for ticket in (*self._waiting, *self._reading, *generating):
-            _tell(ticket, Piece(error=error))
+            _deliver(ticket, Piece(error=error))
         for task in self._tasks:
             task.close()
         for _, future in self._calls:
@@ -355,7 +354,7 @@ def _fail(future: Future[Any], error: BaseException) -> None:
         future.set_exception(error)
 
 
-def _tell(ticket: Ticket, piece: Piece) -> None:
+def _deliver(ticket: Ticket, piece: Piece) -> None:
     """Deliver; where the event loop is gone the client disconnected."""
     try:
         ticket.deliver(piece)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from app.inference.retrieval import decided, deciding, same_text
+from app.inference.retrieval import decided, same_text
 from app.inference.snapshot import Serving
+from app.schemas.prediction import FlipSet, Influence
 from index_data.search.searcher import Hit
 
 if TYPE_CHECKING:
@@ -29,39 +30,6 @@ PAIRED = 12  # documents of which every pair is tried
 GROUPS = 4  # labels without whose documents it is tried in the first pass
 
 Removed = frozenset[int]
-
-
-@dataclass(frozen=True, slots=True)
-class EntityChange:
-    """A named entity with its score, and with its score ``without`` a document; 0: not found."""
-
-    text: str
-    type: str
-    start: int
-    end: int
-    score: float
-    without: float
-
-
-@dataclass(frozen=True, slots=True)
-class Influence:
-    """``delta``: the answered label's probability with the document less that without it.
-
-    ``entities``: those that a document changes, where entities are asked for.
-    """
-
-    delta: float
-    flips: bool
-    entities: list[EntityChange] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class FlipSet:
-    """Documents without which ``label`` is answered. ``exact``: no smaller set does it."""
-
-    doc_ids: list[str]
-    label: str | None
-    exact: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +89,7 @@ class Variants:
 
 def as_retrieved(text: str, hits: Sequence[Hit], field: str) -> list[Retrieved]:
     """Hits in the shape in which the reader takes them."""
-    return shaped(hits, field, deciding(text, hits, field))
+    return shaped(hits, field, decided(same_text(text, hits, field), field))
 
 
 def shaped(hits: Sequence[Hit], field: str, exact: Collection[str]) -> list[Retrieved]:
@@ -144,28 +112,18 @@ def shaped(hits: Sequence[Hit], field: str, exact: Collection[str]) -> list[Retr
 
 @dataclass(slots=True)
 class Counterfactuals:
-    """One input, and its answers over parts of its hits; none is computed twice."""
+    """One input, and its answers over parts of its hits; none is computed twice.
+
+    ``judge``: what a prediction amounts to in this request.
+    """
 
     serving: Serving
     state: QueryState
-    field: str
+    label_field: str
     labels: tuple[str, ...]
     variants: Variants
     judge: Callable[[Prediction], Verdict]
-    _known: dict[object, Verdict]
-
-    @classmethod
-    def of(
-        cls,
-        serving: Serving,
-        state: QueryState,
-        field: str,
-        labels: tuple[str, ...],
-        variants: Variants,
-        judge: Callable[[Prediction], Verdict],
-    ) -> Counterfactuals:
-        """With nothing computed yet. ``judge``: what a prediction amounts to in this request."""
-        return cls(serving, state, field, labels, variants, judge, {})
+    _known: dict[object, Verdict] = field(default_factory=dict, init=False)
 
     async def whole(self, expected: Sequence[Removed]) -> Prediction:
         """The prediction over all hits, and in the same pass those with each of ``expected`` gone.
@@ -173,7 +131,7 @@ class Counterfactuals:
         Most of what a pass costs is the same for one list and for ten.
         """
         rows = [self.variants.without(removed) for removed in [frozenset[int](), *expected]]
-        done = await asyncio.wrap_future(self.serving.engine.call(self._predicting(rows)))
+        done = await self._predict(rows)
         for row, prediction in zip(rows[1:], done[1:], strict=True):
             self._known[self._key(row)] = self.judge(prediction)
         return done[0]
@@ -189,19 +147,21 @@ class Counterfactuals:
         waiting = list(fresh.items())
         for start in range(0, len(waiting), ROWS_AT_ONCE):
             part = waiting[start : start + ROWS_AT_ONCE]
-            rows = [row for _, row in part]
-            done = await asyncio.wrap_future(self.serving.engine.call(self._predicting(rows)))
+            done = await self._predict([row for _, row in part])
             for (key, _), prediction in zip(part, done, strict=True):
                 self._known[key] = self.judge(prediction)
         return [self._known[key] for key in keys]
 
-    def _predicting(self, rows: list[list[Retrieved]]) -> Callable[[Reader], list[Prediction]]:
-        states = [self.state] * len(rows)
-        return lambda reader: reader.predict(states, rows, self.field, index_labels=self.labels)
+    async def _predict(self, rows: list[list[Retrieved]]) -> list[Prediction]:
+        def predict(reader: Reader) -> list[Prediction]:
+            states = [self.state] * len(rows)
+            return reader.predict(states, rows, self.label_field, index_labels=self.labels)
+
+        return await asyncio.wrap_future(self.serving.engine.call(predict))
 
     def _key(self, row: list[Retrieved]) -> object:
         """What the reader sees of a list of hits: what it does not count cannot matter."""
-        counted = row[: self.serving.model.wanted(self.field)]
+        counted = row[: self.serving.model.wanted(self.label_field)]
         if any(isinstance(hit.label, list) for hit in row):
             counted = row
         best = max((abs(hit.score) for hit in row), default=0.0)
@@ -218,10 +178,10 @@ async def influences(
     That set is of hits that carry the answer. All that leave out one hit are one batch.
     """
     supporting = frozenset(counterfactuals.variants.carrying(whole.answered, cited))
-    alone = [frozenset({i}) for i in cited]
-    *single, none = await counterfactuals.without([*alone, supporting])
+    each = [frozenset({i}) for i in cited]
+    *single, none = await counterfactuals.without([*each, supporting])
     effects = {
-        i: Influence(_delta(whole, verdict), _flips(whole, verdict))
+        i: Influence(delta=_delta(whole, verdict), flips=_flips(whole, verdict))
         for i, verdict in zip(cited, single, strict=True)
     }
     order = sorted(cited, key=lambda i: -effects[i].delta)
@@ -273,7 +233,8 @@ async def _smallest(
 def _flip_set(
     counterfactuals: Counterfactuals, chosen: Sequence[int], verdict: Verdict, *, exact: bool
 ) -> FlipSet:
-    return FlipSet([counterfactuals.variants.hits[i].doc_id for i in chosen], verdict.label, exact)
+    doc_ids = [counterfactuals.variants.hits[i].doc_id for i in chosen]
+    return FlipSet(doc_ids=doc_ids, label=verdict.label, exact=exact)
 
 
 def _delta(whole: Verdict, other: Verdict) -> float:
@@ -283,8 +244,8 @@ def _delta(whole: Verdict, other: Verdict) -> float:
 
 def _gap(whole: Verdict, other: Verdict) -> float:
     """How far the answered label is above the best other one."""
-    rivals = [p for label, p in other.probs.items() if label != whole.label]
-    return other.probs.get(whole.label or "", 0.0) - max(rivals, default=0.0)
+    others = [p for label, p in other.probs.items() if label != whole.label]
+    return other.probs.get(whole.label or "", 0.0) - max(others, default=0.0)
 
 
 def _flips(whole: Verdict, other: Verdict) -> bool:

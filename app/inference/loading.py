@@ -69,31 +69,6 @@ def set_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
-def new_engine(
-    settings: Settings, metrics: Metrics, checkpoint: Path | None, encoder: Encoder | str | None
-) -> Engine:
-    """An engine that will load ``checkpoint`` over ``encoder``: a loaded one, or where it is."""
-
-    def load() -> Reader:
-        from model.reader import Reader
-
-        set_threads(inference_threads(settings))
-        if encoder is None or isinstance(encoder, str):
-            base = load_encoder(settings, encoder)
-        else:
-            base = encoder.fork()
-        return Reader.load(checkpoint, base)
-
-    return Engine(
-        load,
-        max_tokens=settings.max_tokens,
-        windows=settings.windows,
-        batch_tokens=settings.batch_tokens,
-        batch_wait_s=settings.batch_wait_ms / 1000,
-        observe=metrics.observe_batch,
-    )
-
-
 def load_serving(
     settings: Settings,
     metrics: Metrics,
@@ -105,7 +80,25 @@ def load_serving(
 
     ``encoder``: a loaded one, or the source of one (``None``: the one that comes with Footnote).
     """
-    engine = new_engine(settings, metrics, checkpoint, encoder)
+
+    def load() -> Reader:
+        from model.reader import Reader
+
+        set_threads(inference_threads(settings))
+        if encoder is None or isinstance(encoder, str):
+            base = load_encoder(settings, encoder)
+        else:
+            base = encoder.fork()
+        return Reader.load(checkpoint, base)
+
+    engine = Engine(
+        load,
+        max_tokens=settings.max_tokens,
+        windows=settings.windows,
+        batch_tokens=settings.batch_tokens,
+        batch_wait_s=settings.batch_wait_ms / 1000,
+        observe=metrics.observe_batch,
+    )
     reader = engine.start().result()
     serving = Serving(engine, ModelInfo.of(reader, version), reader.encoder)
     warm_up(serving)

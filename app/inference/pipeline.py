@@ -173,7 +173,7 @@ async def predict(
     """Step 3: the prediction over the evidence. ``closed_book``: with retrieval off, too."""
     engine, field = serving.engine, options.field
     variants = Variants(text, evidence.hits, field)
-    counterfactuals = Counterfactuals.of(
+    counterfactuals = Counterfactuals(
         serving,
         state,
         field,

@@ -153,11 +153,6 @@ def with_correction(
     return [replace(hit, rank=rank) for rank, hit in enumerate(hits, 1)]
 
 
-def deciding(text: str, hits: Sequence[Hit], field: str) -> set[str]:
-    """The ids of the hits whose label decides: the same text, labelled by a person."""
-    return decided(same_text(text, hits, field), field)
-
-
 def same_text(text: str, hits: Sequence[Hit], field: str) -> list[Hit]:
     """The hits with the very text that is asked about and a person's label of it."""
     key = normalise(text)
@@ -171,7 +166,7 @@ def same_text(text: str, hits: Sequence[Hit], field: str) -> list[Hit]:
 
 
 def decided(same: Sequence[Hit], field: str) -> set[str]:
-    """Which of the hits of `same_text` decide.
+    """The ids of those hits of :func:`same_text` whose label decides.
 
     A correction given as feedback goes before other documents; where those differ, none decides.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from app.history.predictions import Output
@@ -159,8 +159,7 @@ def label_item(
     answer = answered.answer
     body = item_body(request, answered, output)
     if "influence" in request.explain:
-        flip_set = answer.flip_set
-        body["flip_set"] = None if flip_set is None else asdict(flip_set)
+        body["flip_set"] = answer.flip_set and answer.flip_set.model_dump()
     if "ablation" in request.explain and answer.closed is not None:
         body["ablation"] = ablation(answer.closed, answer.multilabel is not None)
     return body

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from app.history.predictions import Output
 from app.inference.answer import Evidence
 from app.inference.generator_engine import GeneratorEngine
-from app.inference.influence import Influence
 from app.inference.snapshot import Snapshot
 from app.predict.extraction import Quotable, chosen, framed, nothing, quotables, worded
 from app.predict.grounding import share
@@ -33,6 +32,7 @@ from app.predict.text_answer import (
 from app.predict.text_generation import Prompting, generate, prompt_of, sources
 from app.problems import Problem
 from app.schemas.predict import Params, TaskRequest
+from app.schemas.prediction import Influence
 from app.settings import Settings
 from index_data.search.searcher import Hit
 from index_data.text.analysis import detect_language
@@ -158,5 +158,6 @@ def influences(
             left = [q for q in sentences if q.place != place]
         best = left[0].relevance if left else 0.0
         delta = 1 - best / sentences[0].relevance
-        effects[place] = Influence(max(0.0, delta), texts(chosen(left, hits)) != texts(quoted))
+        flips = texts(chosen(left, hits)) != texts(quoted)
+        effects[place] = Influence(delta=max(0.0, delta), flips=flips)
     return effects

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from app.history.predictions import Output
 from app.inference.answer import CITED, Cited, Evidence
-from app.inference.influence import Influence
 from app.inference.retrieval import provided_hits, read_and_find, read_texts, search_options
 from app.inference.snapshot import Snapshot
 from app.predict.inputs import TextInput, check_no_ablation, texts, unused, with_thresholds
@@ -24,6 +23,7 @@ from app.predict.task import Answered, Context, Task, item_body
 from app.predict.task_influence import sentence_influences
 from app.problems import FieldError, Problem
 from app.schemas.predict import AbstainReason, Retrieval, TaskRequest
+from app.schemas.prediction import Influence
 from app.settings import Settings
 from index_data.documents import entities_of
 from index_data.entities import COLUMN, Entities, fault_in, spans, within

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from app.history.predictions import Output
 from app.inference.answer import Cited, Evidence
-from app.inference.influence import Influence
 from app.inference.retrieval import read_and_find, search_options
 from app.inference.snapshot import Snapshot
 from app.predict.inputs import check_no_ablation, check_no_labels, each, unused
@@ -25,6 +24,7 @@ from app.predict.task import Answered, Context, Task, item_body
 from app.predict.task_influence import passage_influences
 from app.problems import Problem, invalid
 from app.schemas.predict import AbstainReason, NoAnswer, TaskRequest
+from app.schemas.prediction import Influence
 from app.settings import Settings
 from index_data.documents import Document
 from index_data.search.searcher import Hit

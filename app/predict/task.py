@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -154,6 +154,5 @@ def citation(cited: Cited, field: str) -> dict[str, Any]:
         "weight": round(cited.weight, 6),
     }
     if cited.influence is not None:
-        influence = asdict(cited.influence)
-        body["influence"] = {k: v for k, v in influence.items() if v is not None}
+        body["influence"] = cited.influence.model_dump(exclude_none=True)
     return body

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from app.inference.influence import EntityChange, Influence
+from app.schemas.prediction import EntityChange, Influence
 
 if TYPE_CHECKING:
     from app.inference.engine import Engine
@@ -43,7 +43,7 @@ async def passage_influences(
     effects: dict[int, Influence] = {}
     async for passage, other in _without(engine, passages, ANSWERS_AT_ONCE, answers):
         delta = best.prob - other.prob_of(best.text) if best else 0.0
-        effects[passage] = Influence(delta, other.answered != whole.answered)
+        effects[passage] = Influence(delta=delta, flips=other.answered != whole.answered)
     return effects
 
 
@@ -92,8 +92,15 @@ def compared(whole: Sequence[Entity], other: Sequence[Entity]) -> Influence:
         score = before[key].score if key in before else 0.0
         without = after[key].score if key in after else 0.0
         changes.append(
-            EntityChange(entity.text, entity.type, entity.start, entity.end, score, without)
+            EntityChange(
+                text=entity.text,
+                type=entity.type,
+                start=entity.start,
+                end=entity.end,
+                score=score,
+                without=without,
+            )
         )
     delta = max((c.score - c.without for c in changes), key=abs, default=0.0)
     shown = [c for c in changes if abs(c.score - c.without) >= MOVED or not (c.score and c.without)]
-    return Influence(delta, before.keys() != after.keys(), shown)
+    return Influence(delta=delta, flips=before.keys() != after.keys(), entities=shown)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from app.inference.answer import Cited, Evidence
-from app.inference.influence import Influence
 from app.predict.grounding import Sentence, weights
 from app.predict.inputs import check_no_ablation, check_no_labels
 from app.predict.task import Answered, Context, Task, citation, item_body
 from app.problems import Problem, invalid
 from app.schemas.predict import TaskRequest
+from app.schemas.prediction import Influence
 from app.settings import Settings
 from index_data.search.searcher import Hit
 

@@ -18,7 +18,6 @@ from app.history.predictions import Output
 from app.inference.answer import Evidence
 from app.inference.generated_text import Piece
 from app.inference.generator_engine import GeneratorEngine
-from app.inference.influence import Influence
 from app.inference.snapshot import Snapshot
 from app.predict.grounding import Sentence, Source, grounded, share
 from app.predict.inputs import TextInput, texts
@@ -33,6 +32,7 @@ from app.predict.text_answer import (
 )
 from app.problems import FieldError, Problem, invalid
 from app.schemas.predict import Params, TaskRequest
+from app.schemas.prediction import Influence
 from app.settings import Settings
 from index_data.search.searcher import Hit
 
@@ -224,7 +224,7 @@ async def influences(
     )
     whole, *without = await asyncio.wrap_future(generator.score([prompt, *others], ids))
     return {
-        place: Influence(whole.logprob - other.logprob, whole.choices != other.choices)
+        place: Influence(delta=whole.logprob - other.logprob, flips=whole.choices != other.choices)
         for place, other in zip(prompt.used, without, strict=True)
     }
 

@@ -189,7 +189,7 @@ def test_no_list_of_hits_is_computed_twice(serving: Serving, encoder: Encoder) -
             return serving.engine.call(counted)
 
     watched = Serving(Counting(), serving.model, serving.encoder)  # type: ignore[arg-type]
-    asked = Counterfactuals.of(
+    asked = Counterfactuals(
         watched, state, "label", (), Variants(text, hits, "label"), lambda p: verdict(p, ASK)
     )
     parts = [frozenset({0}), frozenset({0}), frozenset[int]()]
