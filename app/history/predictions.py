@@ -90,16 +90,23 @@ class RetainedPrediction:
         if text is not None and any(o and normalise(o.text) == text for o in self.outputs):
             return None
         raw = self._unpacked()
-        cited = [c for item in raw["answer"]["data"] for c in item.get("citations") or ()]
-        for citation in (c for c in cited if c["doc_id"] == doc_id):
-            citation |= {"text": "", "title": None, "label": None, "metadata": {}, "erased": True}
-        for output in (item.get("output") or {} for item in raw["answer"]["data"]):
+        blank: dict[str, Any] = {
+            "text": "",
+            "title": None,
+            "label": None,
+            "metadata": {},
+            "erased": True,
+        }
+        for item in raw["answer"]["data"]:
+            output = item.get("output") or {}
+            cited = [c for c in item.get("citations") or () if c["doc_id"] == doc_id]
+            for citation in cited:
+                citation |= blank
             for one in (output, *(output.get("alternatives") or ())):
                 if one.get("doc_id") == doc_id:  # an answer is a piece of its document
                     one["answer"] = ""
-        for item in raw["answer"]["data"]:
-            if any(c["doc_id"] == doc_id for c in item.get("citations") or ()):
-                take_text_out(item.get("output") or {})  # a text generated from it may repeat it
+            if cited:
+                take_text_out(output)  # a text generated from the document may repeat it
         for given in raw["record"]["inputs"]:
             if given and any(hit[0] == doc_id for hit in given["hits"]):
                 given |= {"hits": [], "erased": True}
@@ -213,13 +220,12 @@ class Predictions:
         gone = set()
         for name, one in matching:
             left = one.without(doc_id, text)
-            if left is None:
-                gone.add(name)
             with self._lock:
-                if name in self._retained:
-                    self._retained[name] = left if left is not None else one
-                    if left is None:
-                        del self._retained[name]
+                if left is None:
+                    gone.add(name)
+                    self._retained.pop(name, None)
+                elif name in self._retained:
+                    self._retained[name] = left
         self._recent.forget(gone)
         return len(matching), self._erase_stored(doc_id, text)
 

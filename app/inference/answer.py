@@ -64,31 +64,43 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """The answer to one input. ``scores`` are in the head's order, then the others sorted."""
+class Answered:
+    """The answer to one input, as far as all tasks agree; a task's own class adds the rest.
 
-    label: str | None
+    ``evidence``: what a replay answers from; of its hits only those from the index are recorded.
+    ``warnings``: for the whole request; equal ones are sent once. ``label_field``: whose labels
+    the cited documents show.
+    """
+
+    input_text: str
+    evidence: Evidence
+    retrieved: int  # hits
+    used: int  # of them, those that count in the answer
+    tokens: int
+    new_tokens: int = 0
+    queue_ms: float = 0.0
+    retrieve_ms: float
+    predict_ms: float
+    label: str | None = None
+    confidence: float | None = None
+    calibrated: bool = False
+    support: float = 0.0
+    abstain_reason: AbstainReason | None = None
+    cited: Sequence[Cited] = ()
+    label_field: str = "label"
+    closed: ClosedBook | None = None
+    warnings: Sequence[str] = ()
+    vector: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)  # [dim]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer(Answered):
+    """The label of one input. ``scores`` are in the head's order, then the others sorted."""
+
     scores: list[tuple[str, float]]
     multilabel: list[str] | None  # a list-valued field: the labels over the threshold
     confidence: float
-    calibrated: bool
-    support: float
-    abstain_reason: AbstainReason | None
-    cited: list[Cited]
-    evidence: Evidence
-    used: int  # hits with a weight
-    tokens: int
-    queue_ms: float
-    retrieve_ms: float
-    predict_ms: float
     flip_set: FlipSet | None = None
-    closed: ClosedBook | None = None
-    vector: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)  # [dim]
-
-    @property
-    def abstained(self) -> bool:
-        """Whether no label is given."""
-        return self.abstain_reason is not None
 
 
 def make_answer(
@@ -96,8 +108,8 @@ def make_answer(
 ) -> Answer:
     """A prediction under the request's labels and thresholds.
 
-    ``read``: the vector, the number of tokens and the times of the answer. Raises ``validation``
-    for a label that the field does not have.
+    ``read``: the text, its vector, its number of tokens and the times of the answer. Raises
+    ``validation`` for a label that the field does not have.
     """
     scores = scores_of(prediction, options.labels)
     best = max(scores, key=lambda pair: pair[1], default=None)
@@ -123,7 +135,9 @@ def make_answer(
         support=float(prediction.support),
         abstain_reason=abstain_reason,
         cited=cited_hits(prediction, evidence.hits, options),
+        label_field=options.field,
         evidence=evidence,
+        retrieved=len(evidence.hits),
         used=sum(w > 0 for w in prediction.weights),
         **read,
     )

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+E = TypeVar("E")
 ENCODE_TEXTS = 16  # documents encoded between two looks at the urgent queues,
 ENCODE_CHARS = 2_000  # and their characters: about a tenth of a second on one slow core
 PREDICT_ITEMS = 64
@@ -62,8 +63,8 @@ class TextRead:
 class _Read:
     text: str
     head: str | None
-    future: Future[TextRead]
-    came: float
+    came: float = field(default_factory=time.perf_counter)
+    future: Future[TextRead] = field(default_factory=Future)
     tokens: list[int] = field(default_factory=list)
 
 
@@ -71,15 +72,15 @@ class _Read:
 class _Predict:
     state: QueryState
     hits: Sequence[Retrieved]
-    field: str
+    label_field: str
     index_labels: tuple[str, ...]
-    future: Future[Prediction]
+    future: Future[Prediction] = field(default_factory=Future)
 
 
 @dataclass(slots=True)
 class _Encode:
     texts: Sequence[str]
-    future: Future[NDArray[np.float32]]
+    future: Future[NDArray[np.float32]] = field(default_factory=Future)
     done: list[NDArray[np.float32]] = field(default_factory=list)
     next: int = 0
 
@@ -134,9 +135,7 @@ class Engine:
 
     def read(self, text: str, head: str | None) -> Future[TextRead]:
         """Tokenise and encode one input for a field's head (``None``: only the base vector)."""
-        future: Future[TextRead] = Future()
-        self._put(self._reads, _Read(text, head, future, time.perf_counter()))
-        return future
+        return self._put(self._reads, _Read(text, head)).future
 
     def predict(
         self,
@@ -147,23 +146,17 @@ class Engine:
         index_labels: tuple[str, ...],
     ) -> Future[Prediction]:
         """The fusion and neighbour step of one input over its hits."""
-        future: Future[Prediction] = Future()
-        self._put(self._predicts, _Predict(state, hits, field, index_labels, future))
-        return future
+        return self._put(self._predicts, _Predict(state, hits, field, index_labels)).future
 
     def answer(
         self, question: str, passages: Sequence[PassageText], head: str
     ) -> Future[SpanAnswer]:
         """Read passages for a question, in batches with those of others, and answer."""
-        future: Future[SpanAnswer] = Future()
-        self._put(self._questions.waiting, QaJob(question, passages, head, future))
-        return future
+        return self._put(self._questions.waiting, QaJob(question, passages, head)).future
 
     def encode(self, texts: Sequence[str]) -> Future[NDArray[np.float32]]:
         """Base vectors [n, dim] of documents, whenever no request is waiting."""
-        future: Future[NDArray[np.float32]] = Future()
-        self._put(self._encodes, _Encode(texts, future))
-        return future
+        return self._put(self._encodes, _Encode(texts)).future
 
     def call(self, function: Callable[[Reader], T]) -> Future[T]:
         """Run ``function`` on the model's thread, before anything that waits."""
@@ -199,12 +192,13 @@ class Engine:
         """Inputs in the queues of requests."""
         return len(self._reads) + len(self._predicts) + len(self._questions.waiting)
 
-    def _put(self, queue: deque[Any], entry: Any) -> None:
+    def _put(self, queue: deque[E], entry: E) -> E:
         with self._wake:
             if self._retired and not self._users:
                 raise EngineClosed("the model was replaced")
             queue.append(entry)
             self._wake.notify()
+        return entry
 
     def _run(self) -> None:
         try:
@@ -257,7 +251,7 @@ class Engine:
         for _ in range(min(PREDICT_ITEMS, len(self._predicts))):
             entry = self._predicts.popleft()
             if entry.future.set_running_or_notify_cancel():
-                groups.setdefault((entry.field, entry.index_labels), []).append(entry)
+                groups.setdefault((entry.label_field, entry.index_labels), []).append(entry)
         for (name, labels), whole in groups.items():
             for group in in_sizes(whole):
                 states, hits = [e.state for e in group], [e.hits for e in group]

@@ -99,6 +99,7 @@ class Pipeline:
             predicted.prediction,
             evidence,
             options,
+            input_text=text,
             tokens=state.tokens,
             vector=state.vector,
             queue_ms=1000 * text_read.waited,

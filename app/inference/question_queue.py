@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from app.inference.batching import similar_lengths
@@ -32,7 +32,7 @@ class QaJob:
     text: str
     passages: Sequence[PassageText]
     head: str
-    future: Future[SpanAnswer]
+    future: Future[SpanAnswer] = field(default_factory=Future)
     progress: QaReading | None = None
 
 

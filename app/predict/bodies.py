@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from app.inference.answer import Answered
 from app.inference.snapshot import MODEL_NAME
 from app.predict.classification import classify_item
-from app.predict.task import Answered, AnyTask, Context
+from app.predict.task import AnyTask, Context
 from app.problems import Problem
 from app.schemas.predict import TaskRequest
 

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.history.predictions import Output
 from app.inference.ablation import ClosedBook
 from app.inference.answer import Answer, AnswerOptions, Evidence
 from app.inference.retrieval import filter_of
 from app.inference.snapshot import Snapshot
 from app.predict.inputs import texts, unused, with_thresholds
-from app.predict.task import Answered, Context, Task, item_body
+from app.predict.task import Context, Task, item_body
 from app.problems import Problem
 from app.schemas.predict import ClassifyRequest, Params, TaskRequest
 from app.settings import Settings
@@ -26,14 +25,7 @@ class LabelInput:
     options: AnswerOptions
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelAnswer(Answered):
-    """The answer of the pipeline to one text, for a field."""
-
-    answer: Answer
-
-
-class Classification(Task[LabelInput, LabelAnswer]):
+class Classification(Task[LabelInput, Answer]):
     """Labels of the field that a request names, or of ``default_field``."""
 
     labels = True
@@ -55,39 +47,21 @@ class Classification(Task[LabelInput, LabelAnswer]):
 
     async def answer(
         self, context: Context, given: LabelInput, recorded: Evidence | None
-    ) -> LabelAnswer:
+    ) -> Answer:
         """The label of one text."""
-        text, options = given.text, given.options
-        answer = await context.pipeline.answer(context.snapshot, text, options, recorded=recorded)
-        return LabelAnswer(
-            answer=answer,
-            output=Output(text, answer.label, answer.confidence, answer.closed),
-            evidence=answer.evidence,
-            retrieved=len(answer.evidence.hits),
-            used=answer.used,
-            tokens=answer.tokens,
-            queue_ms=answer.queue_ms,
-            retrieve_ms=answer.retrieve_ms,
-            predict_ms=answer.predict_ms,
-            confidence=answer.confidence,
-            calibrated=answer.calibrated,
-            support=answer.support,
-            abstain_reason=answer.abstain_reason,
-            cited=answer.cited,
-            label_field=options.field,
-            ablation=answer.closed if answer.scores else None,
-            vector=answer.vector,
+        return await context.pipeline.answer(
+            context.snapshot, given.text, given.options, recorded=recorded
         )
 
-    def item(self, request: TaskRequest, answer: LabelAnswer) -> dict[str, Any]:
+    def item(self, request: TaskRequest, answer: Answer) -> dict[str, Any]:
         """The best labels, and what both routes say."""
-        scores = ranked(answer.answer.scores)[: request.params.top_n]
-        output: dict[str, Any] = {"label": answer.answer.label, "scores": scores}
-        if answer.answer.multilabel is not None:
-            output["labels"] = answer.answer.multilabel
+        scores = ranked(answer.scores)[: request.params.top_n]
+        output: dict[str, Any] = {"label": answer.label, "scores": scores}
+        if answer.multilabel is not None:
+            output["labels"] = answer.multilabel
         return label_item(request, answer, {"output": output})
 
-    def warnings(self, context: Context, answers: Sequence[LabelAnswer]) -> list[str]:
+    def warnings(self, context: Context, answers: Sequence[Answer]) -> list[str]:
         """A field without labels, and parameters without effect."""
         field = self.field(context.request)
         return [
@@ -132,17 +106,17 @@ def options_of(request: TaskRequest, field: str) -> AnswerOptions:
     )
 
 
-def classify_item(request: TaskRequest, answer: LabelAnswer) -> dict[str, Any]:
+def classify_item(request: TaskRequest, answer: Answer) -> dict[str, Any]:
     """The element of ``data`` of ``POST /classify``: all labels, in the head's order."""
-    scores = answer.answer.scores
+    scores = answer.scores
     body: dict[str, Any] = {
-        "label": answer.answer.label,
+        "label": answer.label,
         "probs": [p for _, p in scores],
         "num_classes": len(scores),
         "scores": ranked(scores),
     }
-    if answer.answer.multilabel is not None:
-        body["labels"] = answer.answer.multilabel
+    if answer.multilabel is not None:
+        body["labels"] = answer.multilabel
     return label_item(request, answer, body)
 
 
@@ -152,12 +126,9 @@ def ranked(scores: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
     return [{"label": label, "score": score} for label, score in best_first]
 
 
-def label_item(
-    request: TaskRequest, answered: LabelAnswer, output: dict[str, Any]
-) -> dict[str, Any]:
+def label_item(request: TaskRequest, answer: Answer, output: dict[str, Any]) -> dict[str, Any]:
     """The element of ``data`` of both routes: ``output`` with the explanations of labels."""
-    answer = answered.answer
-    body = item_body(request, answered, output)
+    body = item_body(request, answer, output)
     if "influence" in request.explain:
         body["flip_set"] = answer.flip_set and answer.flip_set.model_dump()
     if "ablation" in request.explain and answer.closed is not None:
@@ -176,10 +147,10 @@ def ablation(closed: ClosedBook, multilabel: bool) -> dict[str, Any]:
     return {"output": output, "confidence": closed.confidence, "changed": closed.changed}
 
 
-def unlabelled(snapshot: Snapshot, field: str, answers: Sequence[LabelAnswer]) -> list[str]:
+def unlabelled(snapshot: Snapshot, field: str, answers: Sequence[Answer]) -> list[str]:
     """A warning where no label is known: the field's name is often misspelt."""
     if field in snapshot.model().model.heads:
         return []
-    if any(one.answer.scores or one.evidence.labels for one in answers):
+    if any(one.scores or one.evidence.labels for one in answers):
         return []
     return [f"the field '{field}' has no head, and no document in view has a label in it"]

@@ -12,7 +12,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from app.history.predictions import Output
 from app.inference.answer import Evidence
 from app.inference.generator_engine import GeneratorEngine
 from app.inference.snapshot import Snapshot
@@ -127,7 +126,7 @@ def quotation(
         support=round(share(sentences), 6),
         cited=cited_passages(hits, sentences, {}),
         abstain_reason=None if quoted else "no_evidence" if not hits else "low_support",
-        output=Output(given.last),
+        input_text=given.last,
         evidence=Evidence(hits),
         retrieved=len(hits),
         used=len(used),

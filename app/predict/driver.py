@@ -15,14 +15,15 @@ from typing import Any
 import orjson
 
 from app.history.pins import unavailable
+from app.history.predictions import Output
 from app.history.records import CLASSIFY, PREDICT, compared, record_of, recorded
-from app.inference.answer import Evidence
+from app.inference.answer import Answered, Evidence
 from app.inference.pipeline import together
 from app.inference.snapshot import MODEL_NAME, Snapshot
 from app.predict.bodies import Prediction, classify_body, predict_body
 from app.predict.classification import task_request
 from app.predict.inputs import check_retrieval, refuse_all
-from app.predict.task import Answered, AnyTask, Context
+from app.predict.task import AnyTask, Context
 from app.predict.tasks import TASKS, available
 from app.problems import FieldError, Problem
 from app.schemas.predict import Abstain, ClassifyRequest, Retrieval, TaskRequest
@@ -144,28 +145,34 @@ class Driver:
         field = done.task.field(context.request)
         answers = [one if isinstance(one, Answered) else None for one in done.answers]
         for one in done.good:
-            if one.ablation is not None:
-                self.server.ablations.count(field, one.ablation)
+            if one.closed is not None and one.abstain_reason != "no_evidence":
+                self.server.ablations.count(field, one.closed)
         from_index = context.request.retrieval.mode == "index"
         record = record_of(
             route,
             request,
             context.request.abstain,
             context.snapshot,
-            [None if one is None else one.evidence for one in answers],
+            [one.evidence if one else None for one in answers],
             from_index=from_index,
             vectors=done.task.labels,
         )
         self.server.predictions.keep(
             body["id"],
             field=field,
-            outputs=[None if one is None else one.output for one in answers],
+            outputs=[output_of(done.task, one) if one else None for one in answers],
             body=raw,
             record=record,
-            vectors=[None if one is None else one.vector for one in answers] if from_index else (),
+            vectors=[one.vector if one else None for one in answers] if from_index else (),
             encoder=context.snapshot.model().model.encoder_sha256,
         )
         return raw
+
+
+def output_of(task: AnyTask, answer: Answered) -> Output:
+    """What feedback needs to know of an answer."""
+    confidence = answer.confidence if task.labels else None
+    return Output(answer.input_text, answer.label, confidence, answer.closed)
 
 
 async def answer_all(

@@ -58,15 +58,14 @@ def refuse_all(inputs: Sequence[object]) -> None:
     raise Problem("validation", "The request is not valid.", errors=errors)
 
 
-def with_thresholds(request: TaskRequest, settings: Settings) -> TaskRequest:
+def with_thresholds(
+    request: TaskRequest,
+    settings: Settings,
+    names: Sequence[str] = ("min_confidence", "min_support"),
+) -> TaskRequest:
     """The request with the server's thresholds where it has none."""
-    confidence, support = request.abstain.min_confidence, request.abstain.min_support
-    thresholds = {
-        "min_confidence": settings.min_confidence if confidence is None else confidence,
-        "min_support": settings.min_support if support is None else support,
-    }
-    abstain = request.abstain.model_copy(update=thresholds)
-    return request.model_copy(update={"abstain": abstain})
+    own = {n: getattr(settings, n) for n in names if getattr(request.abstain, n) is None}
+    return request.model_copy(update={"abstain": request.abstain.model_copy(update=own)})
 
 
 def check_retrieval(retrieval: Retrieval) -> None:

@@ -14,12 +14,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from app.history.predictions import Output
-from app.inference.answer import CITED, Cited, Evidence
+from app.inference.answer import CITED, Answered, Cited, Evidence
 from app.inference.retrieval import provided_hits, read_and_find, read_texts, search_options
 from app.inference.snapshot import Snapshot
-from app.predict.inputs import TextInput, check_no_ablation, texts, unused, with_thresholds
-from app.predict.task import Answered, Context, Task, item_body
+from app.predict.inputs import TextInput, check_no_ablation, texts, with_thresholds
+from app.predict.task import Context, Task, item_body
 from app.predict.task_influence import sentence_influences
 from app.problems import FieldError, Problem
 from app.schemas.predict import AbstainReason, Retrieval, TaskRequest
@@ -47,6 +46,8 @@ class NerAnswer(Answered):
 
 class Ner(Task[TextInput, NerAnswer]):
     """Entities by the head ``ner`` or the one that the request names, or by neighbours alone."""
+
+    title = "ner"
 
     def check(self, request: TaskRequest, settings: Settings) -> TaskRequest:
         """With the server's thresholds. Raises ``capability-missing`` for an ablation."""
@@ -101,7 +102,7 @@ class Ner(Task[TextInput, NerAnswer]):
             abstain_reason=abstain_reason,
             cited=[Cited(hits[i], tagged.weights[i], influence.get(i)) for i in cited],
             label_field=HEAD,
-            output=Output(given.text),
+            input_text=given.text,
             evidence=Evidence(hits),
             retrieved=len(hits),
             used=sum(w > 0 for w in tagged.weights),
@@ -117,10 +118,6 @@ class Ner(Task[TextInput, NerAnswer]):
             for e in answer.entities
         ]
         return item_body(request, answer, {"output": {"entities": entities}})
-
-    def warnings(self, context: Context, answers: Sequence[NerAnswer]) -> list[str]:
-        """Parameters without effect."""
-        return unused(context.request.params, "ner")
 
 
 def check_provided(retrieval: Retrieval) -> None:

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from app.history.predictions import Output
-from app.inference.answer import Cited, Evidence
+from app.inference.answer import Answered, Cited, Evidence
 from app.inference.retrieval import read_and_find, search_options
 from app.inference.snapshot import Snapshot
-from app.predict.inputs import check_no_ablation, check_no_labels, each, unused
+from app.predict.inputs import check_no_ablation, check_no_labels, each
 from app.predict.passages import limited, nearest_to, provided
-from app.predict.task import Answered, Context, Task, item_body
+from app.predict.task import Context, Task, item_body
 from app.predict.task_influence import passage_influences
 from app.problems import Problem, invalid
 from app.schemas.predict import AbstainReason, NoAnswer, TaskRequest
@@ -61,6 +60,8 @@ class QaAnswer(Answered):
 
 class Qa(Task[QaRequest, QaAnswer]):
     """Answers by the head ``qa``. The server's thresholds do not apply, only the request's."""
+
+    title = "question answering"
 
     def check(self, request: TaskRequest, settings: Settings) -> TaskRequest:
         """Raises ``capability-missing`` or ``validation`` for what does not go with questions."""
@@ -121,7 +122,7 @@ class Qa(Task[QaRequest, QaAnswer]):
             support=answer.support,
             abstain_reason=abstain_reason(reason),
             cited=[Cited(hit, w, influence.get(i)) for hit, w, i in weighted if hit.doc_id],
-            output=Output(given.text),
+            input_text=given.text,
             evidence=Evidence(hits if from_index else []),
             retrieved=len(hits),
             used=sum(weight > 0 for weight in answer.mass),
@@ -148,10 +149,6 @@ class Qa(Task[QaRequest, QaAnswer]):
             output |= possible(answer.answer.spans[0], answer.hits)
             output["alternatives"] = output["alternatives"][1:]
         return item_body(request, answer, {"output": output})
-
-    def warnings(self, context: Context, answers: Sequence[QaAnswer]) -> list[str]:
-        """Parameters without effect."""
-        return unused(context.request.params, "question answering")
 
 
 def question(given: object, pointer: str, max_chars: int) -> QaRequest | Problem:

@@ -10,17 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from app.history.predictions import Output
-from app.inference.ablation import ClosedBook
-from app.inference.answer import Cited, Evidence
+from app.inference.answer import Answered, Cited, Evidence
 from app.inference.pipeline import Pipeline
 from app.inference.retrieval import method_notes
 from app.inference.snapshot import Snapshot
+from app.predict.inputs import unused
 from app.problems import Problem
-from app.schemas.predict import AbstainReason, TaskRequest
+from app.schemas.predict import TaskRequest
 from app.settings import Settings
 from app.web.streaming import Emit, silent
 
@@ -35,35 +31,6 @@ class Context:
     emit: Emit = silent
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answered:
-    """The answer to one input, as far as all tasks agree; a task's own class adds the rest.
-
-    ``evidence``: what a replay answers from; of its hits only those from the index are recorded.
-    ``warnings``: for the whole request; equal ones are sent once. ``label_field``: whose labels
-    the cited documents show.
-    """
-
-    output: Output
-    evidence: Evidence
-    retrieved: int  # hits
-    used: int  # of them, those that count in the answer
-    tokens: int
-    new_tokens: int = 0
-    queue_ms: float = 0.0
-    retrieve_ms: float
-    predict_ms: float
-    confidence: float | None = None
-    calibrated: bool = False
-    support: float = 0.0
-    abstain_reason: AbstainReason | None = None
-    cited: Sequence[Cited] = ()
-    label_field: str = "label"
-    warnings: Sequence[str] = ()
-    ablation: ClosedBook | None = None  # to be counted by the server's metrics
-    vector: NDArray[np.float32] | None = None  # [dim] of the input
-
-
 Input = TypeVar("Input")
 A = TypeVar("A", bound=Answered)
 
@@ -74,10 +41,12 @@ class Task(Protocol[Input, A]):
     Attributes:
         labels: It answers with labels of a field, from the vectors of the hits.
         generates: It generates text: it can be streamed, and ``model`` names the generator.
+        title: How warnings name a task on which parameters of text generation have no effect.
     """
 
     labels: bool = False
     generates: bool = False
+    title: str = ""
 
     def check(self, request: TaskRequest, settings: Settings) -> TaskRequest:
         """The request with the server's defaults filled in. Raises :class:`Problem`."""
@@ -113,7 +82,7 @@ class Task(Protocol[Input, A]):
 
     def warnings(self, context: Context, answers: Sequence[A]) -> list[str]:
         """Warnings of the request, after those of its answers."""
-        return []
+        return unused(context.request.params, self.title) if self.title else []
 
     def field(self, request: TaskRequest) -> str:
         """The label field that is predicted; of tasks without labels their name."""

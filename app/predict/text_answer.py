@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from app.inference.answer import Cited, Evidence
+from app.inference.answer import Answered, Cited, Evidence
 from app.predict.grounding import Sentence, weights
-from app.predict.inputs import check_no_ablation, check_no_labels
-from app.predict.task import Answered, Context, Task, citation, item_body
+from app.predict.inputs import check_no_ablation, check_no_labels, with_thresholds
+from app.predict.task import Context, Task, citation, item_body
 from app.problems import Problem, invalid
 from app.schemas.predict import TaskRequest
 from app.schemas.prediction import Influence
@@ -40,10 +40,7 @@ class TextTask(Task[Input, TextAnswer]):
         check_no_labels(request)
         if request.stream and isinstance(request.input, list) and len(request.input) != 1:
             raise invalid("#/input", "one input can be streamed, not a list")
-        if request.abstain.min_support is not None:
-            return request
-        abstain = request.abstain.model_copy(update={"min_support": settings.min_support})
-        return request.model_copy(update={"abstain": abstain})
+        return with_thresholds(request, settings, ("min_support",))
 
     async def answer(
         self, context: Context, given: Input, recorded: Evidence | None

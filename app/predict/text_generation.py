@@ -14,7 +14,6 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from app.history.predictions import Output
 from app.inference.answer import Evidence
 from app.inference.generated_text import Piece
 from app.inference.generator_engine import GeneratorEngine
@@ -158,7 +157,7 @@ async def generate(
         support=round(share(shown), 6),
         abstain_reason="low_support" if abstains else None,
         cited=cited_passages(hits, shown, influence),
-        output=Output(given.text),
+        input_text=given.text,
         evidence=Evidence(hits),
         retrieved=len(hits),
         used=len(prompt.used),

@@ -14,10 +14,14 @@ Explain = Literal["citations", "influence", "ablation"]
 Inputs = str | Annotated[list[Any], Field(min_length=1, max_length=32)]
 
 
+TEXTS: list[JsonDict] = [
+    {"type": "string"},
+    {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 32},
+]
+OneText: JsonDict = {"anyOf": [*TEXTS]}
 TextsOrQuestions: JsonDict = {
     "anyOf": [
-        {"type": "string"},
-        {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 32},
+        *TEXTS,
         {
             "type": "object",
             "properties": {"question": {"type": "string"}, "context": {"type": "string"}},
@@ -46,12 +50,6 @@ TextsOrQuestions: JsonDict = {
             "additionalProperties": False,
             "description": "For `dialogue`: turns that alternate, the user's last.",
         },
-    ]
-}
-OneText: JsonDict = {
-    "anyOf": [
-        {"type": "string"},
-        {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 32},
     ]
 }
 

@@ -181,12 +181,17 @@ class SentenceBody(Response):
     supported: bool
 
 
-class TextOutput(Response):
-    """The output of generation; `length`: as many tokens were generated as were allowed."""
+class GeneratedOutput(Response):
+    """What was generated; `length`: as many tokens as were allowed."""
 
-    text: str
     finish_reason: Literal["stop", "length"]
     sentences: list[SentenceBody]
+
+
+class TextOutput(GeneratedOutput):
+    """The output of generation."""
+
+    text: str
 
 
 class MessageBody(Response):
@@ -196,12 +201,10 @@ class MessageBody(Response):
     content: str
 
 
-class MessageOutput(Response):
+class MessageOutput(GeneratedOutput):
     """The output of dialogue."""
 
     message: MessageBody
-    finish_reason: Literal["stop", "length"]
-    sentences: list[SentenceBody]
 
 
 class Ablation(Response):
@@ -240,21 +243,26 @@ class ReplayCheck(Response):
     difference: float
 
 
-class PredictResponse(Response):
-    """The answer of ``POST /predict``."""
+class Answers(Response):
+    """What both routes answer, beside `data`."""
 
     id: str
-    object: Literal["prediction"]
     created: int
-    task: str = Field(description="As in the request.")
-    model: ModelInfoBody
-    index: IndexInfoBody
-    data: list[PredictItem]
     usage: Usage
     timing_ms: Timing
     degraded: list[str]
     warnings: list[str]
     replay: ReplayCheck | None = None
+
+
+class PredictResponse(Answers):
+    """The answer of ``POST /predict``."""
+
+    object: Literal["prediction"]
+    task: str = Field(description="As in the request.")
+    model: ModelInfoBody
+    index: IndexInfoBody
+    data: list[PredictItem]
 
 
 class ClassifyItem(Item):
@@ -267,18 +275,11 @@ class ClassifyItem(Item):
     scores: list[LabelScore] | None = None
 
 
-class ClassifyResponse(Response):
+class ClassifyResponse(Answers):
     """The answer of ``POST /classify``."""
 
-    id: str
     object: Literal["list"]
-    created: int
     model: str
     data: list[ClassifyItem]
-    usage: Usage
     model_info: ModelInfoBody
     index_info: IndexInfoBody
-    timing_ms: Timing
-    degraded: list[str]
-    warnings: list[str]
-    replay: ReplayCheck | None = None

@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from app.history.predictions import Output
-from app.inference.answer import Cited, Evidence
+from app.inference.answer import Answered, Cited, Evidence
 from app.predict.inputs import TextInput, texts
 from app.predict.passages import Query, retrieve
-from app.predict.task import Answered, Context, Task, citation
+from app.predict.task import Context, Task, citation
 from app.predict.tasks import TASKS
 from app.problems import Problem
 from app.schemas.predict import TaskRequest
@@ -35,7 +34,7 @@ class Length(Task[TextInput, Answered]):
         passages = await retrieve(context, Query(((given.text, 1),)), recorded)
         began = time.perf_counter()
         return Answered(
-            output=Output(given.text),
+            input_text=given.text,
             evidence=Evidence(passages.hits),
             retrieved=len(passages.hits),
             used=0,
