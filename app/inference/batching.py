@@ -1,12 +1,10 @@
-"""How batches are cut, into parts of similar length and few sizes; and how calls are answered."""
+"""How batches are cut, into parts of similar length and few sizes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
-M = TypeVar("M")
 T = TypeVar("T")
 SIZES = (128, 96, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)  # of the parts of a batch
 
@@ -30,13 +28,3 @@ def in_sizes(batch: Sequence[T]) -> Iterator[Sequence[T]]:
         size = next(size for size in SIZES if size <= len(batch) - start)
         yield batch[start : start + size]
         start += size
-
-
-def settle(work: Callable[[M], T], future: Future[T], model: M) -> None:
-    """Do a piece of work on the thread of a model, unless whoever waits for it cancelled."""
-    if not future.set_running_or_notify_cancel():
-        return
-    try:
-        future.set_result(work(model))
-    except Exception as error:  # noqa: BLE001  # told to whoever waits
-        future.set_exception(error)

@@ -20,15 +20,14 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.inference.engine import EngineClosed
 from app.inference.influence import as_retrieved
+from app.inference.model_thread import EngineClosed
 from app.inference.snapshot import Serving, Snapshot
 from index_data.documents import Document, near_duplicate
 from index_data.search.searcher import Searcher
@@ -41,7 +40,7 @@ logger = logging.getLogger(__name__)
 ENOUGH = 50  # labelled documents under which nothing is fitted
 SAMPLED = 300
 AT_ONCE = 16
-KEPT = 64
+RETAINED = 64
 TEMPERATURES = np.geomspace(0.25, 4.0, 33)
 FLOORS = (1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1)
 
@@ -161,19 +160,19 @@ class NeighbourCalibrations:
         while (entry := self._queue.get()) is not None:
             key, snapshot, field = entry
             try:
-                found = self._fitted(snapshot, field)
+                fitted = self._fitted(snapshot, field)
             except EngineClosed:  # another model serves by now: asked for again when it is needed
-                found = None
+                fitted = None
             except Exception:  # the answers stay uncalibrated, and the log says why
                 logger.exception("the calibration of a field failed")
-                found = _Fitted(None, 0, snapshot.index().sequence)
+                fitted = _Fitted(None, 0, snapshot.index().sequence)
             del entry, snapshot
             with self._lock:
                 self._waiting.discard(key)
-                if found is not None:
+                if fitted is not None:
                     self._known.pop(key, None)
-                    self._known[key] = found
-                while len(self._known) > KEPT:
+                    self._known[key] = fitted
+                while len(self._known) > RETAINED:
                     del self._known[next(iter(self._known))]
 
     def _fitted(self, snapshot: Snapshot, field: str) -> _Fitted | None:
@@ -183,27 +182,27 @@ class NeighbourCalibrations:
         if len(sample) < ENOUGH:
             return nothing
         labels = searcher.field_labels(field)
-        said: list[tuple[Prediction, list[str]]] = []
+        votes: list[tuple[Prediction, list[str]]] = []
         with serving.engine.use():
             for start in range(0, len(sample), AT_ONCE):
                 part = sample[start : start + AT_ONCE]
                 answers = self._answers(searcher, serving, part, field, labels)
                 for (document, _), one in zip(part, answers, strict=True):
                     if not one.abstained:
-                        said.append((one, names_of(document, field)))
+                        votes.append((one, names_of(document, field)))
                 if self._closing.is_set():
                     return None
-        lists = any(one.multi for one, _ in said)
-        said = [(one, names) for one, names in said if one.multi == lists]
-        if len(said) < ENOUGH:
+        lists = any(one.multi for one, _ in votes)
+        votes = [(one, names) for one, names in votes if one.multi == lists]
+        if len(votes) < ENOUGH:
             return nothing
-        votes = np.stack([one.probs for one, _ in said])
+        probs = np.stack([one.probs for one, _ in votes])
         if lists:
-            truth = [[label in names for label in one.labels] for one, names in said]
-            calibration = fit_threshold(votes, np.array(truth, np.float32))
+            truth = [[label in names for label in one.labels] for one, names in votes]
+            calibration = fit_threshold(probs, np.array(truth, np.float32))
         else:
-            places = [one.labels.index(names[0]) for one, names in said]
-            calibration = fit(votes, np.array(places))
+            places = [one.labels.index(names[0]) for one, names in votes]
+            calibration = fit(probs, np.array(places))
         return _Fitted(calibration, len(sample), searcher.sequence)
 
     def _answers(
@@ -238,27 +237,25 @@ class NeighbourCalibrations:
 
 def labelled(searcher: Searcher, field: str) -> list[tuple[Document, Vector]]:
     """A sample of the documents with labels of a field and a vector; always the same one."""
-    places = [
-        (number, int(row))
-        for number, view in enumerate(searcher.views)
-        for _, rows in view.segment.columns.holders(f"labels.{field}")
-        for row in rows
-        if view.segment.vectors is not None and view.is_live(int(row))
-    ]
-    places = sorted(set(places))
+    places = sorted(
+        {
+            (number, int(row))
+            for number, view in enumerate(searcher.views)
+            for _, rows in view.segment.columns.holders(f"labels.{field}")
+            for row in rows
+            if view.segment.vectors is not None and view.is_live(int(row))
+        }
+    )
     random.Random(0).shuffle(places)
-    return list(itertools.islice(_usable(searcher, places, field), SAMPLED))
-
-
-def _usable(
-    searcher: Searcher, places: list[tuple[int, int]], field: str
-) -> Iterator[tuple[Document, Vector]]:
+    sample: list[tuple[Document, Vector]] = []
     for number, row in places:
         segment = searcher.views[number].segment
-        document = segment.documents[row]
         vector = segment.vector(int(segment.offsets[row]))
-        if vector is not None and names_of(document, field):
-            yield document, vector
+        if vector is not None and names_of(segment.documents[row], field):
+            sample.append((segment.documents[row], vector))
+        if len(sample) == SAMPLED:
+            break
+    return sample
 
 
 def names_of(document: Document, field: str) -> list[str]:

@@ -13,7 +13,6 @@ batch never mixes models, and a retired engine ends when its last user is done.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -21,12 +20,13 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.inference.batching import in_sizes, settle, similar_lengths
+from app.inference.batching import in_sizes, similar_lengths
+from app.inference.model_thread import EngineClosed, ModelThread, fail, settle
 from app.inference.question_queue import QaJob, QuestionQueue
 from app.metrics import BatchStats, Observe
 
@@ -40,15 +40,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-E = TypeVar("E")
 ENCODE_TEXTS = 16  # documents encoded between two looks at the urgent queues,
 ENCODE_CHARS = 2_000  # and their characters: about a tenth of a second on one slow core
 PREDICT_ITEMS = 64
-
-
-class EngineClosed(RuntimeError):
-    """The engine has ended; whoever still waits for it is told so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +79,7 @@ class _Encode:
     next: int = 0
 
 
-class Engine:
+class Engine(ModelThread["Reader"]):
     """One model on one thread.
 
     Args:
@@ -93,7 +87,7 @@ class Engine:
         max_tokens: Tokens of a window; of a text for a head at most `windows` of them are read.
         batch_tokens: Padded tokens of one forward pass.
         batch_wait_s: How long a batch waits for company under load, in seconds.
-        observe: Told of every batch.
+        observe: Called with every batch.
     """
 
     def __init__(
@@ -106,32 +100,19 @@ class Engine:
         batch_wait_s: float = 0.002,
         observe: Observe | None = None,
     ) -> None:
-        self._load = load
+        super().__init__("model", load, observe)
         self._max_tokens = max_tokens
         self._windows = windows
         self._batch_tokens = batch_tokens
         self._batch_wait_s = batch_wait_s
-        self._observe: Observe = observe or (lambda stats: None)
-        self._wake = threading.Condition()
         self._reads: deque[_Read] = deque()
         self._predicts: deque[_Predict] = deque()
         self._questions = QuestionQueue(self._wake, batch_tokens, self._observe)
         self._questions_turn = False
         self._encodes: deque[_Encode] = deque()
-        self._calls: deque[tuple[Callable[[Reader], Any], Future[Any]]] = deque()
         self._users = 0
         self._retired = False
         self._last_batch = 1
-        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
-        self._loaded: Future[Reader] = Future()
-
-    def start(self) -> Future[Reader]:
-        """Begin loading. The future tells when it is done, or why it failed.
-
-        Of the reader only what never changes (version, sha256, heads) may be read elsewhere.
-        """
-        self._thread.start()
-        return self._loaded
 
     def read(self, text: str, head: str | None) -> Future[TextRead]:
         """Tokenise and encode one input for a field's head (``None``: only the base vector)."""
@@ -158,12 +139,6 @@ class Engine:
         """Base vectors [n, dim] of documents, whenever no request is waiting."""
         return self._put(self._encodes, _Encode(texts)).future
 
-    def call(self, function: Callable[[Reader], T]) -> Future[T]:
-        """Run ``function`` on the model's thread, before anything that waits."""
-        future: Future[T] = Future()
-        self._put(self._calls, (function, future))
-        return future
-
     @contextmanager
     def use(self) -> Iterator[Engine]:
         """Keep the engine from ending, however long the request takes."""
@@ -182,48 +157,30 @@ class Engine:
             self._retired = True
             self._wake.notify()
 
-    def join(self, timeout: float | None = None) -> bool:
-        """Wait for the thread to end; False when it has not in time."""
-        if self._thread.is_alive():
-            self._thread.join(timeout)
-        return not self._thread.is_alive()
-
     def waiting(self) -> int:
         """Inputs in the queues of requests."""
         return len(self._reads) + len(self._predicts) + len(self._questions.waiting)
 
-    def _put(self, queue: deque[E], entry: E) -> E:
-        with self._wake:
-            if self._retired and not self._users:
-                raise EngineClosed("the model was replaced")
-            queue.append(entry)
-            self._wake.notify()
-        return entry
+    def _check_open(self) -> None:
+        if self._retired and not self._users:
+            raise EngineClosed("the model was replaced")
 
-    def _run(self) -> None:
-        try:
-            reader = self._load()
-        except Exception as error:  # noqa: BLE001  # handed over whole to whoever waits for the model
-            self._fail_all(error)
-            self._loaded.set_exception(error)
-            return
-        self._loaded.set_result(reader)
+    def _serve(self, reader: Reader) -> None:
         while (step := self._next()) is not None:
             step(reader)
 
-    def _fail_all(self, error: Exception) -> None:
+    def _fail(self, error: Exception) -> None:
         with self._wake:
             self._retired = True
-            futures: list[Future[Any]] = [
-                *(entry.future for entry in self._reads),
-                *(entry.future for entry in self._predicts),
-                *(entry.future for entry in self._questions.waiting),
-                *(entry.future for entry in self._encodes),
-                *(future for _, future in self._calls),
+            entries: list[Any] = [
+                *self._reads,
+                *self._predicts,
+                *self._questions.waiting,
+                *self._encodes,
             ]
+            futures = [*(entry.future for entry in entries), *(f for _, f in self._calls)]
         for future in futures:
-            if future.set_running_or_notify_cancel():
-                future.set_exception(error)
+            fail(future, error)
 
     def _next(self) -> Callable[[Reader], None] | None:
         """Wait for work and say what to do next; None when the engine is to end."""
@@ -312,7 +269,7 @@ class Engine:
         began = time.perf_counter()
         try:
             entry.done.append(reader.encode(list(entry.texts[entry.next : stop])))
-        except Exception as error:  # noqa: BLE001  # told to whoever waits
+        except Exception as error:  # noqa: BLE001  # raised to whoever waits
             self._encodes.popleft()
             entry.future.set_exception(error)
             return
@@ -328,7 +285,7 @@ class Engine:
         began = time.perf_counter()
         try:
             results = work()
-        except Exception as error:  # told to each of those that wait; the thread lives on
+        except Exception as error:  # raised to each that waits; the thread lives on
             logger.exception("a batch of %d failed (%s)", len(futures), kind)
             for future in futures:
                 future.set_exception(error)

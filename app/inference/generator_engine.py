@@ -9,19 +9,17 @@ of its own, is not waited for and does not wait.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from collections.abc import Generator as _Generator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from app.inference.batching import settle
-from app.inference.engine import EngineClosed
 from app.inference.generated_text import GeneratorInfo, Piece, Scored, Ticket
-from app.metrics import BatchStats
+from app.inference.model_thread import EngineClosed, ModelThread, fail, settle
+from app.metrics import BatchStats, Observe
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
 Generated = _Generator[None, None, None]
 PART_S = 0.04  # of work on prompts between two steps, and in one part of a prompt
 PARTS = (16, 32, 64, 128, 256, 512)  # tokens of a part
@@ -52,13 +49,13 @@ class _Batch:
     rows: list[_Row]
 
 
-class GeneratorEngine:
+class GeneratorEngine(ModelThread["AnyGenerator"]):
     """One generator on one thread.
 
     Args:
         load: Makes the generator; called on its thread, which alone touches it afterwards.
         streams: Texts generated at once; more wait.
-        observe: Told of every step.
+        observe: Called with every step.
     """
 
     def __init__(
@@ -66,44 +63,28 @@ class GeneratorEngine:
         load: Callable[[], AnyGenerator],
         *,
         streams: int,
-        observe: Callable[[BatchStats], None] | None = None,
+        observe: Observe | None = None,
     ) -> None:
-        self._load = load
+        super().__init__("generator", load, observe)
         self._streams = streams
-        self._observe = observe or (lambda stats: None)
-        self._wake = threading.Condition()
         self._waiting: deque[Ticket] = deque()
-        self._calls: deque[tuple[Callable[[AnyGenerator], Any], Future[Any]]] = deque()
         self._tasks: deque[Generated] = deque()  # prompts that are being read
         self._reading: list[Ticket] = []  # the texts that they are of
         self._batches: list[_Batch] = []
         self._closed = False
         self._part = 1  # place in PARTS
-        self._thread = threading.Thread(target=self._run, name="generator", daemon=True)
-        self._loaded: Future[AnyGenerator] = Future()
-        self._info: GeneratorInfo | None = None
 
     @property
     def info(self) -> GeneratorInfo:
-        """What is loaded."""
-        assert self._info is not None, "it is not loaded yet"
-        return self._info
-
-    def start(self) -> Future[AnyGenerator]:
-        """Begin loading. The future tells when it is done, or why it was refused."""
-        self._thread.start()
-        return self._loaded
+        """What is loaded; not before it is."""
+        generator = self._loaded.result(timeout=0)
+        return GeneratorInfo(generator.name, generator.sha256, generator.context, generator.chats)
 
     def generate(
         self, prompt: Prompt, sampling: Sampling, deliver: Callable[[Piece], None]
     ) -> Ticket:
         """Generate a text. ``deliver`` is called on the generator's thread and must not block."""
-        ticket = Ticket(prompt, sampling, deliver)
-        with self._wake:
-            self._check_open()
-            self._waiting.append(ticket)
-            self._wake.notify()
-        return ticket
+        return self._put(self._waiting, Ticket(prompt, sampling, deliver))
 
     def score(self, prompts: Sequence[Prompt], answer: Sequence[int]) -> Future[list[Scored]]:
         """The log-probability of ``answer`` after each of the prompts."""
@@ -115,48 +96,30 @@ class GeneratorEngine:
         self.call(begin)
         return future
 
-    def call(self, function: Callable[[AnyGenerator], T]) -> Future[T]:
-        """Run ``function`` on the generator's thread, before the next step."""
-        future: Future[T] = Future()
-        with self._wake:
-            self._check_open()
-            self._calls.append((function, future))
-            self._wake.notify()
-        return future
-
     def active(self) -> int:
         """Texts that are being generated or wait."""
         return len(self._waiting) + len(self._reading) + sum(len(b.rows) for b in self._batches)
 
     def close(self, timeout: float | None = 10) -> None:
-        """End: whoever still waits is told so."""
+        """End, with :class:`EngineClosed` for whoever still waits."""
         with self._wake:
             self._closed = True
             self._wake.notify()
-        if self._thread.is_alive():
-            self._thread.join(timeout)
+        self.join(timeout)
 
     def _check_open(self) -> None:
         if self._closed:
             raise EngineClosed("the generator was closed")
 
-    def _run(self) -> None:
-        try:
-            generator = self._load()
-        except Exception as error:  # noqa: BLE001  # handed over whole to whoever waits for it
-            self._loaded.set_exception(error)
-            return
-        self._info = GeneratorInfo(
-            generator.name, generator.sha256, generator.context, generator.chats
-        )
-        self._loaded.set_result(generator)
+    def _serve(self, generator: AnyGenerator) -> None:
         while self._awaited():
-            self._do_calls(generator)
+            while self._calls:
+                settle(*self._calls.popleft(), generator)
             self._admit(generator)
             self._read_parts()
             for batch in list(self._batches):
                 self._step(generator, batch)
-        self._end()
+        self._fail(EngineClosed("the generator was closed"))
 
     def _awaited(self) -> bool:
         """Wait for work; False when the thread is to end."""
@@ -166,10 +129,6 @@ class GeneratorEngine:
             ):
                 self._wake.wait()
             return not self._closed
-
-    def _do_calls(self, generator: AnyGenerator) -> None:
-        while self._calls:
-            settle(*self._calls.popleft(), generator)
 
     def _admit(self, generator: AnyGenerator) -> None:
         """Begin to read as many prompts as there are free streams."""
@@ -208,7 +167,7 @@ class GeneratorEngine:
             state, logits = done
             if not self._take(generator, row, row.sampler.choose(logits)):
                 self._join(generator, _Batch(state, [row]))
-        except Exception as error:  # told to whoever waits; the thread lives on
+        except Exception as error:  # raised to whoever waits; the thread lives on
             logger.exception("reading a prompt failed")
             _deliver(ticket, Piece(error=error))
         finally:
@@ -269,7 +228,7 @@ class GeneratorEngine:
             size = len(batch.rows)
             self._keep(batch, going)
             self._observe(BatchStats("generate", size, time.perf_counter() - began))
-        except Exception as error:  # told to each of those that wait; the thread lives on
+        except Exception as error:  # raised to each that waits; the thread lives on
             logger.exception("a step of %d texts failed", len(batch.rows))
             self._batches.remove(batch)
             for row in batch.rows:
@@ -331,27 +290,21 @@ class GeneratorEngine:
                 done.append(Scored(total, tuple(rows.argmax(-1).tolist())))
                 yield
             settle(lambda scores: scores, future, done)
-        except Exception as error:  # noqa: BLE001  # told to whoever waits
-            _fail(future, error)
+        except Exception as error:  # noqa: BLE001  # raised to whoever waits
+            fail(future, error)
         finally:
             if not future.done():
-                _fail(future, EngineClosed("the generator was closed"))
+                fail(future, EngineClosed("the generator was closed"))
 
-    def _end(self) -> None:
-        error = EngineClosed("the generator was closed")
+    def _fail(self, error: Exception) -> None:
+        self._closed = True
         generating = [row.ticket for batch in self._batches for row in batch.rows]
         for ticket in (*self._waiting, *self._reading, *generating):
             _deliver(ticket, Piece(error=error))
         for task in self._tasks:
             task.close()
         for _, future in self._calls:
-            _fail(future, error)
-
-
-def _fail(future: Future[Any], error: BaseException) -> None:
-    """Say what went wrong, unless whoever waited cancelled."""
-    if future.set_running_or_notify_cancel():
-        future.set_exception(error)
+            fail(future, error)
 
 
 def _deliver(ticket: Ticket, piece: Piece) -> None:

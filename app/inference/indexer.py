@@ -16,7 +16,7 @@ from concurrent.futures import Future
 import numpy as np
 from numpy.typing import NDArray
 
-from app.inference.engine import EngineClosed
+from app.inference.model_thread import EngineClosed
 from app.inference.snapshot import Snapshots
 from app.problems import Problem, invalid
 from index_data.documents import Document

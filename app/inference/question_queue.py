@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from app.inference.batching import similar_lengths
+from app.inference.model_thread import fail
 from app.metrics import BatchStats, Observe
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class QuestionQueue:
     Args:
         lock: Held by whoever touches :attr:`waiting`.
         batch_tokens: Padded tokens of one forward pass.
-        observe: Told of every batch.
+        observe: Called with every batch.
     """
 
     def __init__(self, lock: threading.Condition, batch_tokens: int, observe: Observe) -> None:
@@ -55,19 +56,16 @@ class QuestionQueue:
         """One forward pass over passages of the questions that wait, the oldest first."""
         began = time.perf_counter()
         try:
-            batch, entries = self._next_pairs(reader)
-            for run in similar_lengths([len(pair.ids) for _, pair in batch]):
+            batch, readings = self._next_pairs(reader)
+            for run in similar_lengths([len(pair.ids) for _, _, pair in batch]):
                 group = [batch[i] for i in run]
-                spans = reader.spans(group[0][0].head)
-                logits = spans.read([pair for _, pair in group])
-                for (entry, pair), read in zip(group, logits, strict=True):
-                    if entry.progress is not None:
-                        entry.progress.put(pair, read)
-            done = [
-                entry for entry in entries if entry.progress is not None and entry.progress.whole
-            ]
+                logits = reader.spans(group[0][0].head).read([pair for _, _, pair in group])
+                for (_, reading, pair), read in zip(group, logits, strict=True):
+                    reading.put(pair, read)
             results = [
-                reader.spans(e.head).answer(e.progress) for e in done if e.progress is not None
+                (entry, reader.spans(entry.head).answer(reading))
+                for entry, reading in readings
+                if reading.whole
             ]
         except Exception as error:  # raised to each that waits; the thread goes on
             logger.exception("reading passages failed")
@@ -75,12 +73,11 @@ class QuestionQueue:
                 waiting = list(self.waiting)
                 self.waiting.clear()
             for entry in waiting:
-                if entry.future.set_running_or_notify_cancel():
-                    entry.future.set_exception(error)
+                fail(entry.future, error)
             return
         if batch:
             self._observe(BatchStats("answer", len(batch), time.perf_counter() - began))
-        for entry, result in zip(done, results, strict=True):
+        for entry, result in results:
             self._drop(entry)
             if entry.future.set_running_or_notify_cancel():
                 entry.future.set_result(result)
@@ -89,10 +86,12 @@ class QuestionQueue:
         with self._lock:
             self.waiting.remove(entry)
 
-    def _next_pairs(self, reader: Reader) -> tuple[list[tuple[QaJob, Pair]], list[QaJob]]:
+    def _next_pairs(
+        self, reader: Reader
+    ) -> tuple[list[tuple[QaJob, QaReading, Pair]], list[tuple[QaJob, QaReading]]]:
         """Pairs within the budget, all of one head, and the questions that were looked at."""
-        entries: list[QaJob] = []
-        batch: list[tuple[QaJob, Pair]] = []
+        readings: list[tuple[QaJob, QaReading]] = []
+        batch: list[tuple[QaJob, QaReading, Pair]] = []
         longest = 0
         with self._lock:
             waiting = list(self.waiting)
@@ -100,14 +99,14 @@ class QuestionQueue:
             if entry.future.cancelled():
                 self._drop(entry)
                 continue
-            if entries and entry.head != entries[0].head:
+            if readings and entry.head != readings[0][0].head:
                 continue
             if entry.progress is None:
                 entry.progress = reader.spans(entry.head).ask(entry.text, entry.passages)
-            entries.append(entry)
+            readings.append((entry, entry.progress))
             for pair in entry.progress.unread():
                 longest = max(longest, len(pair.ids))
                 if batch and longest * (len(batch) + 1) > self._most:
-                    return batch, entries
-                batch.append((entry, pair))
-        return batch, entries
+                    return batch, readings
+                batch.append((entry, entry.progress, pair))
+        return batch, readings

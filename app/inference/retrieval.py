@@ -77,13 +77,6 @@ def method_for(snapshot: Snapshot, requested: str | None, pointer: str) -> tuple
     raise Problem("capability-missing", f"{pointer}: the index {why}; it can do: bm25.")
 
 
-def method_notes(snapshot: Snapshot, retrieval: Retrieval) -> list[str]:
-    """The notes of :func:`method_for` on a request. Raises ``capability-missing``."""
-    if retrieval.mode != "index":
-        return []
-    return method_for(snapshot, retrieval.method, "retrieval.method")[1]
-
-
 UNREADABLE: Final = "The encoder does not know the text's language: retrieval is bm25 only."
 
 

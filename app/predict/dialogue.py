@@ -28,7 +28,7 @@ from app.predict.text_answer import (
     confidence_unused,
     retrieval_event,
 )
-from app.predict.text_generation import Prompting, generate, prompt_of, sources
+from app.predict.text_generation import Prompting, generate, prompt_of
 from app.problems import Problem
 from app.schemas.predict import Params, TaskRequest
 from app.schemas.prediction import Influence
@@ -99,7 +99,7 @@ def chatting(given: Conversation, params: Params) -> Prompting:
         from model.text_generation.prompting import Turn
 
         turns = [Turn(role, text) for role, text in given.turns]
-        prompt: Prompt = model.chat(turns, sources(hits), new=params.max_new_tokens)
+        prompt: Prompt = model.chat(turns, hits, new=params.max_new_tokens)
         return prompt
 
     return of

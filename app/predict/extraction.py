@@ -54,7 +54,7 @@ async def quotables(snapshot: Snapshot, query: Query, passages: Passages) -> lis
     quotes = []
     for (text, (place, start, end)), near in zip(spans.items(), vectors, strict=True):
         hit = hits[place]
-        cosine = relevance(words, passages.vector, text, near, hit.document.title)
+        cosine = relevance(words, passages.vector, text, near, hit.title)
         if cosine >= RELEVANT:
             share = math.sqrt(max(hit.score, 0.0) / top)
             quotes.append(Quotable(place, start, end, cosine * share))
@@ -75,7 +75,7 @@ def worded(query: Query, hits: Sequence[Hit], *, without: int | None = None) -> 
             break
     else:
         return []
-    if query.held(f"{hit.document.title or ''}\n{hit.text}") < HELD:
+    if query.held(f"{hit.title or ''}\n{hit.text}") < HELD:
         return []
     clauses = [set(terms(clause)) for clause in _CLAUSE.split(query.parts[0][0])]
     last = next((clause for clause in reversed(clauses) if clause), set())
@@ -142,7 +142,7 @@ def framed(quoted: Sequence[Quotable], hits: Sequence[Hit]) -> tuple[str, list[S
         sentence = hit.text[quote.start : quote.end]
         chinese = detect_language(sentence) == "zh"
         if hit.doc_id != last:
-            title = hit.document.title
+            title = hit.title
             text = f"{text}\n" if text else text
             text += f"《{title}》：" if title and chinese else f"“{title}”: " if title else ""
             text += ("文档中写道：" if chinese else "A document says: ") if not title else ""

@@ -157,7 +157,7 @@ async def ranked(
 ) -> list[Hit]:
     """Provided passages, by the cosine to the query, or by its words where it has no vector."""
     if vector is None:
-        scored = [replace(h, score=query.held(f"{h.document.title or ''}\n{h.text}")) for h in hits]
+        scored = [replace(h, score=query.held(f"{h.title or ''}\n{h.text}")) for h in hits]
     else:
         texts = [hit.text for hit in hits]
         vectors = [state.vector for state in await read_texts(snapshot.model(), texts)]

@@ -103,7 +103,7 @@ class Qa(Task[QaRequest, QaAnswer]):
             hits, warnings = await passages(context, given)
         retrieved_at = time.perf_counter()
         # Only the order of a retriever means something.
-        texts = [PassageText(h.text, h.rank if from_index else 1, h.document.title) for h in hits]
+        texts = [PassageText(h.text, h.rank if from_index else 1, h.title) for h in hits]
         answer = await asyncio.wrap_future(engine.answer(given.text, texts, HEAD))
         influence: dict[int, Influence] = {}
         if "influence" in request.explain:

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from app.inference.answer import Answered, Cited, Evidence
 from app.inference.pipeline import Pipeline
-from app.inference.retrieval import method_notes
+from app.inference.retrieval import method_for
 from app.inference.snapshot import Snapshot
 from app.predict.inputs import unused
 from app.problems import Problem
@@ -64,7 +64,10 @@ class Task(Protocol[Input, A]):
         """What is degraded, by default in retrieval. Raises :class:`Problem` for a request that
         the snapshot cannot answer.
         """
-        return method_notes(context.snapshot, context.request.retrieval)
+        retrieval = context.request.retrieval
+        if retrieval.mode != "index":
+            return []
+        return method_for(context.snapshot, retrieval.method, "retrieval.method")[1]
 
     @abstractmethod
     async def answer(
@@ -113,7 +116,7 @@ def citation(cited: Cited, field: str) -> dict[str, Any]:
     body = {
         "doc_id": hit.doc_id,
         "rank": hit.rank,
-        "title": document.title,
+        "title": hit.title,
         "text": hit.text,
         "start": hit.start,
         "end": hit.end,

@@ -11,7 +11,6 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from app.inference.answer import Evidence
@@ -67,7 +66,7 @@ class TextGeneration(TextTask[TextInput]):
         most = context.request.params.max_new_tokens
 
         def prompting(model: Any, hits: Sequence[Hit]) -> Prompt:
-            prompt: Prompt = model.completion(given.text, sources(hits), new=most)
+            prompt: Prompt = model.completion(given.text, hits, new=most)
             return prompt
 
         return await generate(context, prompting, passages, given)
@@ -88,19 +87,6 @@ def sampling_of(params: Params) -> Sampling:
         seed=params.seed,
         stop=tuple(params.stop),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class PromptPassage:
-    """A passage as a prompt shows it."""
-
-    title: str | None
-    text: str
-
-
-def sources(hits: Sequence[Hit]) -> list[PromptPassage]:
-    """The passages of hits."""
-    return [PromptPassage(hit.document.title, hit.text) for hit in hits]
 
 
 async def prompt_of(
@@ -197,7 +183,7 @@ async def ground(context: Context, text: str, hits: Sequence[Hit]) -> list[Sente
     """The sentences of a text with the passages that hold them, found on a retrieval thread."""
 
     def compare() -> list[Sentence]:
-        return grounded(text, [Source.of(h.rank, h.document.title, h.text) for h in hits])
+        return grounded(text, [Source.of(h.rank, h.title, h.text) for h in hits])
 
     return await asyncio.get_running_loop().run_in_executor(context.pipeline.pool, compare)
 

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Scope
 
-from app.inference.engine import EngineClosed
+from app.inference.model_thread import EngineClosed
 from app.problems import FieldError, Problem, Slug
 from app.web.http import PROBLEM_TYPE, ClientDisconnect
 from index_data.search.searcher import MethodUnavailable

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from app.inference.engine import EngineClosed
+from app.inference.model_thread import EngineClosed
 from app.problems import Problem
 
 logger = logging.getLogger(__name__)

@@ -50,6 +50,11 @@ class Hit:
     vector: NDArray[np.float32] | None  # [dim], None where the passage has none
 
     @property
+    def title(self) -> str | None:
+        """The title of its document."""
+        return self.document.title
+
+    @property
     def text(self) -> str:
         """The passage."""
         return self.document.text[self.start : self.end]

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from app.inference.admission import Permits
 from app.inference.batching import SIZES, in_sizes, similar_lengths
-from app.inference.engine import Engine, EngineClosed
+from app.inference.engine import Engine
+from app.inference.model_thread import EngineClosed
 from app.metrics import BatchStats
 from app.problems import Problem
 from model.checkpoint import HeadFiles, save_checkpoint

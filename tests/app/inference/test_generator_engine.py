@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from app.inference.engine import EngineClosed
 from app.inference.generated_text import Piece, Ticket
 from app.inference.generator_engine import GeneratorEngine
+from app.inference.model_thread import EngineClosed
 from app.metrics import BatchStats
 from model.text_generation.generator import Generator
 from model.text_generation.prompting import Prompt
