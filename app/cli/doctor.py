@@ -197,9 +197,8 @@ def encoder(settings: Settings) -> list[Finding]:
 
 def generator(settings: Settings) -> list[Finding]:
     """Whether the generator, where there is to be one, would be loaded. Nothing of it is."""
-    from app.inference.device import pick_device
     from app.inference.language_models import generator_source
-    from model.config import pick_dtype
+    from model.config import pick_device, pick_dtype
     from model.folders import CheckpointRefused, check_files, read_manifest
     from model.lm.generator import is_language_model
     from model.text_generation.generator_files import (

@@ -30,34 +30,34 @@ def unavailable(gone: Gone, detail: str) -> Problem:
 
 
 class Pins:
-    """The states of one server that are kept. ``load``: a checkpoint beside the one that serves."""
+    """The states of one server that are retained. ``load``: a checkpoint beside what serves."""
 
     def __init__(self, *, keep: int, registry: Registry, load: Load) -> None:
         self._registry = registry
         self._load = load
-        self._kept: deque[Searcher] = deque(maxlen=keep)
+        self._searchers: deque[Searcher] = deque(maxlen=keep)
         self._floor = 0
         self._loaded: Serving | None = None
         self._lock = threading.Lock()
 
     def note(self, searcher: Searcher | None) -> None:
         """Keep the state that an answer comes from; the one that answered longest ago goes."""
-        if searcher is None or (self._kept and self._kept[-1] is searcher):
+        if searcher is None or (self._searchers and self._searchers[-1] is searcher):
             return
         if searcher.sequence < self._floor:
             return
-        if searcher in self._kept:
-            self._kept.remove(searcher)
-        self._kept.append(searcher)
+        if searcher in self._searchers:
+            self._searchers.remove(searcher)
+        self._searchers.append(searcher)
 
     def searchers(self) -> list[Searcher]:
-        """The states that are kept, the newest first."""
-        return list(self._kept)[::-1]
+        """The states that are retained, the newest first."""
+        return list(self._searchers)[::-1]
 
     def forget(self, before: int) -> int:
         """Keep no state from before a write, which erased something: how many there were."""
-        self._floor, count = max(before, self._floor), len(self._kept)
-        self._kept.clear()
+        self._floor, count = max(before, self._floor), len(self._searchers)
+        self._searchers.clear()
         return count
 
     def close(self) -> None:
@@ -79,9 +79,10 @@ class Pins:
         if sha256 is not None and sha256 != now.model().model.sha256:
             serving = await asyncio.to_thread(self.serving, now.model(), sha256)
             pinned = replace(pinned, serving=serving)
-        if not _fit(pinned):
-            raise unavailable("index", "The index at that sequence has another encoder's vectors.")
-        return pinned
+        made_by = pinned.searcher and pinned.searcher.encoder_sha
+        if pinned.serving is None or made_by in (None, pinned.serving.model.encoder_sha256):
+            return pinned
+        raise unavailable("index", "The index at that sequence has another encoder's vectors.")
 
     def serving(self, now: Serving, sha256: str) -> Serving:
         """The model with this manifest; blocks while it is loaded.
@@ -112,10 +113,3 @@ class Pins:
             if searcher.sequence == sequence:
                 return searcher
         raise unavailable("index", "The index is not kept at this sequence.")
-
-
-def _fit(pinned: Snapshot) -> bool:
-    """Whether a searcher and a model of different times belong to one encoder."""
-    if pinned.searcher is None or pinned.serving is None:
-        return True
-    return pinned.searcher.encoder_sha in (None, pinned.serving.model.encoder_sha256)

@@ -66,5 +66,5 @@ class RecentVectors:
         if not rows:
             return []
         cosines = (vectors[rows].astype(np.float32) @ passages.T).max(axis=1)
-        found = (places[rows[i]] for i in np.argsort(-cosines, kind="stable"))
-        return [place for place in found if place is not None]
+        nearest = (places[rows[i]] for i in np.argsort(-cosines, kind="stable"))
+        return [place for place in nearest if place is not None]

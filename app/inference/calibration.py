@@ -220,7 +220,7 @@ class NeighbourCalibrations:
             began = time.perf_counter()
             hits = searcher.search(
                 document.text,
-                k=serving.model.wanted(field),
+                k=serving.model.counted(field),
                 lang=document.lang,
                 query_vector=vector,
                 exclude_ids=[document.id],

@@ -175,16 +175,16 @@ class Indexer:
         for document, passages in zip(documents, texts, strict=True):
             vectors[document.id] = rows[first : first + len(passages)]
             first += len(passages)
-        kept = [
+        stored = [
             StoredVectors(d.id, d.sequence, vectors[d.id].astype(np.float16)) for d in documents
         ]
         # A request that waits to be indexed need not wait for this commit: what is lost with the
         # power is made again. One may be on its way, so that an import does not run ahead.
-        putting, self._putting = self._putting, None  # one that failed is told once
+        putting, self._putting = self._putting, None  # one that failed raises once
         if putting is not None:
             putting.result()
         encoder_sha = serving.model.encoder_sha256
-        self._putting = self._store.put_vectors(kept, encoder_sha)
+        self._putting = self._store.put_vectors(stored, encoder_sha)
         return vectors, encoder_sha
 
     def _backfill(self) -> None:

@@ -161,7 +161,7 @@ class Counterfactuals:
 
     def _key(self, row: list[Retrieved]) -> object:
         """What the reader sees of a list of hits: what it does not count cannot matter."""
-        counted = row[: self.serving.model.wanted(self.label_field)]
+        counted = row[: self.serving.model.counted(self.label_field)]
         if any(isinstance(hit.label, list) for hit in row):
             counted = row
         best = max((abs(hit.score) for hit in row), default=0.0)

@@ -130,7 +130,7 @@ async def gather(
         return Evidence([])
     serving = snapshot.model()
     search = SearchOptions(
-        k=options.k or serving.model.wanted(options.field),
+        k=options.k or serving.model.counted(options.field),
         method=options.method,
         filter=options.filter,
         exclude_ids=options.exclude_ids,

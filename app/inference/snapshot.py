@@ -11,7 +11,6 @@ from app.inference.engine import Engine
 from app.inference.generator_engine import GeneratorEngine
 from app.problems import Problem
 from app.records.feedback import feedback_id
-from index_data.documents import Document
 from index_data.search.searcher import Hit, Searcher
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ class ModelInfo:
             reader.span_heads,
         )
 
-    def wanted(self, field: str) -> int:
+    def counted(self, field: str) -> int:
         """How many documents an answer to ``field`` counts when the request does not say."""
         head = self.heads.get(field)
         return self.neighbours if head is None else int(head.k)
@@ -170,14 +169,12 @@ def corrected(searcher: Searcher, text: str) -> Hit | None:
 
     Found by its id, so that it counts whatever the retrieval method would have found.
     """
-    wanted = feedback_id(text)
+    doc_id = feedback_id(text)
     for view in searcher.views:
-        row = view.find(wanted)
+        row = view.find(doc_id)
         if row is not None:
-            segment = view.segment
-            document: Document = segment.documents[row]
-            passage = int(segment.offsets[row])
+            segment, passage = view.segment, int(view.segment.offsets[row])
             start, end = (int(v) for v in segment.spans[passage])
-            vector = segment.vector(passage)
-            return Hit(wanted, 1, 0.0, {}, document, start, end, vector)
+            document, vector = segment.documents[row], segment.vector(passage)
+            return Hit(doc_id, 1, 0.0, {}, document, start, end, vector)
     return None

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from app.inference.device import pick_device
 from app.inference.indexer import Indexer
 from app.jobs.job import Job, JobKind
 from app.jobs.queue import Jobs
@@ -107,7 +106,7 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 
     from index_data.generations.build import BuildCancelled, build_generation, generation_folders
     from index_data.text.analysis import ANALYZERS
-    from model.config import pick_dtype
+    from model.config import pick_device, pick_dtype
     from model.encoder.encoder import Encoder, EncoderRefused
 
     torch.set_num_threads(1)

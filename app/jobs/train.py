@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from app.inference.device import pick_device
 from app.jobs.job import RESUMABLE, Job, JobKind
 from app.jobs.reindex import index_folder
 from app.records.datasets import FOLDER
@@ -142,6 +141,7 @@ def starting_point(params: dict[str, Any], encoder: Encoder) -> Path | None:
 
 def load_encoder(params: dict[str, Any], reporter: Reporter) -> Encoder:
     """The base encoder in single precision, which training needs on a CPU."""
+    from model.config import pick_device
     from model.encoder.encoder import Encoder, EncoderRefused
 
     reporter.progress(0, 1, "load the encoder")

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from app.inference.ablation import ClosedBook
 from app.inference.answer import Answer, AnswerOptions, Evidence
 from app.inference.retrieval import filter_of
 from app.inference.snapshot import Snapshot
-from app.predict.inputs import texts, unused, with_thresholds
+from app.predict.inputs import TextInput, texts, unused, with_thresholds
 from app.predict.task import Context, Task, item_body
 from app.problems import Problem
 from app.schemas.predict import ClassifyRequest, Params, TaskRequest
 from app.settings import Settings
 
 
-@dataclass(frozen=True, slots=True)
-class LabelInput:
-    """A text and what is asked of it."""
-
-    text: str
-    options: AnswerOptions
-
-
-class Classification(Task[LabelInput, Answer]):
+class Classification(Task[TextInput, Answer]):
     """Labels of the field that a request names, or of ``default_field``."""
 
     labels = True
@@ -37,20 +28,16 @@ class Classification(Task[LabelInput, Answer]):
         """With the server's thresholds."""
         return with_thresholds(request, settings)
 
-    def read(self, request: TaskRequest, settings: Settings) -> list[LabelInput | Problem]:
+    def read(self, request: TaskRequest, settings: Settings) -> list[TextInput | Problem]:
         """A text, or a list of texts. Raises ``validation`` for a filter that is not one."""
-        options = options_of(request, self.field(request))
-        return [
-            one if isinstance(one, Problem) else LabelInput(one.text, options)
-            for one in texts(request.input, settings.max_input_chars)
-        ]
+        filter_of(request.retrieval.filter, "#/retrieval/filter")
+        return texts(request.input, settings.max_input_chars)
 
-    async def answer(
-        self, context: Context, given: LabelInput, recorded: Evidence | None
-    ) -> Answer:
+    async def answer(self, context: Context, given: TextInput, recorded: Evidence | None) -> Answer:
         """The label of one text."""
+        options = options_of(context.request, self.field(context.request))
         return await context.pipeline.answer(
-            context.snapshot, given.text, given.options, recorded=recorded
+            context.snapshot, given.text, options, recorded=recorded
         )
 
     def item(self, request: TaskRequest, answer: Answer) -> dict[str, Any]:
