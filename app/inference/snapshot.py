@@ -109,13 +109,10 @@ class Snapshot:
 
     def index_json(self) -> dict[str, Any]:
         """The ``index`` of an answer."""
-        if self.searcher is None:
-            return {"name": INDEX_NAME, "generation": 0, "sequence": 0}
-        return {
-            "name": INDEX_NAME,
-            "generation": self.searcher.generation,
-            "sequence": self.searcher.sequence,
-        }
+        generation, sequence = 0, 0
+        if self.searcher is not None:
+            generation, sequence = self.searcher.generation, self.searcher.sequence
+        return {"name": INDEX_NAME, "generation": generation, "sequence": sequence}
 
 
 class Snapshots:

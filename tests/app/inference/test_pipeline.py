@@ -75,13 +75,14 @@ def test_explain_adds_what_is_asked_and_nothing_else(
     filled: TestClient, snapshot: Snapshot
 ) -> None:
     evidence, done = gathered(filled, snapshot, PLAIN), text_read(snapshot).state
-    times = {"tokens": 1, "queue_ms": 0.0, "retrieve_ms": 0.0, "predict_ms": 0.0}
+    read: dict[str, Any] = {"input_text": TEXT, "tokens": 1}
+    read |= {"queue_ms": 0.0, "retrieve_ms": 0.0, "predict_ms": 0.0}
 
     async def answered(options: AnswerOptions) -> tuple[Any, Any]:
         predicted = await predict(
             snapshot.model(), TEXT, done, evidence, options, closed_book=options.ablation
         )
-        plain = make_answer(predicted.prediction, evidence, options, **times)
+        plain = make_answer(predicted.prediction, evidence, options, **read)
         return plain, await explain(plain, predicted, options)
 
     plain, same = asyncio.run(answered(PLAIN))
