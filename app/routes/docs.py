@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ from starlette.responses import HTMLResponse, Response
 from app.inference.snapshot import MODEL_NAME
 from app.jobs import audit as audit_job
 from app.problems import Problem
+from app.records.datasets import id_of, line_of
 from app.records.feedback import FeedbackItem
 from app.records.keys import RequireScope, Scope, scope
-from app.routes import datasets
-from app.routes.feedback import CORRECTION
 from app.schemas.base import ProblemBody
 from app.state import Footnote
+from app.web.body import EXAMPLES
 from app.web.html import render
 from app.web.http import State, json_answer
 
@@ -95,19 +96,19 @@ def complete(document: dict[str, Any], app: FastAPI) -> None:
 
 
 def scopes(app: FastAPI) -> list[tuple[str, str, Scope]]:
-    """Every route's path and method with the scope that its dependencies ask for.
+    """Every route's path and method with the scope that its dependencies require.
 
-    Raises ``LookupError`` for a route that asks for none: such a route must not be served.
+    Raises ``LookupError`` for a route that requires none: such a route must not be served.
     """
-    found = []
+    listed = []
     for route in iter_route_contexts(app.routes):
         dependant = getattr(route, "dependant", None)
-        asked = dependant.dependencies if dependant else []
-        required = [d.call.required for d in asked if isinstance(d.call, RequireScope)]
+        depends = dependant.dependencies if dependant else []
+        required = [d.call.required for d in depends if isinstance(d.call, RequireScope)]
         if not required:
             raise LookupError(f"the route {route.path} has no scope")
-        found += [(str(route.path), m, max(required)) for m in sorted(route.methods or ())]
-    return found
+        listed += [(str(route.path), m, max(required)) for m in sorted(route.methods or ())]
+    return listed
 
 
 def with_examples(document: dict[str, Any], footnote: Footnote) -> dict[str, Any]:
@@ -128,16 +129,18 @@ def known_ids(footnote: Footnote) -> dict[str, str | int]:
 
     The description is read without a key, so where one is needed it names nothing of one's own.
     """
+    example = EXAMPLES["feedback"]["a correction"]
     correction = FeedbackItem(
-        text=CORRECTION["input"],
+        text=example["input"],
         field="label",
-        label=CORRECTION["label"],
+        label=example["label"],
         correct=False,
         apply="index",
         predicted=None,
         prediction_id=None,
         index=0,
     )
+    (spans,) = EXAMPLES["dataset"]["entities"]["rows"]
     known: dict[str, str | int] = {
         "document_id": SAMPLE_DOCUMENT,
         "prediction_id": "pred_none_yet",
@@ -147,16 +150,16 @@ def known_ids(footnote: Footnote) -> dict[str, str | int]:
         "generation": 1,
         "job_id": "job_none_yet",
         "key_id": "none_yet",
-        "dataset_id": datasets.EXAMPLE,
+        "dataset_id": id_of("spans", sha256(line_of(spans)).hexdigest()),
         "model_id": MODEL_NAME,
         "slug": "validation",
     }
     if not footnote.keys.open:
         return known
-    found, _ = footnote.store.list(limit=1)
+    documents, _ = footnote.store.list(limit=1)
     searcher = footnote.snapshot().searcher
     here: dict[str, str | int | None] = {
-        "document_id": found[0].id if found else None,
+        "document_id": documents[0].id if documents else None,
         "prediction_id": footnote.predictions.last(),
         "version": footnote.registry.active,
         "generation": searcher.generation if searcher else None,

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -25,6 +26,23 @@ from app.problems import Problem, invalid
 Ndjson = SkipJsonSchema[None]
 """`Model | Ndjson`: the body may come as NDJSON too. Then it is None, and the request is read."""
 
+NDJSON_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/x-ndjson": {
+                "schema": {"type": "string"},
+                "example": '{"text": "The parcel is late", "label": "delivery"}\n'
+                '{"text": "Thanks", "label": "praise"}',
+            }
+        },
+    }
+}
+"""The description of a body that may come as NDJSON too (``openapi_extra``)."""
+
+EXAMPLES: dict[str, dict[str, Any]] = orjson.loads(
+    (Path(__file__).parents[1] / "static" / "examples.json").read_bytes()
+)
 MAX_DEPTH = 64
 JSON_TYPE = re.compile(r"application/([\w.-]+\+)?json")
 NDJSON_TYPES = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl"})
@@ -122,15 +140,9 @@ class _Decoded(Request):
         return self._value
 
 
-def examples(values: Mapping[str, Any]) -> Any:
-    """The annotation of a body with filled-in examples, by their names."""
-    return Body(openapi_examples={name: {"value": value} for name, value in values.items()})
-
-
-def ndjson(lines: str) -> dict[str, Any]:
-    """The description of a body that can also come as NDJSON (``openapi_extra``)."""
-    content = {"application/x-ndjson": {"schema": {"type": "string"}, "example": lines}}
-    return {"requestBody": {"required": True, "content": content}}
+def examples(name: str) -> Any:
+    """The annotation of a body with its examples, those of ``static/examples.json``."""
+    return Body(openapi_examples={title: {"value": v} for title, v in EXAMPLES[name].items()})
 
 
 async def read_json(request: Request) -> dict[str, Any]:
