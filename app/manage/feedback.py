@@ -20,13 +20,13 @@ from index_data.documents import InvalidDocument, parse_document
 
 
 async def give(footnote: Footnote, request: FeedbackRequest) -> dict[str, Any]:
-    """Record feedback and, if asked, correct the index; the answer of ``POST /feedback``.
+    """Record feedback and, if requested, correct the index; the answer of ``POST /feedback``.
 
     Raises :class:`Problem`.
     """
     if request.apply == "index":
         footnote.open_indexer()  # nothing is written that could not be found at once
-    text, field, before = await about(footnote, request)
+    text, field, before = await subject(footnote, request)
     item = item_of(footnote, request, text, field, before)
     check_example(item)
     relabels = item.doc_id is not None and item.label is not None
@@ -54,7 +54,7 @@ async def give(footnote: Footnote, request: FeedbackRequest) -> dict[str, Any]:
     if item.doc_id is not None:
         await footnote.open_indexer().wait(recorded.sequence)
     judge_ablation(footnote, item, before)
-    after = await now(footnote, text, field) if relabels else before
+    after = await answered(footnote, footnote.snapshot(), text, field) if relabels else before
     return {**shape(recorded.id, recorded.doc_id, recorded.sequence, before, after), **more}
 
 
@@ -86,7 +86,7 @@ async def undo(footnote: Footnote, name: str) -> UndoResponse:
     return UndoResponse.model_validate(done)
 
 
-async def about(footnote: Footnote, request: FeedbackRequest) -> tuple[str, str, Output | None]:
+async def subject(footnote: Footnote, request: FeedbackRequest) -> tuple[str, str, Output | None]:
     """The text and the field that feedback is about, and what was answered to it before."""
     if (request.prediction_id is None) == (request.input is None):
         raise invalid("#", "give either prediction_id or input")
@@ -110,7 +110,7 @@ async def about(footnote: Footnote, request: FeedbackRequest) -> tuple[str, str,
     if request.label is None and request.answer is not None:
         return text, request.field or "qa", None
     field = request.field or "label"
-    return text, field, await now(footnote, text, field)
+    return text, field, await answered(footnote, footnote.snapshot(), text, field)
 
 
 def item_of(
@@ -155,22 +155,13 @@ def item_of(
 
 def check_example(item: FeedbackItem) -> None:
     """Raise ``validation`` for what could not be a document."""
-    places = {
-        "/text": "#/input",
-        f"/labels/{item.field}": "#/label",
-        "/metadata": "#/entities",
-    }
-    labels = {item.field: item.label or "none"}
-    body = {
-        "text": item.text,
-        "labels": labels,
-        "metadata": {"entities": item.entities},
-    }
+    pointers = {"/text": "#/input", f"/labels/{item.field}": "#/label", "/metadata": "#/entities"}
+    labels, metadata = {item.field: item.label or "none"}, {"entities": item.entities}
     try:
-        parse_document(body)
+        parse_document({"text": item.text, "labels": labels, "metadata": metadata})
     except InvalidDocument as error:
         place = "/metadata" if error.pointer.startswith("/metadata") else error.pointer
-        raise invalid(places.get(place, "#/field"), error.detail) from None
+        raise invalid(pointers.get(place, "#/field"), error.detail) from None
 
 
 def judge_ablation(footnote: Footnote, item: FeedbackItem, before: Output | None) -> None:
@@ -178,11 +169,6 @@ def judge_ablation(footnote: Footnote, item: FeedbackItem, before: Output | None
     if before is None or before.closed is None or item.label is None:
         return
     footnote.ablations.judge(item.field, before.label, before.closed.label, item.label)
-
-
-async def now(footnote: Footnote, text: str, field: str) -> Output | None:
-    """The present answer to a text; None while no model is loaded."""
-    return await answered(footnote, footnote.snapshot(), text, field)
 
 
 async def answered(footnote: Footnote, snapshot: Snapshot, text: str, field: str) -> Output | None:

@@ -19,7 +19,7 @@ from app.records.keys import scope
 from app.schemas import admin as bodies
 from app.schemas.pretrain import PretrainRequest
 from app.state import Footnote
-from app.web.body import JsonRoute, examples
+from app.web.body import JsonRoute
 from app.web.http import BODY_REFUSALS, State, json_answer, refusals
 
 router = APIRouter(
@@ -58,9 +58,7 @@ def queued(response: Response, job: Job) -> bodies.JobBody:
 
 
 @router.post("/train", summary="Train a head", **QUEUED, responses=refusals(*REFUSALS, "not-found"))
-def train(
-    body: Annotated[bodies.TrainRequest, examples("train")], footnote: State, response: Response
-) -> bodies.JobBody:
+def train(body: bodies.TrainRequest, footnote: State, response: Response) -> bodies.JobBody:
     """Learn from labelled documents or an uploaded set; the server goes on serving meanwhile.
 
     `classification` and `sentiment` learn a label field, `ner` named entities, `qa` to answer
@@ -78,9 +76,7 @@ def train(
     **QUEUED,
     responses=refusals(*REFUSALS, "not-found"),
 )
-def pretrain(
-    body: Annotated[PretrainRequest, examples("pretrain")], footnote: State, response: Response
-) -> bodies.JobBody:
+def pretrain(body: PretrainRequest, footnote: State, response: Response) -> bodies.JobBody:
     """From nothing, on an uploaded set of texts or the index's documents, retrieval in the loop.
 
     What `footnote pretrain` does, with its names and defaults; a job that was cancelled or
@@ -94,20 +90,14 @@ def pretrain(
 @router.post(
     "/reindex", summary="Build a new index generation", **QUEUED, responses=refusals(*REFUSALS)
 )
-def reindex(
-    body: Annotated[bodies.ReindexRequest, examples("reindex")], footnote: State, response: Response
-) -> bodies.JobBody:
+def reindex(body: bodies.ReindexRequest, footnote: State, response: Response) -> bodies.JobBody:
     """The old generation serves until the new one is whole. Unchanged vectors are taken over."""
     params = admin_service.reindex_params(footnote.indexer, body)
     return submit(footnote, response, indexing_job.TYPE, params)
 
 
 @router.post("/evaluate", summary="Measure what serves", **QUEUED, responses=refusals(*REFUSALS))
-def evaluate(
-    body: Annotated[bodies.EvaluateRequest, examples("evaluation")],
-    footnote: State,
-    response: Response,
-) -> bodies.JobBody:
+def evaluate(body: bodies.EvaluateRequest, footnote: State, response: Response) -> bodies.JobBody:
     """With retrieval, without, and the neighbours alone, on rows that the head did not see."""
     admin_service.check_labels(footnote.indexer, body.field)
     return submit(footnote, response, evaluation_job.TYPE, body.model_dump())
@@ -210,7 +200,7 @@ async def keys(footnote: State) -> bodies.KeyList:
     response_description="The key; it is not shown again.",
     responses=refusals(*REFUSALS),
 )
-def add_key(body: Annotated[bodies.KeyRequest, examples("key")], footnote: State) -> bodies.KeyMade:
+def add_key(body: bodies.KeyRequest, footnote: State) -> bodies.KeyMade:
     """Only its digest is kept. On a server without keys the first one closes it to all others."""
     return admin_service.add_key(footnote.keys, body)
 

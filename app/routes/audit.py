@@ -12,7 +12,7 @@ from app.manage.admin import check_labels
 from app.records.keys import scope
 from app.routes.admin import QUEUED, REFUSALS, submit
 from app.schemas import admin as bodies
-from app.web.body import JsonRoute, examples
+from app.web.body import JsonRoute
 from app.web.http import State, refusals
 
 router = APIRouter(
@@ -25,9 +25,7 @@ AuditId = Annotated[str, Path(max_length=64)]
 
 
 @router.post("", summary="Look for wrong labels", **QUEUED, responses=refusals(*REFUSALS))
-def audit(
-    body: Annotated[bodies.AuditRequest, examples("audit")], footnote: State, response: Response
-) -> bodies.JobBody:
+def audit(body: bodies.AuditRequest, footnote: State, response: Response) -> bodies.JobBody:
     """Documents whose neighbours and a head that has not seen them contradict their label."""
     check_labels(footnote.indexer, body.field)
     return submit(footnote, response, audit_job.TYPE, body.model_dump())
@@ -54,9 +52,7 @@ def findings(
     responses=refusals(*REFUSALS, "not-found", "job-conflict"),
 )
 async def decide(
-    audit_id: AuditId,
-    body: Annotated[bodies.AuditDecision, examples("audit decision")],
-    footnote: State,
+    audit_id: AuditId, body: bodies.AuditDecision, footnote: State
 ) -> bodies.AuditDecided:
     """A correction counts from the next request on; what is dismissed is not shown again."""
     return await audit_service.decide(footnote, audit_id, body)

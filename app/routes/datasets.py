@@ -11,7 +11,7 @@ from app.manage import datasets as dataset_service
 from app.records.keys import scope
 from app.routes.documents import REFUSALS
 from app.schemas import datasets as bodies
-from app.web.body import NDJSON_BODY, JsonRoute, Ndjson, chunks, examples
+from app.web.body import JsonRoute, Ndjson, chunks
 from app.web.http import State, refusals
 
 router = APIRouter(
@@ -27,7 +27,6 @@ DatasetId = Annotated[str, Path(max_length=64)]
     "",
     status_code=201,
     summary="Upload training data",
-    openapi_extra=NDJSON_BODY,
     response_description="It is stored; bad rows are named.",
     responses=refusals(*REFUSALS),
 )
@@ -35,7 +34,7 @@ async def upload(
     request: Request,
     footnote: State,
     response: Response,
-    body: Annotated[bodies.DatasetRequest | Ndjson, examples("dataset")] = None,
+    body: bodies.DatasetRequest | Ndjson = None,
     kind: Annotated[bodies.Kind | None, Query(description="For NDJSON: the shape.")] = None,
     name: Annotated[str, Query(max_length=256, description="For NDJSON: a name.")] = "",
 ) -> bodies.DatasetMade:

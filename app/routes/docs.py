@@ -7,6 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import orjson
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.routing import iter_route_contexts
 from pydantic.json_schema import models_json_schema
@@ -20,11 +21,13 @@ from app.records.feedback import FeedbackItem
 from app.records.keys import RequireScope, Scope, scope
 from app.schemas.base import ProblemBody
 from app.state import Footnote
-from app.web.body import EXAMPLES
 from app.web.html import render
 from app.web.http import State, json_answer
 
-ASSETS = Path(__file__).parents[1] / "static" / "docs"
+STATIC = Path(__file__).parents[1] / "static"
+ASSETS = STATIC / "docs"
+# Bodies by the path of their route (without `/v1`) and the name of the example.
+EXAMPLES: dict[str, dict[str, Any]] = orjson.loads((STATIC / "examples.json").read_bytes())
 SERVED = {
     "start.js": "text/javascript",
     "swagger-ui-bundle.js": "text/javascript",
@@ -33,6 +36,9 @@ SERVED = {
     "LICENSE": "text/plain",
 }
 SAMPLE_DOCUMENT = "ticket-en-0001"
+NDJSON = (
+    '{"text": "The parcel is late", "label": "delivery"}\n{"text": "Thanks", "label": "praise"}'
+)
 FASTAPIS_OWN = ("HTTPValidationError", "ValidationError")
 # Nothing from elsewhere is loaded, and nothing that was typed is sent elsewhere.
 POLICY = (
@@ -73,7 +79,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
 
 
 def complete(document: dict[str, Any], app: FastAPI) -> None:
-    """Add the shape of problems and the scope of each operation; take out FastAPI's own error."""
+    """Add the shape of problems, examples and scopes; take out FastAPI's own error."""
     _, made = models_json_schema(
         [(ProblemBody, "validation")], ref_template="#/components/schemas/{model}"
     )
@@ -90,6 +96,13 @@ def complete(document: dict[str, Any], app: FastAPI) -> None:
             continue
         if FASTAPIS_OWN[0] in str(operation["responses"].get("422")):
             del operation["responses"]["422"]
+        if "requestBody" in operation:
+            bodies = EXAMPLES[path.removeprefix("/v1")].items()
+            content = operation["requestBody"]["content"]
+            content["application/json"]["examples"] = {n: {"value": body} for n, body in bodies}
+            if not operation["requestBody"].get("required"):  # a JsonRoute that takes NDJSON too
+                content["application/x-ndjson"] = {"schema": {"type": "string"}, "example": NDJSON}
+                operation["requestBody"]["required"] = True
         if required is not Scope.OPEN:
             operation["security"] = [{"key": []}]
             operation["x-scope"] = required.label
@@ -129,7 +142,7 @@ def known_ids(footnote: Footnote) -> dict[str, str | int]:
 
     The description is read without a key, so where one is needed it names nothing of one's own.
     """
-    example = EXAMPLES["feedback"]["a correction"]
+    example = EXAMPLES["/feedback"]["a correction"]
     correction = FeedbackItem(
         text=example["input"],
         field="label",
@@ -140,7 +153,7 @@ def known_ids(footnote: Footnote) -> dict[str, str | int]:
         prediction_id=None,
         index=0,
     )
-    (spans,) = EXAMPLES["dataset"]["entities"]["rows"]
+    (spans,) = EXAMPLES["/admin/datasets"]["entities"]["rows"]
     known: dict[str, str | int] = {
         "document_id": SAMPLE_DOCUMENT,
         "prediction_id": "pred_none_yet",

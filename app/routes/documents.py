@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi import APIRouter, Body, Depends, Header, Query, Request
 from pydantic import SkipValidation as Sent
 from starlette.responses import Response
 
@@ -20,14 +20,14 @@ from app.schemas.documents import (
     Documents,
     WriteResponse,
 )
-from app.web.body import NDJSON_BODY, JsonRoute, Ndjson, chunks, examples
+from app.web.body import JsonRoute, Ndjson, chunks
 from app.web.http import BODY_REFUSALS, State, json_answer, refusals, unless_gone
 
 router = APIRouter(tags=["documents"], route_class=JsonRoute)
 READ = [Depends(scope("predict"))]
 WRITE = [Depends(scope("write"))]
 REFUSALS: tuple[Slug, ...] = (*BODY_REFUSALS, "not-ready", "insufficient-storage")
-Sendable = Annotated[Sent[Document | Documents] | Ndjson, examples("documents")]
+Sendable = Annotated[Sent[Document | Documents] | Ndjson, Body()]
 Wait = Annotated[
     Literal["indexed", "durable"],
     Query(description="Answer once it is found by searches, or as soon as it is durable."),
@@ -46,7 +46,6 @@ IfMatch = Annotated[str | None, Header(description="Only if this is still the ET
     "/documents",
     summary="Add or update documents",
     dependencies=WRITE,
-    openapi_extra=NDJSON_BODY,
     responses=refusals(*REFUSALS),
 )
 async def post_documents(
@@ -108,7 +107,7 @@ async def get_document(
 )
 async def put_document(
     document_id: str,
-    body: Annotated[Sent[Document], examples("document")],
+    body: Annotated[Sent[Document], Body()],
     footnote: State,
     response: Response,
     wait: Wait = "indexed",
@@ -148,9 +147,7 @@ async def delete_document(
     response_model=DeleteResponse,
     responses=refusals(*REFUSALS),
 )
-async def delete_by_filter(
-    request: Request, body: Annotated[DeleteRequest, examples("deletion")], footnote: State
-) -> Response:
+async def delete_by_filter(request: Request, body: DeleteRequest, footnote: State) -> Response:
     """Every document that the filter matches; `dry_run` only counts them."""
     work = document_service.delete_where(footnote, body.filter, body.dry_run)
     return json_answer(await unless_gone(request, work))

@@ -13,7 +13,7 @@ from app.manage import feedback as feedback_service
 from app.records.feedback import Feedback
 from app.records.keys import scope
 from app.schemas.documents import FeedbackRequest, FeedbackResponse, UndoResponse
-from app.web.body import JsonRoute, examples
+from app.web.body import JsonRoute
 from app.web.http import State, json_answer, refusals
 
 router = APIRouter(tags=["feedback"], dependencies=[Depends(scope("write"))], route_class=JsonRoute)
@@ -35,9 +35,7 @@ router = APIRouter(tags=["feedback"], dependencies=[Depends(scope("write"))], ro
     )
     | {200: {"model": FeedbackResponse, "description": "The preview: nothing was written."}},
 )
-async def give_feedback(
-    body: Annotated[FeedbackRequest, examples("feedback")], footnote: State
-) -> Response:
+async def give_feedback(body: FeedbackRequest, footnote: State) -> Response:
     """With `apply: index` the next prediction knows the corrected example.
 
     `impact` names the recent predictions that it changes.

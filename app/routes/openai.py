@@ -24,7 +24,7 @@ from app.schemas.openai import (
     ModelList,
     Shared,
 )
-from app.web.body import JsonRoute, examples
+from app.web.body import JsonRoute
 from app.web.http import State, admission, event_source, json_answer, refusals, unless_gone
 from app.web.streaming import Emit, Streaming
 
@@ -40,9 +40,7 @@ ModelId = Annotated[str, Path(max_length=256)]
     dependencies=READ,
     responses=refusals(*REFUSALS),
 )
-async def chat(
-    request: Request, body: Annotated[ChatRequest, examples("chat")], driver: Answering
-) -> Response:
+async def chat(request: Request, body: ChatRequest, driver: Answering) -> Response:
     """The task `dialogue`; citations, sentences and support stand in extra fields."""
     return await answered(request, "chat.completion", body, partial(service.chat, driver, body))
 
@@ -53,9 +51,7 @@ async def chat(
     dependencies=READ,
     responses=refusals(*REFUSALS),
 )
-async def completions(
-    request: Request, body: Annotated[CompletionRequest, examples("completion")], driver: Answering
-) -> Response:
+async def completions(request: Request, body: CompletionRequest, driver: Answering) -> Response:
     """The task `generation`; without a generator 404 `model_not_found`."""
     work = partial(service.completion, driver, body)
     return await answered(request, "text_completion", body, work)

@@ -14,7 +14,7 @@ from app.problems import Slug
 from app.records.keys import scope
 from app.schemas.predict import ClassifyRequest
 from app.schemas.prediction import ClassifyResponse, PredictResponse
-from app.web.body import JsonRoute, examples
+from app.web.body import JsonRoute
 from app.web.http import (
     BODY_REFUSALS,
     State,
@@ -55,9 +55,7 @@ Answering = Annotated[Driver, Depends(driver_of)]
     response_model=PredictResponse,
     responses=refusals(*REFUSALS, "pin-unavailable"),
 )
-async def predict(
-    request: Request, body: Annotated[PredictRequest, examples("predict")], driver: Answering
-) -> Response:
+async def predict(request: Request, body: PredictRequest, driver: Answering) -> Response:
     """Retrieval, then the Transformer: the answer names the documents that it rests on.
 
     With `stream` the tasks that generate text answer as Server-Sent Events: `retrieval`,
@@ -69,9 +67,7 @@ async def predict(
     return json_answer(await unless_gone(request, driver.predict(body)))
 
 
-async def classify(
-    request: Request, body: Annotated[ClassifyRequest, examples("classify")], driver: Answering
-) -> Response:
+async def classify(request: Request, body: ClassifyRequest, driver: Answering) -> Response:
     """Classification in the shape that vLLM's and SGLang's clients read, with citations."""
     return json_answer(await unless_gone(request, driver.classify(body)))
 

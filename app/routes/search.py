@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
@@ -16,7 +14,7 @@ from app.schemas.documents import (
     SearchRequest,
     SearchResponse,
 )
-from app.web.body import JsonRoute, examples
+from app.web.body import JsonRoute
 from app.web.http import State, admission, json_answer, refusals, unless_gone
 
 router = APIRouter(
@@ -32,9 +30,7 @@ router = APIRouter(
     response_model=SearchResponse,
     responses=refusals(*REFUSALS),
 )
-async def search(
-    request: Request, body: Annotated[SearchRequest, examples("search")], footnote: State
-) -> Response:
+async def search(request: Request, body: SearchRequest, footnote: State) -> Response:
     """The documents for a query, best first: the very retrieval that predictions rest on."""
     return json_answer(await unless_gone(request, search_service.search(footnote, body)))
 
@@ -45,8 +41,6 @@ async def search(
     response_model=AnalyzeResponse,
     responses=refusals(*REFUSALS),
 )
-async def analyze(
-    body: Annotated[AnalyzeRequest, examples("analyze")], footnote: State
-) -> Response:
+async def analyze(body: AnalyzeRequest, footnote: State) -> Response:
     """Tokens with their places, which are stop words, and the stems that the index holds."""
     return json_answer(await search_service.analyze(footnote, body))

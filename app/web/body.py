@@ -11,11 +11,10 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
 import orjson
-from fastapi import Body, Request
+from fastapi import Request
 from fastapi.routing import APIRoute
 from pydantic.json_schema import SkipJsonSchema
 from starlette.requests import ClientDisconnect
@@ -26,23 +25,6 @@ from app.problems import Problem, invalid
 Ndjson = SkipJsonSchema[None]
 """`Model | Ndjson`: the body may come as NDJSON too. Then it is None, and the request is read."""
 
-NDJSON_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/x-ndjson": {
-                "schema": {"type": "string"},
-                "example": '{"text": "The parcel is late", "label": "delivery"}\n'
-                '{"text": "Thanks", "label": "praise"}',
-            }
-        },
-    }
-}
-"""The description of a body that may come as NDJSON too (``openapi_extra``)."""
-
-EXAMPLES: dict[str, dict[str, Any]] = orjson.loads(
-    (Path(__file__).parents[1] / "static" / "examples.json").read_bytes()
-)
 MAX_DEPTH = 64
 JSON_TYPE = re.compile(r"application/([\w.-]+\+)?json")
 NDJSON_TYPES = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl"})
@@ -138,11 +120,6 @@ class _Decoded(Request):
     async def json(self) -> Any:
         """The decoded body."""
         return self._value
-
-
-def examples(name: str) -> Any:
-    """The annotation of a body with its examples, those of ``static/examples.json``."""
-    return Body(openapi_examples={title: {"value": v} for title, v in EXAMPLES[name].items()})
 
 
 async def read_json(request: Request) -> dict[str, Any]:
