@@ -28,20 +28,6 @@ SAMPLE_WARNED = "sample:warned"
 SAMPLE = {"metadata.source": "sample"}
 
 
-def new_report(sequence: int = 0) -> WriteResponse:
-    """The answer of an import of which nothing is written yet."""
-    return WriteResponse(
-        accepted=0,
-        created=0,
-        updated=0,
-        rejected=[],
-        rejected_count=0,
-        ids=[],
-        sequence=sequence,
-        warnings=[],
-    )
-
-
 def reject(report: WriteResponse, line: int, pointer: str, detail: str) -> None:
     """Note a document that was not taken."""
     report.rejected_count += 1
@@ -55,7 +41,7 @@ async def import_json(footnote: Footnote, body: Mapping[str, Any], wait: Wait) -
     raws = body["documents"] if in_list else [body]
     if in_list and (len(body) > 1 or not isinstance(raws, list) or not raws):
         raise invalid("#/documents", "must be a list of documents that is not empty, alone")
-    report = new_report()
+    report = WriteResponse()
     documents: list[Document] = []
     for line, raw in enumerate(raws, 1):
         take(report, documents, line, raw)
@@ -75,7 +61,7 @@ async def import_lines(
     the whole batches. Raises ``validation`` when every line is rejected.
     """
     check_indexing(footnote.indexer, wait)
-    report = new_report(footnote.store.sequence)
+    report = WriteResponse(sequence=footnote.store.sequence)
     batch: list[Document] = []
     first: Document | None = None
     size = 0
@@ -194,7 +180,7 @@ async def replace_one(
     except InvalidDocument as error:
         raise invalid(f"#{error.pointer}", error.detail) from None
     check_indexing(footnote.indexer, wait)
-    report = new_report()
+    report = WriteResponse()
     await write(footnote, [document], report, if_match)
     return await finished(footnote, report, wait, document), document
 
