@@ -7,9 +7,11 @@ problems have OpenAI's error shape, which those clients read.
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from pathlib import Path
 from typing import Any, Literal
 
 import orjson
@@ -36,85 +38,10 @@ class Kind:
     explanation: str
 
 
+TABLE = Path(__file__).parent / "static" / "problems.toml"
 KINDS: Mapping[str, Kind] = {
-    "validation": Kind(
-        422, "The request is not valid",
-        "Something in the request has the wrong type, is out of range, is unknown, or the body is "
-        "not valid JSON. `errors` names each place with a JSON pointer. Fix the request and retry.",
-    ),
-    "capability-missing": Kind(
-        422, "Not supported by this server",
-        "The request is well formed, but the loaded checkpoint or this version cannot do it. "
-        "`detail` names what it can do.",
-    ),
-    "unauthenticated": Kind(
-        401, "A key is needed",
-        "No key was sent, or one that this server does not know. Send the header "
-        "`Authorization: Bearer <key>`.",
-    ),
-    "forbidden": Kind(
-        403, "The key does not allow this",
-        "The key is known, but its scope is too small. `predict` reads and predicts, `write` also "
-        "changes documents and gives feedback, `admin` does everything.",
-    ),
-    "not-found": Kind(
-        404, "Not found",
-        "There is no route, document, prediction, feedback or job at this path.",
-    ),
-    "method-not-allowed": Kind(
-        405, "Method not allowed",
-        "The path exists; the header `Allow` names its methods.",
-    ),
-    "request-timeout": Kind(
-        408, "The request did not arrive in time",
-        "The headers were not complete in time, or no byte of the body arrived for a while. The "
-        "connection is closed. An NDJSON import keeps the complete batches that arrived.",
-    ),
-    "pin-unavailable": Kind(
-        409, "The pinned model or index is no longer kept",
-        "`pin` or a replay asks for a model, a state of the index, or a version of a document that "
-        "is no longer kept. `gone` says which.",
-    ),
-    "job-conflict": Kind(
-        409, "Conflict",
-        "Another job or change, running or already made, conflicts with this request. `detail` "
-        "says which. Wait until it is finished, or read the present state, then retry.",
-    ),
-    "precondition-failed": Kind(
-        412, "The document has changed",
-        "`If-Match` is not the document's current ETag. Read the document again, then repeat the "
-        "change.",
-    ),
-    "payload-too-large": Kind(
-        413, "The body is too large",
-        "The body is over the limit `FOOTNOTE_MAX_BODY`. Documents can be sent as NDJSON, which is "
-        "read as a stream and has no limit.",
-    ),
-    "unsupported-media-type": Kind(
-        415, "Unsupported content type",
-        "Send `Content-Type: application/json`; `POST /documents` also takes "
-        "`application/x-ndjson`.",
-    ),
-    "queue-full": Kind(
-        429, "Too many requests at once",
-        "The queue is full, so this request was refused before any work was done on it. Retry "
-        "after the seconds in `Retry-After`.",
-    ),
-    "not-ready": Kind(
-        503, "Not ready yet",
-        "What this request needs is still loading, or failed to load. `/health/ready` says which "
-        "stage the server is at and why.",
-    ),
-    "insufficient-storage": Kind(
-        507, "No space left on the disk",
-        "Nothing was written: the disk is full or refuses to write. Reading still works. Free some "
-        "space and retry; no restart is needed.",
-    ),
-    "internal": Kind(
-        500, "Internal server error",
-        "The request is not at fault. The server's log has the details under the `request_id`.",
-    ),
-}  # fmt: skip
+    slug: Kind(**row) for slug, row in tomllib.loads(TABLE.read_text("utf-8")).items()
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +130,8 @@ class Problem(Exception):
 def plain_pointer(pointer: str) -> str:
     """A JSON pointer up to the first key that is not plain, since that may be anything sent."""
     parts = pointer.split("/")
-    kept = list(takewhile(_PLAIN_KEY.fullmatch, parts[1:]))
-    return "/".join([parts[0], *kept])[:200]
+    plain = takewhile(_PLAIN_KEY.fullmatch, parts[1:])
+    return "/".join([parts[0], *plain])[:200]
 
 
 def invalid(pointer: str, detail: str) -> Problem:

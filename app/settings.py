@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     Field,
@@ -32,9 +32,7 @@ from app.records.registry import SHIPPED
 
 PREFIX: Final = "FOOTNOTE_"
 SECRET: Final = frozenset({"admin_key", "write_key", "predict_key"})
-NOT_SETTINGS: Final = frozenset(
-    {"data"}
-)  # where the evaluation data lies, for tests and benchmarks
+NOT_SETTINGS: Final = frozenset({"data"})  # the folder of the evaluation data, for tests
 Share = Annotated[float, Field(ge=0, le=1)]
 Timeout = Annotated[float, Field(ge=0.1)]
 
@@ -211,18 +209,6 @@ def variable(name: str) -> str:
 def revealed(secret: SecretStr | None) -> str | None:
     """The text of a secret."""
     return None if secret is None else secret.get_secret_value()
-
-
-def documentation() -> str:
-    """The table of ``docs/settings.md``, one line a setting."""
-    lines = ["| variable | default | what it does |", "|---|---|---|"]
-    for name, field in Settings.model_fields.items():
-        default = int(field.default) if isinstance(field.default, bool) else field.default
-        shown = "none" if default is None else f"`{default}`"
-        choices = get_args(field.annotation) if isinstance(default, str) else ()
-        values = f" One of {', '.join(f'`{c}`' for c in choices)}." if choices else ""
-        lines.append(f"| `{variable(name)}` | {shown} | {_help(name)}{values} |")
-    return "\n".join(lines) + "\n"
 
 
 def _explained(error: ErrorDetails) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from app.inference.indexer import Indexer
-from app.inference.language_models import LanguageModel, LanguageModels, report_of
+from app.inference.language_models import LanguageModels, report_of
 from app.jobs import pretrain as pretrain_job
 from app.jobs.reindex import activation_mode
 from app.manage.documents import SAMPLE, delete_matching
@@ -17,6 +17,7 @@ from app.records.keys import Keys, Scope
 from app.records.registry import MANIFEST, Registry
 from app.schemas import admin as bodies
 from app.schemas.pretrain import SHAPE, LanguageModelBody, PretrainRequest
+from app.state import Footnote
 from app.training.labels import check_index
 from app.training.tasks import TAKEN, TASKS
 from index_data.filters import parse_filter
@@ -28,74 +29,53 @@ from index_data.text.analysis import ANALYZERS
 INDEXED_WITHIN_S: Final = 60.0
 
 
-def train_params(
-    indexer: Indexer, datasets: Datasets, registry: Registry, body: bodies.TrainRequest
-) -> dict[str, Any]:
+def train_params(footnote: Footnote, body: bodies.TrainRequest) -> dict[str, Any]:
     """The parameters of a training job.
 
     Raises ``validation`` at once where there is nothing to learn from or an option does not go
     with the task, ``not-found`` for an unknown base or dataset.
     """
-    field = head_of(body)
-    check_learnable(indexer, datasets, body, field)
+    task, field = TASKS[body.task], head_of(body)
+    if body.dataset is None:
+        task.check_index(footnote.indexer.index.searcher, field)
+    else:
+        task.check_dataset(dataset_for(footnote.datasets, body.dataset, task.family))
     if body.base is not None:
-        registry.find(body.base)
-    return {
-        "task": body.task,
-        "field": field,
-        "dataset": body.dataset,
-        "base": body.base,
-        "optimizer": body.optimizer,
-        "lr": body.lr,
-        "epochs": body.epochs,
-        "batch_size": body.batch_size,
-        "seed": body.seed,
-        "k": body.retrieval.k,
-        "holdout": body.holdout,
-        "activate": body.activate,
-        "margin": body.margin,
-        "version": registry.new_version(field),
-    }
+        footnote.registry.find(body.base)
+    version = footnote.registry.new_version(field)
+    more = {"field": field, "k": body.retrieval.k, "version": version}
+    return body.model_dump(exclude={"retrieval"}) | more
 
 
-def pretrain_params(
-    store: DocumentStore,
-    datasets: Datasets,
-    registry: Registry,
-    language_models: LanguageModels,
-    body: PretrainRequest,
-) -> dict[str, Any]:
+def pretrain_params(footnote: Footnote, body: PretrainRequest) -> dict[str, Any]:
     """The parameters of a pre-training job.
 
     Raises ``validation`` for sizes that do not go together and where there is no text or no such
     model to start from, ``not-found`` for an unknown dataset.
     """
     if body.start is not None:
-        if not (language_models.folder_of(body.start) / MANIFEST).is_file():
+        if not (footnote.language_models.folder_of(body.start) / MANIFEST).is_file():
             raise invalid("#/start", f"there is no language model {body.start}")
-        given = body.model_dump(exclude_unset=True)
-        if shaped := [name for name in SHAPE if name in given]:
+        if shaped := [name for name in SHAPE if name in body.model_fields_set]:
             raise invalid(f"#/{shaped[0]}", f"comes with the model that start names ({body.start})")
     if body.dim % (2 * body.heads):
         raise invalid("#/heads", f"{body.dim} wide does not divide into {body.heads} even heads")
-    if body.dataset is None:
-        if not store.count():
-            raise invalid("#/dataset", "there is no document in the index to learn from")
-    else:
-        dataset_for(datasets, body.dataset, pretrain_job.TYPE)
-    version = registry.new_version("language-model")
-    return body.model_dump() | {"version": version}
+    if body.dataset is not None:
+        dataset_for(footnote.datasets, body.dataset, pretrain_job.TYPE)
+    elif not footnote.store.count():
+        raise invalid("#/dataset", "there is no document in the index to learn from")
+    return body.model_dump() | {"version": footnote.registry.new_version("language-model")}
 
 
 def dataset_for(datasets: Datasets, name: str, task: str) -> Dataset:
     """An uploaded set for a task. Raises ``not-found``, and ``validation`` for another task's."""
     try:
-        found = datasets.find(name)
+        dataset = datasets.find(name)
     except DatasetBroken as broken:
         raise invalid("#/dataset", str(broken)) from broken
-    if found.task != task:
-        raise invalid("#/dataset", f"its rows ({found.kind}) are for the task {found.task}")
-    return found
+    if dataset.task != task:
+        raise invalid("#/dataset", f"its rows ({dataset.kind}) are for the task {dataset.task}")
+    return dataset
 
 
 def head_of(body: bodies.TrainRequest) -> str:
@@ -110,23 +90,6 @@ def head_of(body: bodies.TrainRequest) -> str:
     return body.field
 
 
-def check_learnable(
-    indexer: Indexer, datasets: Datasets, body: bodies.TrainRequest, field: str
-) -> None:
-    """Refuse an index with nothing to learn from, or a dataset that is for another task."""
-    task = TASKS[body.task]
-    if body.dataset is None:
-        task.check_index(indexer.index.searcher, field)
-        return
-    task.check_dataset(dataset_for(datasets, body.dataset, task.family))
-
-
-def evaluate_params(indexer: Indexer, body: bodies.EvaluateRequest) -> dict[str, Any]:
-    """The parameters of an evaluation. Raises ``validation`` where there are no labels."""
-    check_labels(indexer, body.field)
-    return {"field": body.field, "limit": body.limit, "k": body.k, "held_out": body.held_out}
-
-
 def reindex_params(indexer: Indexer, body: bodies.ReindexRequest) -> dict[str, Any]:
     """The parameters of a reindex. Raises ``validation`` for an analyzer that there is not."""
     if body.analyzer is not None and body.analyzer not in ANALYZERS:
@@ -137,54 +100,42 @@ def reindex_params(indexer: Indexer, body: bodies.ReindexRequest) -> dict[str, A
     indexer.check_open()
     if (body.encoder is not None or body.analyzer is not None) and mode == "if_better":
         check_labels(indexer, body.field)
-    return {
-        "mode": body.mode,
-        "activate": mode,
-        "analyzer": body.analyzer,
-        "encoder": body.encoder,
-        "field": body.field,
-        "margin": body.margin,
-    }
+    return body.model_dump() | {"activate": mode}
 
 
 def check_labels(indexer: Indexer, field: str) -> None:
-    """Refuse a field with fewer than two labels in the index."""
+    """Raise ``validation`` for a field with fewer than two labels in the index."""
     check_index(indexer.index.searcher, field)
 
 
 def list_models(registry: Registry, language_models: LanguageModels) -> bodies.ModelList:
     """The checkpoints with the reports of their heads."""
-    found = registry.checkpoints()
+    checkpoints = registry.checkpoints()
     return bodies.ModelList(
-        models=[bodies.ModelBody.model_validate(info.to_json()) for info in found],
+        models=[bodies.ModelBody.model_validate(info.to_json()) for info in checkpoints],
         active=registry.active,
-        language_models=[_language_model(model) for model in language_models.all()],
+        language_models=[
+            LanguageModelBody(
+                version=model.version,
+                created=model.created,
+                problem=model.problem,
+                parameters=model.report.get("parameters"),
+                tokens=model.tokens,
+                metrics=model.report.get("metrics", {}),
+            )
+            for model in language_models.all()
+        ],
     )
 
 
-def _language_model(model: LanguageModel) -> LanguageModelBody:
-    return LanguageModelBody(
-        version=model.version,
-        created=model.created,
-        problem=model.problem,
-        parameters=model.report.get("parameters"),
-        tokens=model.tokens,
-        metrics=model.report.get("metrics", {}),
-    )
-
-
-def remove_model(
-    registry: Registry, language_models: LanguageModels, generator: str | None, version: str
-) -> None:
-    """Delete a checkpoint or a language model. Raises ``not-found`` and ``job-conflict``.
-
-    ``generator``: the folder of the one that serves.
-    """
+def remove_model(footnote: Footnote, version: str) -> None:
+    """Delete a checkpoint or a language model. Raises ``not-found`` and ``job-conflict``."""
+    language_models, generator = footnote.language_models, footnote.settings.generator
     folder = language_models.folder / version
     if generator is not None and Path(generator).resolve() == folder.resolve():
         raise Problem("job-conflict", "The server writes with this one (FOOTNOTE_GENERATOR).")
     if not language_models.remove(version):
-        registry.remove(version)
+        footnote.registry.remove(version)
 
 
 def model_report(
@@ -196,12 +147,11 @@ def model_report(
     (any more).
     """
     if (language := language_models.find(version)) is not None:
-        heads = {"language model": report_of(language)}
         return bodies.ModelReport(
             version=version,
             active=False,
             created=language.created,
-            heads=heads,
+            heads={"language model": report_of(language)},
             gate=None,
             job_id=None,
         )
@@ -261,8 +211,7 @@ def activate_index(index: Index, generation: int) -> bodies.IndexActivated:
         raise Problem("not-found", "There is no generation of this number.") from None
     except GenerationCorrupt as problem:
         raise Problem("validation", f"The generation does not verify: {problem}") from problem
-    searcher = index.searcher
-    return bodies.IndexActivated(generation=searcher.generation, sequence=searcher.sequence)
+    return bodies.IndexActivated.model_validate(index.searcher)
 
 
 def delete_sample(store: DocumentStore, indexer: Indexer) -> bodies.SampleDeleted:
@@ -272,12 +221,6 @@ def delete_sample(store: DocumentStore, indexer: Indexer) -> bodies.SampleDelete
     sequence = store.sequence
     indexer.after(sequence).result(timeout=INDEXED_WITHIN_S)
     return bodies.SampleDeleted(deleted=deleted, sequence=sequence)
-
-
-def list_keys(keys: Keys) -> bodies.KeyList:
-    """The keys by their digests."""
-    found = [bodies.KeyBody.model_validate(info.to_json()) for info in keys.list()]
-    return bodies.KeyList(keys=found, open=keys.open)
 
 
 def add_key(keys: Keys, body: bodies.KeyRequest) -> bodies.KeyMade:
@@ -296,4 +239,4 @@ def revoke_key(keys: Keys, key_id: str) -> bodies.KeyBody:
         info = keys.revoke(key_id)
     except KeyError:
         raise Problem("not-found", "Not exactly one stored key has an id that starts so.") from None
-    return bodies.KeyBody.model_validate(info.to_json())
+    return bodies.KeyBody.model_validate(info)

@@ -1,4 +1,4 @@
-"""What feedback says of a text beside a label: its named entities, and the answer to it."""
+"""What feedback gives for a text beside a label: its named entities, and the answer to it."""
 
 from __future__ import annotations
 
@@ -61,27 +61,29 @@ def answer_of(given: AnswerGiven, text: str, store: DocumentStore) -> dict[str, 
     return given.model_dump()
 
 
-def confirmed_entities(kept: RetainedPrediction, place: int) -> list[dict[str, Any]] | None:
-    """The entities of a prediction that is said to be right; None where it did not show all."""
-    record = kept.record() or {}
+def confirmed_entities(prediction: RetainedPrediction, place: int) -> list[dict[str, Any]] | None:
+    """The entities of a prediction that feedback calls correct; None where it did not show all."""
+    record = prediction.record() or {}
     if record.get("route") != "ner" or any(record["thresholds"]):
         return None
     if (record["request"].get("params") or {}).get("labels") is not None:
         return None
-    found = kept.answer()["data"][place]["output"]["entities"]
-    return [{name: e[name] for name in ("start", "end", "type", "text")} for e in found]
+    entities = prediction.answer()["data"][place]["output"]["entities"]
+    return [{name: e[name] for name in ("start", "end", "type", "text")} for e in entities]
 
 
 def confirmed_answer(
-    kept: RetainedPrediction, place: int, store: DocumentStore
+    prediction: RetainedPrediction, place: int, store: DocumentStore
 ) -> dict[str, Any] | None:
-    """The answer of a prediction that is said to be right, with its place where it still stands."""
-    if (kept.record() or {}).get("route") != "qa":
+    """The answer of a prediction that feedback calls correct; its place only if it still stands."""
+    if (prediction.record() or {}).get("route") != "qa":
         return None
-    said = kept.answer()["data"][place]["output"]
-    if not said["answer"]:
+    output = prediction.answer()["data"][place]["output"]
+    if not output["answer"]:
         return None
-    document = store.get(said["doc_id"]) if said["doc_id"] is not None else None
-    there = document is not None and document.text[said["start"] : said["end"]] == said["answer"]
-    where = {name: said[name] if there else None for name in ("start", "end", "doc_id")}
-    return {"text": said["answer"], **where}
+    document = store.get(output["doc_id"]) if output["doc_id"] is not None else None
+    there = (
+        document is not None and document.text[output["start"] : output["end"]] == output["answer"]
+    )
+    where = {name: output[name] if there else None for name in ("start", "end", "doc_id")}
+    return {"text": output["answer"], **where}

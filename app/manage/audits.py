@@ -1,33 +1,24 @@
-"""Label audits: what was found, corrected, dismissed. It knows no HTTP."""
+"""Label audits: findings, corrected and dismissed. It knows no HTTP."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
-from app.inference.indexer import Indexer
 from app.jobs import audit as audit_job
 from app.jobs.job import Job
 from app.jobs.queue import Jobs
-from app.manage.admin import check_labels
 from app.problems import Problem, invalid
-from app.records.audits import Audits
 from app.schemas import admin as bodies
+from app.state import Footnote
 from index_data.documents import Document, InvalidDocument, parse_document
-from index_data.storage.store import DocumentStore
-
-
-def params(indexer: Indexer, body: bodies.AuditRequest) -> dict[str, Any]:
-    """The parameters of an audit. Raises ``validation`` where there are no labels."""
-    check_labels(indexer, body.field)
-    return body.model_dump()
 
 
 def audit_of(jobs: Jobs, audit_id: str) -> Job:
     """The finished job of an audit.
 
-    Raises ``not-found``, or ``job-conflict`` while it has found nothing yet.
+    Raises ``not-found``, or ``job-conflict`` while it has no findings yet.
     """
     job = jobs.get(audit_id)
     if job.type != audit_job.TYPE:
@@ -37,58 +28,41 @@ def audit_of(jobs: Jobs, audit_id: str) -> Job:
     return job
 
 
-def page(
-    jobs: Jobs, audits: Audits, store: DocumentStore, audit_id: str, *, offset: int, limit: int
-) -> bodies.AuditPage:
+def page(footnote: Footnote, audit_id: str, *, offset: int, limit: int) -> bodies.AuditPage:
     """Some findings, with the texts as they stand now."""
-    job = audit_of(jobs, audit_id)
-    result = job.result or {}
+    result = audit_of(footnote.jobs, audit_id).result or {}
     field = str(result["field"])
-    found = audits.page(audit_id, offset, limit)
-    dismissed = audits.dismissed(field)
-    findings = []
-    for one in found:
-        document = store.get(one.doc_id)
-        against = [
-            bodies.Contradiction(**c, text=_text(store.get(c["doc_id"]))) for c in one.contradicting
-        ]
-        findings.append(
-            bodies.AuditFinding(
-                rank=one.rank,
-                doc_id=one.doc_id,
-                text=_text(document),
-                label=one.label,
-                suggested=one.suggested,
-                score=one.score,
-                head=bodies.AuditPair(**one.head),
-                neighbours=bodies.AuditPair(**one.neighbours),
-                contradicting=against,
-                state=_state(document, field, one.label, dismissed.get(one.doc_id)),
-            )
-        )
-    end = offset + len(found)
+    listed = footnote.audits.page(audit_id, offset, limit)
+    dismissed = footnote.audits.dismissed(field)
+    findings: list[dict[str, Any]] = []
+    for one in listed:
+        document = footnote.store.get(one.doc_id)
+        more = {
+            "text": _text(document),
+            "contradicting": [
+                {**c, "text": _text(footnote.store.get(c["doc_id"]))} for c in one.contradicting
+            ],
+            "state": _state(document, field, one.label, dismissed.get(one.doc_id)),
+        }
+        findings.append(asdict(one) | more)
+    end = offset + len(listed)
     return bodies.AuditPage(
         audit_id=audit_id,
         field=field,
         documents=result["documents"],
         total=result["found"],
-        findings=findings,
-        next_offset=end if found and end < result["found"] else None,
+        findings=[bodies.AuditFinding.model_validate(finding) for finding in findings],
+        next_offset=end if listed and end < result["found"] else None,
     )
 
 
 async def decide(
-    jobs: Jobs,
-    audits: Audits,
-    indexer: Indexer,
-    store: DocumentStore,
-    audit_id: str,
-    body: bodies.AuditDecision,
+    footnote: Footnote, audit_id: str, body: bodies.AuditDecision
 ) -> bodies.AuditDecided:
     """Correct and dismiss. Nothing is written if any of it is not a finding of this audit."""
-    job = audit_of(jobs, audit_id)
-    field = str((job.result or {})["field"])
-    indexer.check_open()
+    audits, store = footnote.audits, footnote.store
+    field = str((audit_of(footnote.jobs, audit_id).result or {})["field"])
+    footnote.indexer.check_open()
     ids = [one.doc_id for one in body.correct]
     known = await asyncio.to_thread(audits.of, audit_id, [*ids, *body.dismiss])
     for pointer, names in (("#/correct/{}/doc_id", ids), ("#/dismiss/{}", body.dismiss)):
@@ -109,9 +83,8 @@ async def decide(
         changed.append(relabelled)
     sequence = store.sequence
     if changed:
-        written = await asyncio.wrap_future(store.upsert(changed))
-        sequence = written.sequence
-        await indexer.wait(sequence)
+        sequence = (await asyncio.wrap_future(store.upsert(changed))).sequence
+        await footnote.indexer.wait(sequence)
     labels = {name: known[name].label for name in body.dismiss}
     if labels:
         await asyncio.wrap_future(audits.dismiss(field, labels))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
 
 from app.manage.documents import lines
 from app.problems import FieldError, Problem
@@ -76,21 +75,9 @@ def made(upload: Upload) -> bodies.DatasetMade:
     )
 
 
-def listed(sets: Datasets) -> bodies.DatasetList:
-    """Every set, the newest first."""
-    found: list[dict[str, Any]] = [d.to_json() for d in sets.all()]
-    return bodies.DatasetList(datasets=[bodies.DatasetBody(**d) for d in found])
-
-
 def read(sets: Datasets, name: str) -> bodies.DatasetBody:
     """One set. Raises ``not-found``, and ``validation`` where it does not read any more."""
     try:
-        return bodies.DatasetBody(**sets.find(name).to_json())
+        return bodies.DatasetBody.model_validate(sets.find(name))
     except DatasetBroken as broken:
         raise Problem("validation", str(broken)) from broken
-
-
-def delete(sets: Datasets, name: str) -> bodies.DatasetDeleted:
-    """Take a set away. Raises ``not-found``."""
-    sets.delete(name)
-    return bodies.DatasetDeleted(id=name, deleted=True)

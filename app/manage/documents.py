@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Literal
 
 import orjson
@@ -13,6 +12,8 @@ from app.inference.indexer import Indexer
 from app.inference.retrieval import filter_of
 from app.manage import erasure
 from app.problems import FieldError, Problem, invalid
+from app.schemas.documents import Rejection, WriteResponse
+from app.state import Footnote
 from index_data.documents import Document, InvalidDocument, parse_document
 from index_data.filters import Filter, parse_filter
 from index_data.storage.store import DocumentStore, InvalidCursor
@@ -27,71 +28,40 @@ SAMPLE_WARNED = "sample:warned"
 SAMPLE = {"metadata.source": "sample"}
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where documents are written to; ``imported`` is told after an import."""
-
-    store: DocumentStore
-    indexer: Indexer
-    imported: Callable[[], None]
+def reject(report: WriteResponse, line: int, pointer: str, detail: str) -> None:
+    """Note a document that was not taken."""
+    report.rejected_count += 1
+    if len(report.rejected) < NAMED:
+        report.rejected.append(Rejection(line=line, pointer=f"#{pointer}", detail=detail))
 
 
-@dataclass(slots=True)
-class Report:
-    """What became of an import so far."""
-
-    created: int = 0
-    updated: int = 0
-    rejections: int = 0
-    rejected: list[dict[str, Any]] = field(default_factory=list)
-    ids: list[str] = field(default_factory=list)
-    sequence: int = 0
-
-    def reject(self, line: int, pointer: str, detail: str) -> None:
-        """Note a document that was not taken."""
-        self.rejections += 1
-        if len(self.rejected) < NAMED:
-            self.rejected.append({"line": line, "pointer": f"#{pointer}", "detail": detail})
-
-    def to_json(self, warnings: Sequence[str] = ()) -> dict[str, Any]:
-        """The answer of ``POST /documents``."""
-        return {
-            "accepted": self.created + self.updated,
-            "created": self.created,
-            "updated": self.updated,
-            "rejected": self.rejected,
-            "rejected_count": self.rejections,
-            "ids": self.ids,
-            "sequence": self.sequence,
-            "warnings": list(warnings),
-        }
-
-
-async def import_json(target: Target, body: Mapping[str, Any], wait: Wait) -> dict[str, Any]:
+async def import_json(footnote: Footnote, body: Mapping[str, Any], wait: Wait) -> WriteResponse:
     """Upsert one document, or those of ``{"documents": [...]}``. Raises :class:`Problem`."""
-    multilabel = "documents" in body
-    raws = body["documents"] if multilabel else [body]
-    if multilabel and (len(body) > 1 or not isinstance(raws, list) or not raws):
+    in_list = "documents" in body
+    raws = body["documents"] if in_list else [body]
+    if in_list and (len(body) > 1 or not isinstance(raws, list) or not raws):
         raise invalid("#/documents", "must be a list of documents that is not empty, alone")
-    report = Report()
+    report = WriteResponse()
     documents: list[Document] = []
     for line, raw in enumerate(raws, 1):
         take(report, documents, line, raw)
     if not documents:
-        raise all_rejected(report, multilabel)
-    check_indexing(target.indexer, wait)
-    await write(target, documents, report)
-    return await finished(target, report, wait, documents[0])
+        raise all_rejected(report, "#/documents/{}" if in_list else "#")
+    check_indexing(footnote.indexer, wait)
+    await write(footnote, documents, report)
+    return await finished(footnote, report, wait, documents[0])
 
 
-async def import_lines(target: Target, chunks: AsyncIterator[bytes], wait: Wait) -> dict[str, Any]:
+async def import_lines(
+    footnote: Footnote, chunks: AsyncIterator[bytes], wait: Wait
+) -> WriteResponse:
     """Upsert NDJSON as it arrives, a batch at a time: memory does not grow with its length.
 
     Each batch of :data:`BATCH_LINES` is durable before the next is read, so whatever breaks keeps
     the whole batches. Raises ``validation`` when every line is rejected.
     """
-    check_indexing(target.indexer, wait)
-    report = Report(sequence=target.store.sequence)
+    check_indexing(footnote.indexer, wait)
+    report = WriteResponse(sequence=footnote.store.sequence)
     batch: list[Document] = []
     first: Document | None = None
     size = 0
@@ -99,21 +69,26 @@ async def import_lines(target: Target, chunks: AsyncIterator[bytes], wait: Wait)
     async for line in lines(chunks):
         number += 1
         if line is None:
-            report.reject(number, "", f"the line is over {MAX_LINE} bytes")
+            reject(report, number, "", f"the line is over {MAX_LINE} bytes")
             continue
         if not line.strip():
             continue
         size += len(line)
-        take_line(report, batch, number, line)
+        try:
+            raw = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            reject(report, number, "", "not valid JSON")
+            continue
+        take(report, batch, number, raw)
         first = first or (batch[0] if batch else None)
         if len(batch) >= BATCH_LINES or size >= BATCH_BYTES:
-            await write(target, batch, report)
+            await write(footnote, batch, report)
             batch, size = [], 0
     if batch:
-        await write(target, batch, report)
+        await write(footnote, batch, report)
     if first is None:
-        raise all_rejected(report, True)
-    return await finished(target, report, wait, first)
+        raise all_rejected(report, "#/documents/{}")
+    return await finished(footnote, report, wait, first)
 
 
 async def lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes | None]:
@@ -133,34 +108,20 @@ async def lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes | None]:
         yield None if too_long else bytes(held)
 
 
-def take_line(report: Report, batch: list[Document], number: int, line: bytes) -> None:
-    """Decode and check one line; a bad one is reported and loses nothing else."""
-    try:
-        raw = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        report.reject(number, "", "not valid JSON")
-    else:
-        take(report, batch, number, raw)
-
-
-def take(report: Report, batch: list[Document], number: int, raw: object) -> None:
+def take(report: WriteResponse, batch: list[Document], number: int, raw: object) -> None:
     """Check one document; a bad one is reported and loses nothing else."""
     try:
         batch.append(parse_document(raw))
     except InvalidDocument as error:
-        report.reject(number, error.pointer, error.detail)
+        reject(report, number, error.pointer, error.detail)
 
 
-def all_rejected(report: Report, multilabel: bool) -> Problem:
-    """The problem of an import of which nothing is left."""
+def all_rejected(report: WriteResponse, place: str) -> Problem:
+    """The problem of an import of which nothing is left. ``place``: the pointer of a document."""
     errors = [
-        FieldError(
-            r["pointer"] if not multilabel else f"#/documents/{r['line'] - 1}{r['pointer'][1:]}",
-            r["detail"],
-        )
-        for r in report.rejected
+        FieldError(place.format(r.line - 1) + r.pointer[1:], r.detail) for r in report.rejected
     ]
-    detail = "No document could be taken." if report.rejections else "There is no document in it."
+    detail = "No document could be taken." if errors else "There is no document in it."
     return Problem("validation", detail, errors=errors)
 
 
@@ -170,25 +131,32 @@ def check_indexing(indexer: Indexer, wait: Wait) -> None:
         indexer.check_open()
 
 
-async def write(target: Target, documents: Sequence[Document], report: Report) -> None:
+async def write(
+    footnote: Footnote,
+    documents: Sequence[Document],
+    report: WriteResponse,
+    if_match: str | None = None,
+) -> None:
     """Write a batch durably and let the indexer know."""
-    result = await asyncio.wrap_future(target.store.upsert(documents))
+    result = await asyncio.wrap_future(footnote.store.upsert(documents, if_match=if_match))
     report.created += result.created
     report.updated += result.updated
+    report.accepted = report.created + report.updated
     report.sequence = result.sequence
     report.ids += result.ids[: NAMED - len(report.ids)]
-    target.indexer.notify()
+    footnote.indexer.notify()
 
 
-async def finished(target: Target, report: Report, wait: Wait, first: Document) -> dict[str, Any]:
-    """Wait as asked, and say what there is to say."""
+async def finished(
+    footnote: Footnote, report: WriteResponse, wait: Wait, first: Document
+) -> WriteResponse:
+    """Wait as requested, and warn of the sample where the documents are a user's own."""
     if wait == "indexed":
-        await target.indexer.wait(report.sequence)
-    warnings = []
+        await footnote.indexer.wait(report.sequence)
     if first.metadata.get("source") != "sample":
-        warnings = await asyncio.to_thread(sample_warning, target.store)
-    target.imported()
-    return report.to_json(warnings)
+        report.warnings = await asyncio.to_thread(sample_warning, footnote.store)
+    footnote.imported()
+    return report
 
 
 def sample_warning(store: DocumentStore) -> list[str]:
@@ -196,15 +164,14 @@ def sample_warning(store: DocumentStore) -> list[str]:
     if store.meta_get(SAMPLE_WARNED) is not None:
         return []
     store.meta_set(SAMPLE_WARNED, "1")
-    found, _ = store.list(limit=1, where=parse_filter(SAMPLE))
-    if not found:
-        return []
-    return ["The sample documents are still there; DELETE /admin/sample takes them out."]
+    documents, _ = store.list(limit=1, where=parse_filter(SAMPLE))
+    warning = "The sample documents are still there; DELETE /admin/sample takes them out."
+    return [warning] if documents else []
 
 
 async def replace_one(
-    target: Target, name: str, body: Mapping[str, Any], *, if_match: str | None, wait: Wait
-) -> tuple[dict[str, Any], Document]:
+    footnote: Footnote, name: str, body: Mapping[str, Any], *, if_match: str | None, wait: Wait
+) -> tuple[WriteResponse, Document]:
     """Put one document under its id. Raises :class:`Problem` and ``PreconditionFailed``."""
     if body.get("id", name) != name:
         raise invalid("#/id", "must equal the id in the path")
@@ -212,51 +179,54 @@ async def replace_one(
         document = parse_document({**body, "id": name})
     except InvalidDocument as error:
         raise invalid(f"#{error.pointer}", error.detail) from None
-    check_indexing(target.indexer, wait)
-    result = await asyncio.wrap_future(target.store.upsert([document], if_match=if_match))
-    report = Report(result.created, result.updated, ids=result.ids, sequence=result.sequence)
-    return await finished(target, report, wait, document), document
+    check_indexing(footnote.indexer, wait)
+    report = WriteResponse()
+    await write(footnote, [document], report, if_match)
+    return await finished(footnote, report, wait, document), document
 
 
-async def delete_one(target: Target, name: str, *, if_match: str | None) -> dict[str, Any]:
+async def delete_one(footnote: Footnote, name: str, *, if_match: str | None) -> dict[str, Any]:
     """Delete one document. Raises ``not-found`` and ``PreconditionFailed``."""
-    result = await asyncio.wrap_future(target.store.delete([name], if_match=if_match))
+    result = await asyncio.wrap_future(footnote.store.delete([name], if_match=if_match))
     if not result.deleted:
         raise Problem("not-found", "There is no document with this id.")
-    await target.indexer.wait(result.sequence)
+    await footnote.indexer.wait(result.sequence)
     return {"deleted": 1, "dry_run": False, "sequence": result.sequence}
 
 
-async def erase_one(holders: erasure.Holders, name: str, *, if_match: str | None) -> dict[str, Any]:
+async def erase_one(footnote: Footnote, name: str, *, if_match: str | None) -> dict[str, Any]:
     """Erase one document, with the receipt. Raises ``not-found`` and ``PreconditionFailed``."""
-    receipt = await erasure.erase(holders, name, if_match=if_match)
-    deleted = int(receipt["document"])
-    told = {"deleted": deleted, "dry_run": False, "sequence": receipt["sequence"]}
-    return told | {"receipt": receipt}
+    receipt = await erasure.erase(footnote, name, if_match=if_match)
+    return {
+        "deleted": int(receipt["document"]),
+        "dry_run": False,
+        "sequence": receipt["sequence"],
+        "receipt": receipt,
+    }
 
 
-async def delete_where(target: Target, raw: dict[str, Any], dry_run: bool) -> dict[str, Any]:
+async def delete_where(footnote: Footnote, raw: dict[str, Any], dry_run: bool) -> dict[str, Any]:
     """Delete what a filter matches, or only count it. Raises ``validation``."""
-    wanted = filter_of(raw, "#/filter")
-    if not wanted:
+    where = filter_of(raw, "#/filter")
+    if not where:
         raise invalid("#/filter", "at least one condition is needed")
     if dry_run:
-        count = len(await asyncio.to_thread(matching, target.store, wanted))
-        return {"deleted": count, "dry_run": True, "sequence": target.store.sequence}
-    deleted = await asyncio.to_thread(delete_matching, target.store, wanted)
-    sequence = target.store.sequence
-    await target.indexer.wait(sequence)
+        count = len(await asyncio.to_thread(matching, footnote.store, where))
+        return {"deleted": count, "dry_run": True, "sequence": footnote.store.sequence}
+    deleted = await asyncio.to_thread(delete_matching, footnote.store, where)
+    sequence = footnote.store.sequence
+    await footnote.indexer.wait(sequence)
     return {"deleted": deleted, "dry_run": False, "sequence": sequence}
 
 
-def matching(store: DocumentStore, wanted: Filter) -> list[str]:
+def matching(store: DocumentStore, where: Filter) -> list[str]:
     """The ids of the documents that a filter matches. Reads the whole store: not on the loop."""
-    return [d.id for batch in store.scan() for d in batch if wanted.matches(d)]
+    return [d.id for batch in store.scan() for d in batch if where.matches(d)]
 
 
-def delete_matching(store: DocumentStore, wanted: Filter) -> int:
+def delete_matching(store: DocumentStore, where: Filter) -> int:
     """Delete what a filter matches, a batch at a time; how many there were. Blocks."""
-    ids = matching(store, wanted)
+    ids = matching(store, where)
     return sum(
         store.delete(ids[i : i + BATCH_LINES]).result().deleted
         for i in range(0, len(ids), BATCH_LINES)
@@ -267,7 +237,7 @@ async def page(
     store: DocumentStore, *, cursor: str | None, limit: int, raw_filter: str | None
 ) -> dict[str, Any]:
     """A page of documents. Raises ``validation``."""
-    wanted = None
+    where = None
     if raw_filter is not None:
         try:
             decoded = orjson.loads(raw_filter.encode("utf-8", "replace"))
@@ -275,16 +245,16 @@ async def page(
             raise invalid("#/filter", "not valid JSON") from None
         if not isinstance(decoded, dict):
             raise invalid("#/filter", "must be a JSON object")
-        wanted = filter_of(decoded, "#/filter")
+        where = filter_of(decoded, "#/filter")
     try:
-        found, following = await asyncio.to_thread(
-            store.list, cursor=cursor, limit=limit, where=wanted
+        documents, following = await asyncio.to_thread(
+            store.list, cursor=cursor, limit=limit, where=where
         )
         total = await asyncio.to_thread(store.count)
     except InvalidCursor:
         raise invalid("#/cursor", "no page of this list has given this cursor") from None
     return {
-        "documents": [{**d.to_json(), "sequence": d.sequence} for d in found],
+        "documents": [{**d.to_json(), "sequence": d.sequence} for d in documents],
         "next_cursor": following,
         "total": total,
         "sequence": store.sequence,
@@ -293,9 +263,9 @@ async def page(
 
 async def read_one(store: DocumentStore, name: str) -> Document:
     """One document. Raises ``not-found``."""
-    found = await asyncio.to_thread(store.get, name)
-    if found is None:
+    document = await asyncio.to_thread(store.get, name)
+    if document is None:
         if name in await asyncio.to_thread(store.damaged):
             raise Problem("not-found", "The stored document is damaged: write it again.")
         raise Problem("not-found", "There is no document with this id.")
-    return found
+    return document

@@ -14,79 +14,79 @@ from app.manage.correction_impact import hypothetical, impact
 from app.predict.inputs import text_input
 from app.problems import Problem, invalid
 from app.records.feedback import FeedbackItem
-from app.schemas.documents import FeedbackRequest
+from app.schemas.documents import FeedbackRequest, UndoResponse
 from app.state import Footnote
 from index_data.documents import InvalidDocument, parse_document
 
 
 async def give(footnote: Footnote, request: FeedbackRequest) -> dict[str, Any]:
-    """Record feedback and, if asked, correct the index; the answer of ``POST /feedback``.
+    """Record feedback and, if requested, correct the index; the answer of ``POST /feedback``.
 
     Raises :class:`Problem`.
     """
     if request.apply == "index":
         footnote.open_indexer()  # nothing is written that could not be found at once
-    text, field, before = await about(footnote, request)
-    feedback_item = feedback_item_of(footnote, request, text, field, before)
-    check_example(feedback_item)
-    relabels = feedback_item.doc_id is not None and feedback_item.label is not None
+    text, field, before = await subject(footnote, request)
+    item = item_of(footnote, request, text, field, before)
+    check_example(item)
+    relabels = item.doc_id is not None and item.label is not None
     if request.impact and not relabels:
         raise invalid("#/impact", "only a label with apply 'index' changes predictions")
-    conflicts = await asyncio.to_thread(footnote.feedback.conflicts, feedback_item)
+    conflicts = await asyncio.to_thread(footnote.feedback.conflicts, item)
     changed = affected = None
     with_impact = request.preview if request.impact is None else request.impact
     if relabels and (request.preview or with_impact) and footnote.snapshot().serving is not None:
-        document = await asyncio.to_thread(footnote.feedback.document_with, feedback_item)
+        document = await asyncio.to_thread(footnote.feedback.document_with, item)
         changed = await hypothetical(footnote, document)
     if with_impact and changed is not None:
         affected = await impact(footnote, changed, field)
     more = {
         "conflicts": conflicts,
         "impact": affected,
-        "warnings": new_label(footnote, feedback_item),
+        "warnings": new_label(footnote, item),
     }
     if request.preview:
         after = before
         if changed is not None:
             after = await answered(footnote, changed.after, text, field)
         return {**shape(None, None, footnote.store.sequence, before, after), **more}
-    recorded = await asyncio.wrap_future(footnote.feedback.record(feedback_item))
-    if feedback_item.doc_id is not None:
+    recorded = await asyncio.wrap_future(footnote.feedback.record(item))
+    if item.doc_id is not None:
         await footnote.open_indexer().wait(recorded.sequence)
-    judge_ablation(footnote, feedback_item, before)
-    after = await now(footnote, text, field) if relabels else before
+    judge_ablation(footnote, item, before)
+    after = await answered(footnote, footnote.snapshot(), text, field) if relabels else before
     return {**shape(recorded.id, recorded.doc_id, recorded.sequence, before, after), **more}
 
 
-def new_label(footnote: Footnote, feedback_item: FeedbackItem) -> list[str]:
+def new_label(footnote: Footnote, item: FeedbackItem) -> list[str]:
     """A warning where the field does not have the label yet."""
     snapshot = footnote.snapshot()
-    if feedback_item.label is None or snapshot.serving is None:
+    if item.label is None or snapshot.serving is None:
         return []
     heads, index = snapshot.model().model.heads, snapshot.index()
 
     def has(field: str) -> bool:
         head = heads.get(field)
-        return (head is not None and feedback_item.label in head.labels) or (
-            feedback_item.label in index.field_labels(field)
+        return (head is not None and item.label in head.labels) or (
+            item.label in index.field_labels(field)
         )
 
-    if has(feedback_item.field):
+    if has(item.field):
         return []
-    others = sorted(field for field in heads if field != feedback_item.field and has(field))
+    others = sorted(field for field in heads if field != item.field and has(field))
     of = f"; '{others[0]}' has it" if others else ""
-    return [f"this label is new to the field '{feedback_item.field}'{of}"]
+    return [f"this label is new to the field '{item.field}'{of}"]
 
 
-async def undo(footnote: Footnote, name: str) -> dict[str, Any]:
+async def undo(footnote: Footnote, name: str) -> UndoResponse:
     """Take feedback back; the answer of ``DELETE /feedback/{id}``. Raises ``not-found``."""
     done = await asyncio.wrap_future(footnote.feedback.undo(name))
-    if done.doc_id is not None and footnote.indexer is not None:
+    if done.doc_id is not None:
         await footnote.indexer.wait(done.sequence)
-    return {"id": done.id, "doc_id": done.doc_id, "sequence": done.sequence}
+    return UndoResponse.model_validate(done)
 
 
-async def about(footnote: Footnote, request: FeedbackRequest) -> tuple[str, str, Output | None]:
+async def subject(footnote: Footnote, request: FeedbackRequest) -> tuple[str, str, Output | None]:
     """The text and the field that feedback is about, and what was answered to it before."""
     if (request.prediction_id is None) == (request.input is None):
         raise invalid("#", "give either prediction_id or input")
@@ -101,19 +101,19 @@ async def about(footnote: Footnote, request: FeedbackRequest) -> tuple[str, str,
         if request.label is not None and not is_of_labels(prediction.record()):
             raise invalid("#/label", "the prediction has no label: give entities, or an answer")
         return output.text, prediction.field, output
-    given = text_input(request.input, "#/input", footnote.settings.max_input_chars)
-    if isinstance(given, Problem):
-        raise given
-    text = given.text
+    read = text_input(request.input, "#/input", footnote.settings.max_input_chars)
+    if isinstance(read, Problem):
+        raise read
+    text = read.text
     if request.label is None and request.entities is not None:
         return text, request.field or "ner", None
     if request.label is None and request.answer is not None:
         return text, request.field or "qa", None
     field = request.field or "label"
-    return text, field, await now(footnote, text, field)
+    return text, field, await answered(footnote, footnote.snapshot(), text, field)
 
 
-def feedback_item_of(
+def item_of(
     footnote: Footnote, request: FeedbackRequest, text: str, field: str, before: Output | None
 ) -> FeedbackItem:
     """The feedback as it is recorded, with what follows from it. Raises ``validation``."""
@@ -153,38 +153,22 @@ def feedback_item_of(
     )
 
 
-def check_example(feedback_item: FeedbackItem) -> None:
+def check_example(item: FeedbackItem) -> None:
     """Raise ``validation`` for what could not be a document."""
-    places = {
-        "/text": "#/input",
-        f"/labels/{feedback_item.field}": "#/label",
-        "/metadata": "#/entities",
-    }
-    labels = {feedback_item.field: feedback_item.label or "none"}
-    body = {
-        "text": feedback_item.text,
-        "labels": labels,
-        "metadata": {"entities": feedback_item.entities},
-    }
+    pointers = {"/text": "#/input", f"/labels/{item.field}": "#/label", "/metadata": "#/entities"}
+    labels, metadata = {item.field: item.label or "none"}, {"entities": item.entities}
     try:
-        parse_document(body)
+        parse_document({"text": item.text, "labels": labels, "metadata": metadata})
     except InvalidDocument as error:
         place = "/metadata" if error.pointer.startswith("/metadata") else error.pointer
-        raise invalid(places.get(place, "#/field"), error.detail) from None
+        raise invalid(pointers.get(place, "#/field"), error.detail) from None
 
 
-def judge_ablation(footnote: Footnote, feedback_item: FeedbackItem, before: Output | None) -> None:
+def judge_ablation(footnote: Footnote, item: FeedbackItem, before: Output | None) -> None:
     """Count whether retrieval was right where the answer was given with it and without."""
-    if before is None or before.closed is None or feedback_item.label is None:
+    if before is None or before.closed is None or item.label is None:
         return
-    footnote.ablations.judge(
-        feedback_item.field, before.label, before.closed.label, feedback_item.label
-    )
-
-
-async def now(footnote: Footnote, text: str, field: str) -> Output | None:
-    """The present answer to a text; None while no model is loaded."""
-    return await answered(footnote, footnote.snapshot(), text, field)
+    footnote.ablations.judge(item.field, before.label, before.closed.label, item.label)
 
 
 async def answered(footnote: Footnote, snapshot: Snapshot, text: str, field: str) -> Output | None:

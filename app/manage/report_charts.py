@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from app.web.html import cut
 
@@ -14,88 +15,7 @@ LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 34
 MATRIX: Final = 40  # labels in a confusion matrix: those with the most mistakes
 DOTS: Final = 50  # points of a line up to which each has a dot
 Point = tuple[float, float]
-
-
-class Tick(NamedTuple):
-    """A place on both axes: x and y in pixels, and what stands there."""
-
-    x: float
-    y: float
-    across: str
-    up: str
-
-
-class Frame(NamedTuple):
-    """The axes around a chart."""
-
-    title: str
-    across: str
-    ticks: list[Tick]
-    width: int = WIDTH
-    height: int = HEIGHT
-    left: int = LEFT
-    right: int = WIDTH - RIGHT
-
-
-class Line(NamedTuple):
-    """A line of a chart: its CSS class, the places of SVG, and (x, y, value) of each dot."""
-
-    name: str
-    kind: str
-    places: str
-    dots: list[tuple[float, float, float]]
-
-
-class LineChart(NamedTuple):
-    """Lines over a common x."""
-
-    frame: Frame
-    lines: list[Line]
-
-
-class Column(NamedTuple):
-    """A bin of confidence: a bar, its dot at the mean confidence, the number of rows."""
-
-    title: str
-    x: float
-    y: float
-    width: float
-    height: float
-    dot: float
-    middle: float
-    rows: int
-    deep: bool
-
-
-class ReliabilityChart(NamedTuple):
-    """Accuracy by confidence; ``diagonal`` is x and y of both ends, where both agree."""
-
-    frame: Frame
-    columns: list[Column]
-    diagonal: tuple[float, float, float, float]
-    text_y: float
-
-
-class Cell(NamedTuple):
-    """A pair of true label and answer; ``share`` of the rows of that true label."""
-
-    title: str
-    kind: str
-    x: int
-    y: int
-    share: float
-    rows: int
-    deep: bool
-
-
-class Matrix(NamedTuple):
-    """A confusion matrix; ``names`` with the middle of each line."""
-
-    margin: int
-    side: int
-    size: int
-    names: list[tuple[str, float]]
-    cells: list[Cell]
+Chart = dict[str, Any]  # what a template draws, in pixels
 
 
 def finite(value: object) -> float | None:
@@ -106,7 +26,7 @@ def finite(value: object) -> float | None:
 
 def line_chart(
     series: Mapping[str, tuple[str, Sequence[Point]]], x_name: str, y_name: str
-) -> LineChart:
+) -> Chart:
     """Lines over a common x; by name a CSS class and its points. Both axes begin at 0."""
     points = [p for _, line in series.values() for p in line]
     right = max((x for x, _ in points), default=1.0) or 1.0
@@ -114,33 +34,38 @@ def line_chart(
     lines = []
     for name, (kind, line) in series.items():
         dots = [(round(_x(x / right), 1), round(_y(y / top), 1), y) for x, y in line]
-        places = " ".join(f"{x},{y}" for x, y, _ in dots)
-        lines.append(Line(name, kind, places, dots if len(dots) <= DOTS else []))
-    return LineChart(_frame(f"{y_name} over {x_name}", x_name, right, top), lines)
+        path = " ".join(f"{x},{y}" for x, y, _ in dots)
+        shown = dots if len(dots) <= DOTS else []
+        lines.append({"name": name, "kind": kind, "path": path, "dots": shown})
+    return {"frame": _frame(f"{y_name} over {x_name}", x_name, right, top), "lines": lines}
 
 
-def reliability_chart(bins: Iterable[Mapping[str, Any]]) -> ReliabilityChart:
+def reliability_chart(bins: Iterable[Mapping[str, Any]]) -> Chart:
     """Accuracy in each bin of confidence as a bar; the diagonal is where both agree."""
     columns = []
     for one in bins:
-        low, high, seen = float(one["low"]), float(one["high"]), float(one["confidence"])
-        right, rows = float(one["accuracy"]), int(one["rows"])
-        left, top = _x(low) + 1, _y(right)
+        low, high, mean = float(one["low"]), float(one["high"]), float(one["confidence"])
+        accuracy, rows = float(one["accuracy"]), int(one["rows"])
+        left, top = _x(low) + 1, _y(accuracy)
         columns.append(
-            Column(
-                f"{rows} rows, confidence {seen:.3f}, accuracy {right:.3f}",
-                round(left, 1),
-                round(top, 1),
-                round(_x(high) - left - 1, 1),
-                round(_y(0) - top, 1),
-                round(_x(seen), 1),
-                round((left + _x(high)) / 2, 1),
-                rows,
-                right > 0.1,
-            )
+            {
+                "title": f"{rows} rows, confidence {mean:.3f}, accuracy {accuracy:.3f}",
+                "x": round(left, 1),
+                "y": round(top, 1),
+                "width": round(_x(high) - left - 1, 1),
+                "height": round(_y(0) - top, 1),
+                "dot": round(_x(mean), 1),
+                "middle": round((left + _x(high)) / 2, 1),
+                "rows": rows,
+                "deep": accuracy > 0.1,
+            }
         )
-    frame = _frame("Accuracy by confidence", "confidence", 1.0, 1.0)
-    return ReliabilityChart(frame, columns, (_x(0), _y(0), _x(1), _y(1)), _y(0) - 7)
+    return {
+        "frame": _frame("Accuracy by confidence", "confidence", 1.0, 1.0),
+        "columns": columns,
+        "diagonal": (_x(0), _y(0), _x(1), _y(1)),
+        "text_y": _y(0) - 7,
+    }
 
 
 def shown_labels(pairs: Iterable[tuple[str, str, int]]) -> tuple[list[str], int]:
@@ -148,37 +73,37 @@ def shown_labels(pairs: Iterable[tuple[str, str, int]]) -> tuple[list[str], int]
 
     ``pairs``: (truth, answer, rows).
     """
-    wrong: dict[str, int] = {}
+    wrong: Counter[str] = Counter()
     for truth, answer, rows in pairs:
         for label in (truth, answer):
-            wrong[label] = wrong.get(label, 0) + (rows if truth != answer else 0)
+            wrong[label] += rows if truth != answer else 0
     most = sorted(wrong, key=lambda label: (-wrong[label], label))[:MATRIX]
     return sorted(most), len(wrong)
 
 
-def matrix(pairs: Sequence[tuple[str, str, int]], labels: Sequence[str]) -> Matrix:
+def matrix(pairs: Sequence[tuple[str, str, int]], labels: Sequence[str]) -> Chart:
     """A confusion matrix: a row for each true label, darker the larger its share of that row."""
     side = 26 if len(labels) <= 16 else 18
     margin = 12 + min(max((len(label) for label in labels), default=0), 20) * 7
     place = {label: i for i, label in enumerate(labels)}
-    totals: dict[str, int] = {}
+    totals: Counter[str] = Counter()
     for truth, _, rows in pairs:
-        totals[truth] = totals.get(truth, 0) + rows
+        totals[truth] += rows
     cells = [
-        Cell(
-            f"{cut(truth)} answered as {cut(answer)}: {rows} of {totals[truth]}",
-            "right" if truth == answer else "wrong",
-            margin + place[answer] * side,
-            place[truth] * side,
-            rows / totals[truth],
-            rows,
-            rows / totals[truth] > 0.55,
-        )
+        {
+            "title": f"{cut(truth)} answered as {cut(answer)}: {rows} of {totals[truth]}",
+            "kind": "right" if truth == answer else "wrong",
+            "x": margin + place[answer] * side,
+            "y": place[truth] * side,
+            "share": rows / totals[truth],
+            "rows": rows,
+        }
         for truth, answer, rows in pairs
         if truth in place and answer in place
     ]
     names = [(cut(label, 20), i * side + side / 2 + 4) for i, label in enumerate(labels)]
-    return Matrix(margin, side, side * len(labels), names, cells)
+    size = side * len(labels)
+    return {"margin": margin, "side": side, "size": size, "names": names, "cells": cells}
 
 
 def _x(share: float) -> float:
@@ -189,13 +114,19 @@ def _y(share: float) -> float:
     return HEIGHT - BOTTOM - min(share, 1.0) * (HEIGHT - TOP - BOTTOM)
 
 
-def _frame(title: str, across: str, right: float, top: float) -> Frame:
+def _frame(title: str, across: str, right: float, top: float) -> Chart:
     whole = ".0f" if right >= 4 else ".2g"
     ticks = [
-        Tick(_x(i / 4), _y(i / 4), f"{right * i / 4:{whole}}", f"{top * i / 4:.3g}")
+        {
+            "x": _x(i / 4),
+            "y": _y(i / 4),
+            "across": f"{right * i / 4:{whole}}",
+            "up": f"{top * i / 4:.3g}",
+        }
         for i in range(5)
     ]
-    return Frame(title, across, ticks)
+    size = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT}
+    return {"title": title, "across": across, "ticks": ticks, **size}
 
 
 def _round_up(top: float) -> float:

@@ -1,6 +1,6 @@
 """A checkpoint's report as one page of HTML that needs nothing from elsewhere and runs no script.
 
-It is made of the JSON report when it is asked for. The report names documents by id; their texts
+It is made of the JSON report when it is requested. The report names documents by id; their texts
 are read from the store at that moment, so a document that was erased is not shown again.
 """
 
@@ -162,8 +162,8 @@ def _labels(head: Json) -> Json | None:
         mark = finite(scores[baseline].get(label, 0.0)) if baseline else None
         row = {
             "label": label,
-            "bar": round(_share(f1) * 100, 1),
-            "mark": None if mark is None else round(_share(mark) * 99, 1),
+            "bar": round(min(max(f1, 0), 1) * 100, 1),
+            "mark": None if mark is None else round(min(max(mark, 0), 1) * 99, 1),
             "f1": _number(f1),
             "others": [_number(scores[c].get(label, 0.0)) for c in others],
             "support": _number(support.get(label, 0)),
@@ -188,26 +188,26 @@ def _mistakes(head: Json, text_of: Texts) -> Json | None:
     worst = (head.get("diagnosis") or {}).get("worst")
     if worst is None:
         return None
-    return {"mistakes": [_mistake(one, text_of) for one in worst]}
-
-
-def _mistake(one: Json, text_of: Texts) -> Json:
-    return {
-        "id": one["id"],
-        "answer": one["said"],
-        "truth": one["truth"],
-        "confidence": _number(one["confidence"]),
-        "text": _text(one["id"], text_of),
-        "citations": [
-            {
-                "id": hit["doc_id"],
-                "label": hit["label"],
-                "weight": _number(hit["weight"]),
-                "text": _text(hit["doc_id"], text_of),
-            }
-            for hit in one["citations"]
-        ],
-    }
+    mistakes = [
+        {
+            "id": one["id"],
+            "answer": one["said"],
+            "truth": one["truth"],
+            "confidence": _number(one["confidence"]),
+            "text": _text(one["id"], text_of),
+            "citations": [
+                {
+                    "id": hit["doc_id"],
+                    "label": hit["label"],
+                    "weight": _number(hit["weight"]),
+                    "text": _text(hit["doc_id"], text_of),
+                }
+                for hit in one["citations"]
+            ],
+        }
+        for one in worst
+    ]
+    return {"mistakes": mistakes}
 
 
 def _text(doc_id: object, text_of: Texts) -> str | None:
@@ -216,10 +216,6 @@ def _text(doc_id: object, text_of: Texts) -> str | None:
 
 def _measured_on(report: Json) -> str:
     return f"{cut(report.get('evaluated_on', 'held-out'))} rows"
-
-
-def _share(value: float) -> float:
-    return min(max(value, 0), 1)
 
 
 def _number(value: object) -> str:

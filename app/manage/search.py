@@ -6,9 +6,6 @@ import asyncio
 import time
 from typing import Any
 
-from app.inference.admission import Permits
-from app.inference.indexer import Indexer
-from app.inference.pipeline import Pipeline
 from app.inference.retrieval import (
     UNREADABLE,
     SearchOptions,
@@ -17,36 +14,27 @@ from app.inference.retrieval import (
     method_by,
     method_for,
 )
-from app.inference.snapshot import Snapshots
 from app.predict.inputs import text_input
 from app.problems import Problem, invalid
 from app.schemas.documents import AnalyzeRequest, SearchRequest
-from app.settings import Settings
+from app.state import Footnote
 from index_data.documents import canonical_language
 from index_data.search.searcher import Hit
 from index_data.text import analysis
 
 
-async def search(
-    request: SearchRequest,
-    *,
-    snapshots: Snapshots,
-    indexer: Indexer,
-    pipeline: Pipeline,
-    permits: Permits,
-    max_chars: int,
-) -> dict[str, Any]:
+async def search(footnote: Footnote, request: SearchRequest) -> dict[str, Any]:
     """The answer of ``POST /search``. Raises :class:`Problem`."""
     began = time.perf_counter()
-    query = text_input(request.query, "#/query", max_chars)
+    query = text_input(request.query, "#/query", footnote.settings.max_input_chars)
     if isinstance(query, Problem):
         raise query
     lang = language(request.lang)
-    wanted_filter = filter_of(request.filter, "#/filter")
+    where = filter_of(request.filter, "#/filter")
     if request.min_sequence is not None:
-        await indexer.reach(request.min_sequence, "#/min_sequence")
-    with permits.take():
-        snapshot = snapshots.now()
+        await footnote.indexer.reach(request.min_sequence, "#/min_sequence")
+    with footnote.permits.take():
+        snapshot = footnote.snapshot()
         method, degraded = method_for(snapshot, request.method, "method")
         vector = None
         if method != "bm25":
@@ -56,14 +44,14 @@ async def search(
             vector = read.state.vector
             if method_by(method, request.method, read.state) != method:
                 method, degraded = "bm25", [*degraded, UNREADABLE]
-        wanted = SearchOptions(
+        options = SearchOptions(
             k=request.k,
             method=method,
             lang=lang,
-            filter=wanted_filter,
+            filter=where,
             exclude_ids=request.exclude_ids,
         )
-        hits = await find(pipeline.pool, snapshot, request.query, vector, wanted)
+        hits = await find(footnote.pipeline.pool, snapshot, request.query, vector, options)
     shown = request.query if request.highlight else None
     return {
         "hits": [hit_json(hit, shown, snapshot.index().analyzer) for hit in hits],
@@ -94,28 +82,22 @@ def hit_json(hit: Hit, query: str | None, analyzer: analysis.Analyzer) -> dict[s
     }
 
 
-async def analyze(
-    request: AnalyzeRequest,
-    *,
-    snapshots: Snapshots,
-    settings: Settings,
-    pipeline: Pipeline,
-    permits: Permits,
-) -> dict[str, Any]:
+async def analyze(footnote: Footnote, request: AnalyzeRequest) -> dict[str, Any]:
     """The answer of ``POST /analyze``. Raises ``validation``."""
-    if len(request.text) > settings.max_input_chars:
-        raise invalid("#/text", f"at most {settings.max_input_chars} characters")
+    most = footnote.settings.max_input_chars
+    if len(request.text) > most:
+        raise invalid("#/text", f"at most {most} characters")
     lang = language(request.lang)
-    searcher = snapshots.now().searcher
+    searcher = footnote.snapshot().searcher
     analyzer = analysis.STANDARD if searcher is None else searcher.analyzer
     loop = asyncio.get_running_loop()
-    with permits.take():
-        found, tokens = await loop.run_in_executor(
-            pipeline.pool, analysis.analyze, request.text, lang, analyzer
+    with footnote.permits.take():
+        detected, tokens = await loop.run_in_executor(
+            footnote.pipeline.pool, analysis.analyze, request.text, lang, analyzer
         )
     warnings = [] if analysis.supported(lang) else ["no analyzer for this language: no stemming"]
     return {
-        "lang": found,
+        "lang": detected,
         "analyzer": analyzer.name,
         "tokens": [
             {"text": t.text, "start": t.start, "end": t.end, "stop": t.stop, "stem": t.stem}

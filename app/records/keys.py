@@ -72,16 +72,6 @@ class KeyInfo:
     created: float | None
     source: Literal["store", "environment"]
 
-    def to_json(self) -> dict[str, object]:
-        """The shape in which ``footnote keys`` and ``GET /admin/keys`` list it."""
-        return {
-            "id": self.id,
-            "name": self.name,
-            "scope": self.scope,
-            "created": self.created,
-            "source": self.source,
-        }
-
 
 def digest(key: str) -> str:
     """SHA-256 of a key, in hexadecimal."""

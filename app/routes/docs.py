@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import orjson
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.routing import iter_route_contexts
 from pydantic.json_schema import models_json_schema
@@ -14,16 +16,18 @@ from starlette.responses import HTMLResponse, Response
 from app.inference.snapshot import MODEL_NAME
 from app.jobs import audit as audit_job
 from app.problems import Problem
+from app.records.datasets import id_of, line_of
 from app.records.feedback import FeedbackItem
 from app.records.keys import RequireScope, Scope, scope
-from app.routes import datasets
-from app.routes.feedback import CORRECTION
 from app.schemas.base import ProblemBody
 from app.state import Footnote
 from app.web.html import render
 from app.web.http import State, json_answer
 
-ASSETS = Path(__file__).parents[1] / "static" / "docs"
+STATIC = Path(__file__).parents[1] / "static"
+ASSETS = STATIC / "docs"
+# Bodies by the path of their route (without `/v1`) and the name of the example.
+EXAMPLES: dict[str, dict[str, Any]] = orjson.loads((STATIC / "examples.json").read_bytes())
 SERVED = {
     "start.js": "text/javascript",
     "swagger-ui-bundle.js": "text/javascript",
@@ -32,6 +36,9 @@ SERVED = {
     "LICENSE": "text/plain",
 }
 SAMPLE_DOCUMENT = "ticket-en-0001"
+NDJSON = (
+    '{"text": "The parcel is late", "label": "delivery"}\n{"text": "Thanks", "label": "praise"}'
+)
 FASTAPIS_OWN = ("HTTPValidationError", "ValidationError")
 # Nothing from elsewhere is loaded, and nothing that was typed is sent elsewhere.
 POLICY = (
@@ -72,7 +79,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
 
 
 def complete(document: dict[str, Any], app: FastAPI) -> None:
-    """Add the shape of problems and the scope of each operation; take out FastAPI's own error."""
+    """Add the shape of problems, examples and scopes; take out FastAPI's own error."""
     _, made = models_json_schema(
         [(ProblemBody, "validation")], ref_template="#/components/schemas/{model}"
     )
@@ -89,25 +96,32 @@ def complete(document: dict[str, Any], app: FastAPI) -> None:
             continue
         if FASTAPIS_OWN[0] in str(operation["responses"].get("422")):
             del operation["responses"]["422"]
+        if "requestBody" in operation:
+            bodies = EXAMPLES[path.removeprefix("/v1")].items()
+            content = operation["requestBody"]["content"]
+            content["application/json"]["examples"] = {n: {"value": body} for n, body in bodies}
+            if not operation["requestBody"].get("required"):  # a JsonRoute that takes NDJSON too
+                content["application/x-ndjson"] = {"schema": {"type": "string"}, "example": NDJSON}
+                operation["requestBody"]["required"] = True
         if required is not Scope.OPEN:
             operation["security"] = [{"key": []}]
             operation["x-scope"] = required.label
 
 
 def scopes(app: FastAPI) -> list[tuple[str, str, Scope]]:
-    """Every route's path and method with the scope that its dependencies ask for.
+    """Every route's path and method with the scope that its dependencies require.
 
-    Raises ``LookupError`` for a route that asks for none: such a route must not be served.
+    Raises ``LookupError`` for a route that requires none: such a route must not be served.
     """
-    found = []
+    listed = []
     for route in iter_route_contexts(app.routes):
         dependant = getattr(route, "dependant", None)
-        asked = dependant.dependencies if dependant else []
-        required = [d.call.required for d in asked if isinstance(d.call, RequireScope)]
+        depends = dependant.dependencies if dependant else []
+        required = [d.call.required for d in depends if isinstance(d.call, RequireScope)]
         if not required:
             raise LookupError(f"the route {route.path} has no scope")
-        found += [(str(route.path), m, max(required)) for m in sorted(route.methods or ())]
-    return found
+        listed += [(str(route.path), m, max(required)) for m in sorted(route.methods or ())]
+    return listed
 
 
 def with_examples(document: dict[str, Any], footnote: Footnote) -> dict[str, Any]:
@@ -128,16 +142,18 @@ def known_ids(footnote: Footnote) -> dict[str, str | int]:
 
     The description is read without a key, so where one is needed it names nothing of one's own.
     """
+    example = EXAMPLES["/feedback"]["a correction"]
     correction = FeedbackItem(
-        text=CORRECTION["input"],
+        text=example["input"],
         field="label",
-        label=CORRECTION["label"],
+        label=example["label"],
         correct=False,
         apply="index",
         predicted=None,
         prediction_id=None,
         index=0,
     )
+    (spans,) = EXAMPLES["/admin/datasets"]["entities"]["rows"]
     known: dict[str, str | int] = {
         "document_id": SAMPLE_DOCUMENT,
         "prediction_id": "pred_none_yet",
@@ -147,16 +163,16 @@ def known_ids(footnote: Footnote) -> dict[str, str | int]:
         "generation": 1,
         "job_id": "job_none_yet",
         "key_id": "none_yet",
-        "dataset_id": datasets.EXAMPLE,
+        "dataset_id": id_of("spans", sha256(line_of(spans)).hexdigest()),
         "model_id": MODEL_NAME,
         "slug": "validation",
     }
     if not footnote.keys.open:
         return known
-    found, _ = footnote.store.list(limit=1)
+    documents, _ = footnote.store.list(limit=1)
     searcher = footnote.snapshot().searcher
     here: dict[str, str | int | None] = {
-        "document_id": found[0].id if found else None,
+        "document_id": documents[0].id if documents else None,
         "prediction_id": footnote.predictions.last(),
         "version": footnote.registry.active,
         "generation": searcher.generation if searcher else None,

@@ -13,43 +13,18 @@ from app.manage import feedback as feedback_service
 from app.records.feedback import Feedback
 from app.records.keys import scope
 from app.schemas.documents import FeedbackRequest, FeedbackResponse, UndoResponse
-from app.web.body import JsonRoute, examples
-from app.web.http import State, answers, json_answer
+from app.web.body import JsonRoute
+from app.web.http import State, json_answer, refusals
 
 router = APIRouter(tags=["feedback"], dependencies=[Depends(scope("write"))], route_class=JsonRoute)
-CORRECTION = {
-    "input": "The invoice shows somebody else's address",
-    "label": "billing",
-    "apply": "index",
-}
-ENTITIES = {
-    "input": "Ship it to Ana in Lisbon",
-    "entities": [
-        {"start": 11, "end": 14, "type": "person"},
-        {"start": 18, "end": 24, "type": "place"},
-    ],
-    "apply": "index",
-}
-ANSWER = {
-    "input": "How long may I return an order?",
-    "answer": {"text": "within 30 days"},
-}
-EXAMPLES = {
-    "a correction": CORRECTION,
-    "what it would change": {**CORRECTION, "preview": True},
-    "with its impact": {**CORRECTION, "impact": True},
-    "named entities": ENTITIES,
-    "an answer": ANSWER,
-}
-Correction = Annotated[FeedbackRequest, examples(EXAMPLES)]
 
 
 @router.post(
     "/feedback",
     status_code=201,
     summary="Correct an answer",
-    responses=answers(
-        FeedbackResponse,
+    response_model=FeedbackResponse,
+    responses=refusals(
         "validation",
         "not-found",
         "queue-full",
@@ -57,11 +32,10 @@ Correction = Annotated[FeedbackRequest, examples(EXAMPLES)]
         "unsupported-media-type",
         "not-ready",
         "insufficient-storage",
-        status=201,
     )
     | {200: {"model": FeedbackResponse, "description": "The preview: nothing was written."}},
 )
-async def give_feedback(body: Correction, footnote: State) -> Response:
+async def give_feedback(body: FeedbackRequest, footnote: State) -> Response:
     """With `apply: index` the next prediction knows the corrected example.
 
     `impact` names the recent predictions that it changes.
@@ -85,11 +59,11 @@ async def export_feedback(
 @router.delete(
     "/feedback/{feedback_id}",
     summary="Take feedback back",
-    responses=answers(UndoResponse, "not-found", "not-ready", "insufficient-storage"),
+    responses=refusals("not-found", "not-ready", "insufficient-storage"),
 )
-async def undo_feedback(feedback_id: str, footnote: State) -> Response:
+async def undo_feedback(feedback_id: str, footnote: State) -> UndoResponse:
     """The document that it made goes, or goes back to what other feedback says."""
-    return json_answer(await feedback_service.undo(footnote, feedback_id))
+    return await feedback_service.undo(footnote, feedback_id)
 
 
 def json_lines(feedback: Feedback) -> Iterator[bytes]:

@@ -24,35 +24,13 @@ from app.schemas.openai import (
     ModelList,
     Shared,
 )
-from app.web.body import JsonRoute, examples
-from app.web.http import State, answers, event_source, json_answer, room, unless_gone
+from app.web.body import JsonRoute
+from app.web.http import State, admission, event_source, json_answer, refusals, unless_gone
 from app.web.streaming import Emit, Streaming
 
 router = APIRouter(prefix="/v1", tags=["clients"], route_class=JsonRoute)
-READ = [Depends(scope("predict")), Depends(room)]
+READ = [Depends(scope("predict")), Depends(admission)]
 REFUSALS = (*predict.REFUSALS, "not-found")
-QUESTION = "I was charged twice for one order. What happens to the second payment?"
-CHAT = {
-    "a question": {"model": "footnote", "messages": [{"role": "user", "content": QUESTION}]},
-    "a dialogue, from some documents": {
-        "model": "footnote",
-        "messages": [
-            {"role": "user", "content": "I was charged twice for one order"},
-            {"role": "assistant", "content": "I am sorry. Which order is it?"},
-            {"role": "user", "content": "48213. What happens to the second payment?"},
-        ],
-        "retrieval": {"k": 5, "filter": {"lang": "en"}},
-    },
-}
-Chat = Annotated[ChatRequest, examples(CHAT)]
-COMPLETION = {
-    "a text to be continued": {
-        "model": "footnote",
-        "prompt": "A second payment for one order",
-        "max_tokens": 32,
-    }
-}
-Completion = Annotated[CompletionRequest, examples(COMPLETION)]
 ModelId = Annotated[str, Path(max_length=256)]
 
 
@@ -60,9 +38,9 @@ ModelId = Annotated[str, Path(max_length=256)]
     "/chat/completions",
     summary="Answer in a dialogue, as OpenAI does",
     dependencies=READ,
-    responses=answers(None, *REFUSALS),
+    responses=refusals(*REFUSALS),
 )
-async def chat(request: Request, body: Chat, driver: Answering) -> Response:
+async def chat(request: Request, body: ChatRequest, driver: Answering) -> Response:
     """The task `dialogue`; citations, sentences and support stand in extra fields."""
     return await answered(request, "chat.completion", body, partial(service.chat, driver, body))
 
@@ -71,9 +49,9 @@ async def chat(request: Request, body: Chat, driver: Answering) -> Response:
     "/completions",
     summary="Continue a text, as OpenAI does",
     dependencies=READ,
-    responses=answers(None, *REFUSALS),
+    responses=refusals(*REFUSALS),
 )
-async def completions(request: Request, body: Completion, driver: Answering) -> Response:
+async def completions(request: Request, body: CompletionRequest, driver: Answering) -> Response:
     """The task `generation`; without a generator 404 `model_not_found`."""
     work = partial(service.completion, driver, body)
     return await answered(request, "text_completion", body, work)
@@ -83,7 +61,8 @@ async def completions(request: Request, body: Completion, driver: Answering) -> 
     "/models",
     summary="The models that serve",
     dependencies=[Depends(scope("predict"))],
-    responses=answers(ModelList),
+    response_model=ModelList,
+    responses=refusals(),
 )
 async def models(footnote: State) -> Response:
     """`footnote` answers chats; with a generator completions too, also under its own name."""
@@ -94,7 +73,8 @@ async def models(footnote: State) -> Response:
     "/models/{model_id}",
     summary="One of them",
     dependencies=[Depends(scope("predict"))],
-    responses=answers(ModelBody, "not-found"),
+    response_model=ModelBody,
+    responses=refusals("not-found"),
 )
 async def model(model_id: ModelId, footnote: State) -> Response:
     """404 `model_not_found` for any other."""

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from app.metrics import CONTENT_TYPE
 from app.problems import Problem
 from app.records.keys import scope
-from app.web.http import State, answers, json_answer
+from app.web.http import State, json_answer, refusals
 
 router = APIRouter(tags=["operations"])
 OPEN = [Depends(scope("open"))]
@@ -26,7 +26,7 @@ async def live() -> Response:
     "/health/ready",
     summary="Does it serve",
     dependencies=OPEN,
-    responses=answers(None, "not-ready"),
+    responses=refusals("not-ready"),
 )
 async def ready(footnote: State) -> Response:
     """200 when it serves; `degraded` names what did not load. Before that 503 with the stage."""

@@ -14,70 +14,21 @@ from app.problems import Slug
 from app.records.keys import scope
 from app.schemas.predict import ClassifyRequest
 from app.schemas.prediction import ClassifyResponse, PredictResponse
-from app.web.body import JsonRoute, examples
-from app.web.http import BODY_REFUSALS, State, answers, event_stream, json_answer, room, unless_gone
+from app.web.body import JsonRoute
+from app.web.http import (
+    BODY_REFUSALS,
+    State,
+    admission,
+    event_stream,
+    json_answer,
+    refusals,
+    unless_gone,
+)
 from app.web.streaming import Streaming
 
 router = APIRouter(tags=["predict"], route_class=JsonRoute)
-READ = [Depends(scope("predict")), Depends(room)]
+READ = [Depends(scope("predict")), Depends(admission)]
 REFUSALS: tuple[Slug, ...] = (*BODY_REFUSALS, "capability-missing", "queue-full", "not-ready")
-CHARGED = "I was charged twice for one order"
-CLASSIFY = {
-    "one text": {"input": CHARGED},
-    "several, with options": {
-        "input": [CHARGED, "Where is my parcel?"],
-        "retrieval": {"k": 5, "method": "bm25"},
-        "abstain": {"min_confidence": 0.2},
-    },
-    "explained": {
-        "input": CHARGED,
-        "retrieval": {"k": 10},
-        "explain": ["citations", "influence", "ablation"],
-    },
-    "closed book": {"input": CHARGED, "retrieval": {"mode": "off"}},
-}
-Classify = Annotated[ClassifyRequest, examples(CLASSIFY)]
-PREDICT = {
-    "classification": {"task": "classification", "input": CHARGED, "params": {"top_n": 3}},
-    "explained": {
-        "task": "classification",
-        "input": CHARGED,
-        "explain": ["citations", "influence", "ablation"],
-        "abstain": {"min_support": 0.3},
-    },
-    "sentiment": {"task": "sentiment", "input": "Fast delivery, thank you!"},
-    "question": {"task": "qa", "input": {"question": "How long do I have to return an item?"}},
-    "question with its text": {
-        "task": "qa",
-        "input": {
-            "question": "When does the shop open?",
-            "context": "The shop in Mill Lane opens at nine. On Sundays it is closed.",
-        },
-    },
-    "dialogue": {
-        "task": "dialogue",
-        "input": {
-            "messages": [
-                {"role": "user", "content": "I was charged twice for one order"},
-                {"role": "assistant", "content": "I am sorry. Which order is it?"},
-                {"role": "user", "content": "Number 48213. What happens to the second payment?"},
-            ]
-        },
-    },
-    "entities": {"task": "ner", "input": "Order 48213 from 3 March cost £89.00"},
-    "provided documents": {
-        "task": "classification",
-        "input": CHARGED,
-        "retrieval": {
-            "mode": "provided",
-            "documents": [
-                {"id": "a", "text": "Two payments for the same order", "label": "billing"},
-                {"id": "b", "text": "The parcel never came", "label": "delivery"},
-            ],
-        },
-    },
-}
-Predict = Annotated[PredictRequest, examples(PREDICT)]
 
 
 async def driver_of(footnote: State) -> Driver:
@@ -92,9 +43,10 @@ Answering = Annotated[Driver, Depends(driver_of)]
     "/predict",
     summary="Predict with retrieval, for a task",
     dependencies=READ,
-    responses=answers(PredictResponse, *REFUSALS, "pin-unavailable"),
+    response_model=PredictResponse,
+    responses=refusals(*REFUSALS, "pin-unavailable"),
 )
-async def predict(request: Request, body: Predict, driver: Answering) -> Response:
+async def predict(request: Request, body: PredictRequest, driver: Answering) -> Response:
     """Retrieval, then the Transformer: the answer names the documents that it rests on.
 
     With `stream` the tasks that generate text answer as Server-Sent Events: `retrieval`,
@@ -106,7 +58,7 @@ async def predict(request: Request, body: Predict, driver: Answering) -> Respons
     return json_answer(await unless_gone(request, driver.predict(body)))
 
 
-async def classify(request: Request, body: Classify, driver: Answering) -> Response:
+async def classify(request: Request, body: ClassifyRequest, driver: Answering) -> Response:
     """Classification in the shape that vLLM's and SGLang's clients read, with citations."""
     return json_answer(await unless_gone(request, driver.classify(body)))
 
@@ -116,7 +68,8 @@ for path in ("/classify", "/v1/classify"):
         path,
         summary="Classify texts",
         dependencies=READ,
-        responses=answers(ClassifyResponse, *REFUSALS, "not-found"),
+        response_model=ClassifyResponse,
+        responses=refusals(*REFUSALS, "not-found"),
         operation_id=path.strip("/").replace("/", "_"),
     )(classify)
 
@@ -125,7 +78,7 @@ for path in ("/classify", "/v1/classify"):
     "/predictions/{prediction_id}",
     summary="What was answered",
     dependencies=[Depends(scope("write"))],
-    responses=answers(None, "not-found"),
+    responses=refusals("not-found"),
 )
 async def prediction(prediction_id: str, footnote: State) -> Response:
     """One of the last 10,000 answers, as it was given (but for documents that were erased)."""
@@ -135,8 +88,9 @@ async def prediction(prediction_id: str, footnote: State) -> Response:
 @router.post(
     "/predictions/{prediction_id}/replay",
     summary="The same answer again",
-    dependencies=[Depends(scope("write")), Depends(room)],
-    responses=answers(PredictResponse, "not-found", "pin-unavailable", "queue-full", "not-ready"),
+    dependencies=[Depends(scope("write")), Depends(admission)],
+    response_model=PredictResponse,
+    responses=refusals("not-found", "pin-unavailable", "queue-full", "not-ready"),
 )
 async def replay(prediction_id: str, request: Request, driver: Answering) -> Response:
     """By the same model, from the same versions of the same documents; `replay` compares them."""

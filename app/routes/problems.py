@@ -1,6 +1,9 @@
-"""``/problems/<slug>``: what an error means, told by the server that gave it."""
+"""``/problems/<slug>``: what an error means, explained by the server that gave it."""
 
 from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
 
 from fastapi import APIRouter, Depends
 from starlette.responses import Response
@@ -26,12 +29,6 @@ async def explain_problem(slug: str) -> Response:
     return json_answer(shown(slug))
 
 
-def shown(slug: str) -> dict[str, str | int]:
+def shown(slug: str) -> dict[str, Any]:
     """One kind of problem."""
-    kind = KINDS[slug]
-    return {
-        "type": f"/problems/{slug}",
-        "title": kind.title,
-        "status": kind.status,
-        "explanation": kind.explanation,
-    }
+    return {"type": f"/problems/{slug}", **asdict(KINDS[slug])}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
@@ -16,55 +14,33 @@ from app.schemas.documents import (
     SearchRequest,
     SearchResponse,
 )
-from app.web.body import JsonRoute, examples
-from app.web.http import State, answers, json_answer, room, unless_gone
+from app.web.body import JsonRoute
+from app.web.http import State, admission, json_answer, refusals, unless_gone
 
-router = APIRouter(tags=["search"], route_class=JsonRoute)
-READ = [Depends(scope("predict")), Depends(room)]
-SEARCH = {
-    "words": {"query": "charged twice", "k": 5},
-    "with a filter": {"query": "parcel late", "k": 3, "method": "bm25", "filter": {"lang": "en"}},
-}
-Search = Annotated[SearchRequest, examples(SEARCH)]
-ANALYZE = {
-    "English": {"text": "The parcels were delivered late"},
-    "Chinese": {"text": "我的包裹还没有到", "lang": "zh"},
-}
-Analyze = Annotated[AnalyzeRequest, examples(ANALYZE)]
+router = APIRouter(
+    tags=["search"],
+    dependencies=[Depends(scope("predict")), Depends(admission)],
+    route_class=JsonRoute,
+)
 
 
 @router.post(
     "/search",
     summary="Find documents",
-    dependencies=READ,
-    responses=answers(SearchResponse, *REFUSALS),
+    response_model=SearchResponse,
+    responses=refusals(*REFUSALS),
 )
-async def search(request: Request, body: Search, footnote: State) -> Response:
+async def search(request: Request, body: SearchRequest, footnote: State) -> Response:
     """The documents for a query, best first: the very retrieval that predictions rest on."""
-    work = search_service.search(
-        body,
-        snapshots=footnote.snapshots,
-        indexer=footnote.indexer,
-        pipeline=footnote.pipeline,
-        permits=footnote.permits,
-        max_chars=footnote.settings.max_input_chars,
-    )
-    return json_answer(await unless_gone(request, work))
+    return json_answer(await unless_gone(request, search_service.search(footnote, body)))
 
 
 @router.post(
     "/analyze",
     summary="Show what preprocessing makes of a text",
-    dependencies=READ,
-    responses=answers(AnalyzeResponse, *REFUSALS),
+    response_model=AnalyzeResponse,
+    responses=refusals(*REFUSALS),
 )
-async def analyze(body: Analyze, footnote: State) -> Response:
+async def analyze(body: AnalyzeRequest, footnote: State) -> Response:
     """Tokens with their places, which are stop words, and the stems that the index holds."""
-    analysed = await search_service.analyze(
-        body,
-        snapshots=footnote.snapshots,
-        settings=footnote.settings,
-        pipeline=footnote.pipeline,
-        permits=footnote.permits,
-    )
-    return json_answer(analysed)
+    return json_answer(await search_service.analyze(footnote, body))

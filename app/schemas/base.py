@@ -16,7 +16,7 @@ class Request(BaseModel):
 class Response(BaseModel):
     """An answer. Fields may be added later, so clients must not forbid what they do not know."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", from_attributes=True)
 
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=256)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Required
 
-from pydantic import Field, with_config
+from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 from app.schemas.base import FilterBody, Method, Name, Request, Response
@@ -57,14 +57,17 @@ class Rejection(Response):
 class WriteResponse(Response):
     """What became of documents that were sent."""
 
-    accepted: int
-    created: int
-    updated: int
-    rejected: list[Rejection]
-    rejected_count: int
-    ids: list[str]
-    sequence: int
-    warnings: list[str]
+    # Filled in while an import goes on; an answer has every field.
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
+
+    accepted: int = 0
+    created: int = 0
+    updated: int = 0
+    rejected: list[Rejection] = []
+    rejected_count: int = 0
+    ids: list[str] = []
+    sequence: int = 0
+    warnings: list[str] = []
 
 
 class DeleteRequest(Request):

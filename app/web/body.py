@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import orjson
-from fastapi import Body, Request
+from fastapi import Request
 from fastapi.routing import APIRoute
 from pydantic.json_schema import SkipJsonSchema
 from starlette.requests import ClientDisconnect
@@ -120,17 +120,6 @@ class _Decoded(Request):
     async def json(self) -> Any:
         """The decoded body."""
         return self._value
-
-
-def examples(values: Mapping[str, Any]) -> Any:
-    """The annotation of a body with filled-in examples, by their names."""
-    return Body(openapi_examples={name: {"value": value} for name, value in values.items()})
-
-
-def ndjson(lines: str) -> dict[str, Any]:
-    """The description of a body that can also come as NDJSON (``openapi_extra``)."""
-    content = {"application/x-ndjson": {"schema": {"type": "string"}, "example": lines}}
-    return {"requestBody": {"required": True, "content": content}}
 
 
 async def read_json(request: Request) -> dict[str, Any]:

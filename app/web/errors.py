@@ -22,13 +22,13 @@ STATUSES: dict[int, tuple[Slug, str]] = {
     404: ("not-found", "No route has this path."),
     405: ("method-not-allowed", "This path does not take this method."),
 }
-WORDS = {
+REASONS = {  # in words that do not depend on the input
     "extra_forbidden": "unknown field",
     "missing": "required",
     "model_type": "must be a JSON object",
     "model_attributes_type": "must be a JSON object",
 }
-TOLD = (
+HANDLED = (
     Problem, RequestValidationError, HTTPException, StorageError, PreconditionFailed, StoreClosed,
     EngineClosed, MethodUnavailable, ClientDisconnect,
 )  # fmt: skip
@@ -36,7 +36,7 @@ TOLD = (
 
 def handle_errors(app: FastAPI) -> None:
     """Let the application answer every known error; the rest is the middleware's."""
-    for kind in TOLD:
+    for kind in HANDLED:
         app.add_exception_handler(kind, answer)
 
 
@@ -58,7 +58,7 @@ def problem_answer(problem: Problem, scope: Scope) -> Response:
 
 
 def problem_of(error: Exception) -> Problem:
-    """The problem that an error is told as."""
+    """The problem that an error is answered as."""
     match error:
         case Problem():
             return error
@@ -88,26 +88,22 @@ def problem_of(error: Exception) -> Problem:
 
 def invalid_request(error: RequestValidationError) -> Problem:
     """Every wrong place of a body, a parameter or a header, each with one reason."""
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for e in error.errors():
         if e["type"] == "none_required":  # beside what is wrong with the body that is not None
             continue
         source, *place = e["loc"]
         where = pointer(error.body, place) if source == "body" else f"#/{place[-1]}"
-        found.setdefault(where, explained(e["type"], e["msg"]))
-    errors = [FieldError(where, why) for where, why in found.items()]
+        message = e["msg"].removeprefix("Input ").removeprefix("Value error, ")
+        reasons.setdefault(where, REASONS.get(e["type"], message))
+    errors = [FieldError(where, reason) for where, reason in reasons.items()]
     return Problem("validation", "The request is not valid.", errors=errors)
-
-
-def explained(kind: str, message: str) -> str:
-    """What is wrong, in words that do not depend on the input."""
-    return WORDS.get(kind, message.removeprefix("Input ").removeprefix("Value error, "))
 
 
 def pointer(root: Any, place: list[int | str]) -> str:
     """The JSON pointer of a place; names of union branches, which are no places, are skipped.
 
-    A key that is not plain is cut off later, where the problem is told.
+    A key that is not plain is cut off later, where the problem is shown.
     """
     parts, value = ["#"], root
     for position, part in enumerate(place):

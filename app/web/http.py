@@ -1,4 +1,4 @@
-"""What the handlers share: answers as JSON, admission, clients that leave, descriptions."""
+"""What the handlers share: answers as JSON, admission, client disconnects, descriptions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ClientDisconnect(Exception):
     """The client closed the connection before the answer was there."""
 
 
-def state_of(request: Request) -> Footnote:
+async def state_of(request: Request) -> Footnote:
     """The application's state."""
     footnote: Footnote = request.app.state.footnote
     return footnote
@@ -42,9 +42,9 @@ def state_of(request: Request) -> Footnote:
 State = Annotated[Footnote, Depends(state_of)]
 
 
-async def room(request: Request) -> None:
+async def admission(request: Request) -> None:
     """A dependency: refuse with ``queue-full`` before the body is read, when no permit is left."""
-    state_of(request).permits.check()
+    request.app.state.footnote.permits.check()
 
 
 def json_answer(
@@ -61,15 +61,15 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     The body must have been read: what comes after it is the disconnection.
     """
     task = asyncio.ensure_future(work)
-    left = asyncio.ensure_future(_disconnected(request))
+    gone = asyncio.ensure_future(_disconnected(request))
     try:
-        await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise ClientDisconnect
         return task.result()
     finally:
         task.cancel()
-        left.cancel()
+        gone.cancel()
 
 
 async def event_stream(request: Request, streaming: Streaming) -> Response:
@@ -77,24 +77,24 @@ async def event_stream(request: Request, streaming: Streaming) -> Response:
     streaming = await unless_gone(request, streaming.started())
     request_id = getattr(request.state, "request_id", None)
 
-    async def told() -> AsyncIterator[ServerSentEvent]:
+    async def sent() -> AsyncIterator[ServerSentEvent]:
         async with aclosing(streaming.events()) as events:
             async for event in events:
                 yield ServerSentEvent(event_text(event, request_id), event=event.name)
         yield ServerSentEvent("{}", event="done")
 
-    return event_source(request, streaming, told())
+    return event_source(request, streaming, sent())
 
 
 def event_source(
     request: Request, streaming: Streaming, events: AsyncIterator[ServerSentEvent]
 ) -> Response:
-    """What is told of some work, as Server-Sent Events; it may end before the server does."""
+    """The events of some work, as Server-Sent Events; it may end before the server does."""
     return EventSourceResponse(
         events,
         ping=PING_S,
         client_close_handler_callable=streaming.stop,
-        shutdown_grace_period=state_of(request).settings.shutdown_grace_s,
+        shutdown_grace_period=request.app.state.footnote.settings.shutdown_grace_s,
     )
 
 
@@ -111,14 +111,9 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-def answers(
-    model: type[Any] | None, *slugs: Slug, status: int = 200, text: str = "The answer."
-) -> dict[int | str, dict[str, Any]]:
-    """The description of a route's answers: what it gives, and the problems it may give."""
-    good: dict[str, Any] = {"description": text}
-    if model is not None:
-        good["model"] = model
-    described: dict[int | str, dict[str, Any]] = {status: good}
+def refusals(*slugs: Slug) -> dict[int | str, dict[str, Any]]:
+    """The description of the problems that a route may answer with."""
+    described: dict[int | str, dict[str, Any]] = {}
     for slug in (*slugs, "unauthenticated", "forbidden"):
         kind = KINDS[slug]
         known = described.setdefault(

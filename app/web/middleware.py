@@ -11,6 +11,7 @@ import time
 from contextvars import ContextVar
 from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.web.errors import problem_answer, problem_of
@@ -32,7 +33,8 @@ class RequestContext:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id = given_id(scope) or f"req_{secrets.token_hex(8)}"
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _GIVEN_ID.fullmatch(given) else f"req_{secrets.token_hex(8)}"
         token = REQUEST_ID.set(request_id)
         scope.setdefault("state", {})["request_id"] = request_id
         began, status = time.perf_counter(), 0
@@ -55,15 +57,6 @@ class RequestContext:
         finally:
             account(scope, status, time.perf_counter() - began)
             REQUEST_ID.reset(token)
-
-
-def given_id(scope: Scope) -> str | None:
-    """The client's own request id, where it is a plain one."""
-    for name, value in scope["headers"]:
-        if name == b"x-request-id":
-            text = value.decode("latin-1")
-            return text if _GIVEN_ID.fullmatch(text) else None
-    return None
 
 
 def account(scope: Scope, status: int, seconds: float) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import orjson
 import pytest
@@ -14,10 +14,10 @@ from app.routes.docs import scopes
 from app.settings import (
     InvalidSetting,
     Settings,
-    documentation,
     read_settings,
     revealed,
     unknown_variables,
+    variable,
 )
 from app.state import Footnote
 from app.web.middleware import REQUEST_ID, JsonFormatter
@@ -137,6 +137,19 @@ def test_log_lines_are_json_with_the_request() -> None:
     line = orjson.loads(JsonFormatter().format(record))
     REQUEST_ID.reset(token)
     assert (line["message"], line["request_id"], line["level"]) == ('x "y"', "req_1", "info")
+
+
+def documentation() -> str:
+    """The table of ``docs/settings.md``, one line a setting."""
+    lines = ["| variable | default | what it does |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = int(field.default) if isinstance(field.default, bool) else field.default
+        shown = "none" if default is None else f"`{default}`"
+        choices = get_args(field.annotation) if isinstance(default, str) else ()
+        values = f" One of {', '.join(f'`{c}`' for c in choices)}." if choices else ""
+        text = " ".join((field.description or "").split())
+        lines.append(f"| `{variable(name)}` | {shown} | {text}{values} |")
+    return "\n".join(lines) + "\n"
 
 
 def test_settings_are_documented(root: Path) -> None:
