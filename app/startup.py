@@ -17,6 +17,7 @@ from app.inference.indexer import Indexer
 from app.inference.loading import load_generator, load_serving
 from app.inference.snapshot import Snapshots
 from app.jobs import reindex
+from app.jobs.inputs import index_folder
 from app.jobs.queue import Jobs
 from app.jobs.train import sweep
 from app.metrics import Metrics
@@ -163,7 +164,7 @@ class StartUp:
         settings, serving = self.settings, self.snapshots.now().serving
         index = Index(
             self.store,
-            reindex.index_folder(settings),
+            index_folder(settings),
             scorer="whoosh" if settings.scorer == "whoosh" else "compiled",
             passage_words=settings.passage_words,
             encoder_sha=None if serving is None else serving.model.encoder_sha256,

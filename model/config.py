@@ -130,6 +130,13 @@ class TrainConfig:
         return dataclasses.asdict(self)
 
 
+def pick_device(name: str) -> str:
+    """`cpu`, `cuda` or `cuda:N` as it stands; `auto` is a GPU where torch sees one."""
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def pick_dtype(name: str, device: str) -> torch.dtype:
     """The arithmetic for inference: `fp32`, `bf16`, or `auto` (bf16 where the hardware has it).
 

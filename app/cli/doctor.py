@@ -132,7 +132,7 @@ def store(settings: Settings) -> list[Finding]:
 
 def generations(settings: Settings) -> list[Finding]:
     """Each index generation against its manifest."""
-    from app.jobs.reindex import index_folder
+    from app.jobs.inputs import index_folder
     from index_data.generations.build import generation_folders
     from index_data.segment.manifest import GenerationCorrupt, verify
 
@@ -197,9 +197,8 @@ def encoder(settings: Settings) -> list[Finding]:
 
 def generator(settings: Settings) -> list[Finding]:
     """Whether the generator, where there is to be one, would be loaded. Nothing of it is."""
-    from app.inference.device import pick_device
     from app.inference.language_models import generator_source
-    from model.config import pick_dtype
+    from model.config import pick_device, pick_dtype
     from model.folders import CheckpointRefused, check_files, read_manifest
     from model.lm.generator import is_language_model
     from model.text_generation.generator_files import (
@@ -230,7 +229,7 @@ def generator(settings: Settings) -> list[Finding]:
 
 def made_by(settings: Settings) -> list[tuple[str, str, str]]:
     """(what, sha256 of its encoder, what to do) for what serves."""
-    from app.jobs.reindex import index_folder
+    from app.jobs.inputs import index_folder
     from app.records.registry import MANIFEST, Registry
     from index_data.generations.build import generation_folders
     from index_data.segment.manifest import NAME

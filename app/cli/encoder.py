@@ -68,7 +68,7 @@ def encoder(
 
 
 def _trained(rows: list[ScratchText], config: ScratchConfig, out: Path) -> ScratchReport:
-    from app.inference.device import pick_device
+    from model.config import pick_device
     from model.scratch.train import train_encoder
 
     with StepBar("encoder") as progress:

@@ -43,8 +43,7 @@ def load_encoder(settings: Settings, source: str | None) -> Encoder:
 
     Torch is imported here, on the thread that loads: the port opens before that.
     """
-    from app.inference.device import pick_device
-    from model.config import pick_dtype
+    from model.config import pick_device, pick_dtype
     from model.encoder.encoder import Encoder
 
     device = pick_device(settings.device)
@@ -119,8 +118,7 @@ def load_generator(settings: Settings, metrics: Metrics) -> GeneratorEngine:
     """
 
     def load() -> AnyGenerator:
-        from app.inference.device import pick_device
-        from model.config import pick_dtype
+        from model.config import pick_device, pick_dtype
         from model.lm.generator import LMGenerator, is_language_model
         from model.text_generation.generator import Generator
 

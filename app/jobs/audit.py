@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from app.jobs.inputs import child_part, load_encoder, opened, reading
 from app.jobs.job import Job, JobKind
-from app.jobs.train import load_encoder, opened, reading
 from app.records.audits import Audits
+from app.records.encoders import EncoderChoice
 from app.settings import Settings
 from app.worker import JobRefused, Reporter
 from index_data.documents import Document, normalise
@@ -31,11 +32,12 @@ SUSPICIOUS: Final = 0.5
 ENCODED_AT_ONCE: Final = 64
 
 
-def kind(settings: Settings, audits: Audits) -> JobKind:
+def kind(settings: Settings, audits: Audits, encoders: EncoderChoice) -> JobKind:
     """The audit job of a server."""
 
     def prepare(job: Job) -> dict[str, Any]:
-        return {**reading(settings), "_dismissed": audits.dismissed(str(job.params["field"]))}
+        dismissed = audits.dismissed(str(job.params["field"]))
+        return {**reading(settings, encoders.source), "_dismissed": dismissed}
 
     def finish(job: Job, result: dict[str, Any]) -> dict[str, Any]:
         findings = result.pop("findings")
@@ -45,13 +47,11 @@ def kind(settings: Settings, audits: Audits) -> JobKind:
     return JobKind("app.jobs.audit:run", prepare, finish)
 
 
+@child_part()
 def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     """Judge every label of a field (the child's part)."""
-    import torch
-
     from model.training.audit import audit
 
-    torch.set_num_threads(1)
     field, folds = str(params["field"]), int(params["folds"])
     encoder = load_encoder(params, reporter)
     with opened(params, encoder) as searcher:

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from app.inference.device import pick_device
 from app.inference.indexer import Indexer
+from app.jobs.inputs import child_part, load_encoder, reading
 from app.jobs.job import Job, JobKind
 from app.jobs.queue import Jobs
+from app.records.encoders import EncoderChoice
 from app.settings import Settings
-from app.worker import JobCancelled, JobRefused, Reporter
+from app.worker import Reporter
 
 if TYPE_CHECKING:
     from index_data.generations.index import Index
@@ -24,17 +25,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TYPE: Final = "reindex"
-FOLDER: Final = "index"
-
-
-def index_folder(settings: Settings) -> Path:
-    """Where the generations lie."""
-    return settings.store_dir / FOLDER
 
 
 def kind(
     settings: Settings,
     indexer: Indexer,
+    encoders: EncoderChoice,
     published: Callable[[list[str]], None],
     change_encoder: Callable[[Path, str | None], None],
     decide: Callable[[dict[str, Any], float], dict[str, Any]],
@@ -50,12 +46,8 @@ def kind(
 
     def prepare(job: Job) -> dict[str, Any]:
         return {
-            "_store": str(settings.store_dir),
-            "_index": str(index_folder(settings)),
-            "_encoder": settings.encoder,
-            "_device": settings.device,
+            **reading(settings, encoders.source),
             "_dtype": settings.dtype,
-            "_passage_words": settings.passage_words,
             "_analyzer": indexer.index.searcher.analyzer.name,
             "_checkpoints": str(settings.checkpoint_dir),
         }
@@ -101,39 +93,28 @@ def activation_mode(activate: object) -> str:
     return "never" if activate is False else "always"
 
 
+@child_part()
 def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     """Build a generation from the store (the child's part)."""
-    import torch
-
-    from index_data.generations.build import BuildCancelled, build_generation, generation_folders
+    from index_data.generations.build import build_generation, generation_folders
     from index_data.text.analysis import ANALYZERS
-    from model.config import pick_dtype
-    from model.encoder.encoder import Encoder, EncoderRefused
+    from model.config import pick_device, pick_dtype
 
-    torch.set_num_threads(1)
-    reporter.progress(0, 1, "load the encoder")
-    device = pick_device(params["_device"])
-    dtype = pick_dtype(params["_dtype"], device)
+    dtype = pick_dtype(params["_dtype"], pick_device(params["_device"]))
     source = params.get("encoder") or params["_encoder"]
+    encoder = load_encoder({**params, "_encoder": source}, reporter, dtype)
     damaged: list[str] = []
-    try:
-        encoder = Encoder.load(source, device=device, dtype=dtype)
-    except EncoderRefused as refused:
-        raise JobRefused(str(refused)) from refused
-    try:
-        folder = build_generation(
-            Path(params["_store"]),
-            Path(params["_index"]),
-            encode=encoder.encode,
-            encoder_sha=encoder.sha256,
-            passage_words=params["_passage_words"],
-            analyzer=ANALYZERS[params.get("analyzer") or params["_analyzer"]],
-            progress=reporter.progress,
-            cancelled=reporter.cancelled,
-            damaged=damaged.extend,
-        )
-    except BuildCancelled:
-        raise JobCancelled from None
+    folder = build_generation(
+        Path(params["_store"]),
+        Path(params["_index"]),
+        encode=encoder.encode,
+        encoder_sha=encoder.sha256,
+        passage_words=params["_passage_words"],
+        analyzer=ANALYZERS[params.get("analyzer") or params["_analyzer"]],
+        progress=reporter.progress,
+        cancelled=reporter.cancelled,
+        damaged=damaged.extend,
+    )
     number = next(n for n, path in generation_folders(folder.parent) if path == folder)
     return {
         "folder": str(folder),

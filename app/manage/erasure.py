@@ -24,9 +24,9 @@ from app.history.predictions import Predictions
 from app.inference.indexer import Indexer
 from app.inference.language_models import LanguageModels
 from app.jobs import pretrain, reindex
+from app.jobs.inputs import WORK
 from app.jobs.job import FINISHED
 from app.jobs.queue import Jobs
-from app.jobs.train import WORK
 from app.problems import Problem
 from app.records import erased
 from app.records.feedback import Feedback

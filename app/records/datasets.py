@@ -250,10 +250,10 @@ def rows_file(folder: Path) -> tuple[Dataset, Path]:
     return about, path
 
 
-def load_rows(folder: Path) -> tuple[Dataset, list[dict[str, Any]]]:
-    """A set with its rows. Raises :class:`DatasetBroken` when it is not what was written."""
-    about, path = rows_file(folder)
-    return about, [json.loads(line) for line in path.read_bytes().splitlines()]
+def load_rows(folder: Path) -> list[dict[str, Any]]:
+    """A set's rows. Raises :class:`DatasetBroken` when it is not what was written."""
+    _, path = rows_file(folder)
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
 def _about(folder: Path) -> Dataset:

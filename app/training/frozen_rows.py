@@ -93,11 +93,12 @@ class Retrieval:
 
     @classmethod
     def by_default(
-        cls, searcher: Searcher, k: int, encode: Encode | None, *, passages: bool = False
+        cls, searcher: Searcher, k: int, encode: Encode, *, passages: bool = False
     ) -> Retrieval:
-        """As the server retrieves; ``encode`` ``None``: the index has no vectors that fit."""
-        method = "bm25" if encode is None else searcher.default_method
-        return cls(searcher, k, method, encode, passages=passages)
+        """As the server retrieves: by words alone where the index has no vectors that fit."""
+        if not searcher.has_vectors:
+            return cls(searcher, k, "bm25", passages=passages)
+        return cls(searcher, k, searcher.default_method, encode, passages=passages)
 
     def each(
         self, queries: Sequence[Query], reporter: Reporter | None = None

@@ -73,23 +73,21 @@ def check_labels(field: str, counts: Counter[str]) -> None:
 def freeze(
     searcher: Searcher,
     folder: Path,
-    *,
     field: str,
     k: int,
     encode: Encode,
-    fits: bool,
     reporter: Reporter,
-    learned: Iterator[Document] | None = None,
+    documents: Iterator[Document] | None = None,
     feedback_items: Sequence[Document] = (),
 ) -> SetInfo:
     """Retrieve once for each labelled document and write the set.
 
-    ``learned``: what is learned from; ``None``: the documents of the index themselves.
+    ``documents``: what is learned from; ``None``: the documents of the index themselves.
     ``feedback_items``: labelled texts to measure on too, without those that a row has, or nearly
-    has. A row never finds itself or a near-duplicate. ``fits``: the index's vectors are of this
-    encoder. Raises :class:`JobRefused` on fewer than two labels.
+    has. A row never finds itself or a near-duplicate. Raises :class:`JobRefused` on fewer than two
+    labels.
     """
-    source = labelled(learned or searcher.documents(), field)
+    source = labelled(documents or searcher.documents(), field)
     counts = Counter(name for document in source.documents for name in names_of(document, field))
     check_labels(field, counts)
 
@@ -103,7 +101,7 @@ def freeze(
         return {"label": hit.document.labels.get(field)}
 
     return freeze_rows(
-        Retrieval.by_default(searcher, k, encode if fits else None),
+        Retrieval.by_default(searcher, k, encode),
         folder,
         [query(document) for document in source.documents],
         reporter,

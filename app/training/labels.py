@@ -44,12 +44,11 @@ def freeze(training: Training, searcher: Searcher) -> None:
     label_rows.freeze(
         searcher,
         training.work,
-        field=training.field,
-        k=TrainConfig(**training.options()).k,
-        encode=training.encoder.encode,
-        fits=searcher.has_vectors,
-        reporter=training.reporter,
-        learned=None if rows is None else documents_of(rows, training.field),
+        training.field,
+        TrainConfig(**training.options()).k,
+        training.encoder.encode,
+        training.reporter,
+        None if rows is None else documents_of(rows, training.field),
         feedback_items=[
             Document(one.id, one.text, labels={one.field: str(one.label)})
             for one in training.feedback(feedback_items)

@@ -23,6 +23,7 @@ from app.training.pretrain_data import (
 )
 from app.training.pretrain_retrieval import Reach, Setting
 from index_data.importing.import_files import ImportRefused, find_files
+from model.config import pick_device
 from model.folders import read_manifest
 from model.lm.checkpoint import load_lm, save_lm
 from model.lm.config import LMConfig, PretrainConfig
@@ -193,13 +194,6 @@ def before(report: dict[str, Any]) -> dict[str, Any]:
     """What a report says of the model that a run started from, and of those before it."""
     names = ("fingerprint", "run", "tokens", "before")
     return {name: report[name] for name in names if name in report}
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto`: a GPU where there is one."""
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _digest(plan: Plan) -> str:

@@ -49,7 +49,7 @@ def freeze(training: Training, searcher: Searcher) -> None:
         Retrieval.by_default(
             searcher,
             SpanTrainConfig(**training.options()).k,
-            training.encoder.encode if searcher.has_vectors else None,
+            training.encoder.encode,
             passages=True,
         ),
         training.work,

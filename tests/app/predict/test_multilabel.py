@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 
 from app.jobs import evaluate as evaluation_job
 from app.jobs import train as training_job
+from app.jobs.inputs import dataset_folder
 from app.manage.report_page import page
 from app.schemas.admin import ModelReport
 from app.schemas.prediction import ClassifyResponse, PredictResponse
@@ -206,7 +207,7 @@ def test_a_dataset_with_lists_is_learned(
             field=FIELD,
             _out=str(tmp_path / "d1"),
             _work=str(tmp_path / "work"),
-            _dataset=training_job.dataset_folder(settings, made.id),
+            _dataset=dataset_folder(settings, made.id),
         ),
         Reporter(lambda message: None, lambda: False),
     )
