@@ -231,21 +231,13 @@ def _send(items: Iterable[Item], summary: Summary) -> None:
 
 
 def _post(client: Any, batch: list[Item], summary: Summary) -> None:
-    import orjson
-
-    from app.cli.client import checked
+    from app.cli.client import send_documents
 
     summary.rejected += [item for item in batch if isinstance(item, Rejected)]
     good = [item for item in batch if isinstance(item, Read)]
     if not good:
         return
-    answer = client.post(
-        "/documents",
-        content=b"\n".join(orjson.dumps(item.document.to_json()) for item in good),
-        headers={"Content-Type": "application/x-ndjson"},
-        timeout=600,
-    )
-    result = checked(answer).json()
+    result = send_documents(client, [item.document for item in good])
     refused = {entry["line"]: entry["detail"] for entry in result["rejected"]}
     for number, item in enumerate(good, start=1):
         if number in refused:

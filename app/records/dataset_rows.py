@@ -29,9 +29,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One shape. ``mark``: the field that only its rows have, if there is one; ``family``: what it
-    trains.
-    """
+    """One shape. ``mark``: a field that only its rows have; ``family``: what it trains."""
 
     mark: str | None
     family: str
@@ -249,11 +247,6 @@ SHAPES: Final[Mapping[str, Shape]] = {
         frozenset({"id", "text", "label", "label_name", "labels"}),
         _classification,
     ),
-    "text": Shape(
-        None,
-        "pretrain",
-        FIELDS,
-        _plain,
-    ),
+    "text": Shape(None, "pretrain", FIELDS, _plain),
 }  # fmt: skip
 """The order in which a row's shape is looked for."""

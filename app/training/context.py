@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from app.problems import invalid
 from app.records.datasets import Dataset, load_rows
-from app.records.feedback import FeedbackItem
+from app.records.feedback import FeedbackItem, feedback_items
 from app.worker import JobRefused, Reporter
 from index_data.storage.store import DocumentStore, ReadOnlyStore
 
@@ -61,12 +61,10 @@ class Training:
         """The document store, for reading only."""
         return closing(DocumentStore.open_read_only(Path(self.params["_store"])))
 
-    def feedback(
-        self, read: Callable[[ReadOnlyStore, str], list[FeedbackItem]]
-    ) -> list[FeedbackItem]:
+    def feedback(self, given: Literal["label", "entities", "answer"]) -> list[FeedbackItem]:
         """Recorded feedback on the head's own field: the newest so many."""
         with self.store() as store:
-            return read(store, self.field)[-MAX_FEEDBACK:]
+            return feedback_items(store, self.field, given)[-MAX_FEEDBACK:]
 
 
 @dataclass(frozen=True, slots=True)

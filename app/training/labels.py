@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from app.problems import invalid
 from app.records.datasets import Dataset
-from app.records.feedback import feedback_items
 from app.training.context import Training, TrainingTask
 from index_data.documents import Document, content_id
 
@@ -51,7 +50,7 @@ def freeze(training: Training, searcher: Searcher) -> None:
         None if rows is None else documents_of(rows, training.field),
         feedback_items=[
             Document(one.id, one.text, labels={one.field: str(one.label)})
-            for one in training.feedback(feedback_items)
+            for one in training.feedback("label")
         ],
     )
 

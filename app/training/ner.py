@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from app.problems import invalid
 from app.records.datasets import Dataset
-from app.records.feedback import FeedbackItem, marked
+from app.records.feedback import FeedbackItem
 from app.training.context import Training, TrainingTask, check_rows, enough
 from app.training.frozen_rows import Query, Retrieval, SetInfo, freeze_rows, load_rows
 from index_data.documents import content_id, entities_of
@@ -54,7 +54,7 @@ def freeze(training: Training, searcher: Searcher) -> None:
         field=training.field,
         labels=dict(types.most_common()),
         about=_entities_in,
-        feedback_items=[_feedback(one) for one in training.feedback(marked)],
+        feedback_items=[_feedback(one) for one in training.feedback("entities")],
     )
 
 
