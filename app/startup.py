@@ -105,11 +105,11 @@ class StartUp:
         self._reindex_if_needed()
 
     def _reindex_if_needed(self) -> None:
-        """Queue a generation where there is none, or none that fits the encoder that is wanted."""
+        """Queue a generation where there is none, or none of the encoder that is asked for."""
         index, serving = self.indexer.index, self.snapshots.now().serving
         params: dict[str, Any] = {"mode": "full", "activate": True}
         if self.encoders.pending:
-            self.jobs.submit(reindex.TYPE, params | {"encoder": self.encoders.wanted})
+            self.jobs.submit(reindex.TYPE, params | {"encoder": self.encoders.requested})
         elif self.store.count() and (
             index.searcher.generation == 0
             or "index" in self.snapshots.faults

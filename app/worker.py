@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
@@ -58,7 +58,7 @@ class Reporter:
     _stage: str = ""
     _started: float = 0.0
     _first: int = 0
-    _last: float = field(default=0.0)
+    _last: float = 0.0
 
     def progress(self, step: int, total: int, stage: str, loss: float | None = None) -> None:
         """Report ``step`` of ``total`` of a stage; raises :class:`JobCancelled` once cancelled."""

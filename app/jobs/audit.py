@@ -70,12 +70,12 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     labels = np.array([names.index(str(d.labels[field])) for d in rows], dtype=np.int64)
     texts: dict[str, int] = {}
     groups = [texts.setdefault(normalise(d.text), len(texts)) for d in rows]
-    found = audit(
+    result = audit(
         vectors, labels, groups, folds=folds, seed=int(params["seed"]), tick=reporter.progress
     )
     dismissed = {d.id for d in rows if params["_dismissed"].get(d.id) == d.labels[field]}
-    listed = findings(found, rows, labels, names, dismissed, int(params["limit"]))
-    wrong = int((found.score >= SUSPICIOUS).sum())
+    listed = findings(result, rows, labels, names, dismissed, int(params["limit"]))
+    wrong = int((result.score >= SUSPICIOUS).sum())
     return {
         "field": field,
         "sequence": sequence,
@@ -125,7 +125,7 @@ def encoded(
 
 
 def findings(
-    found: Audit,
+    result: Audit,
     rows: Sequence[Document],
     labels: np.ndarray[Any, np.dtype[np.int64]],
     names: Sequence[str],
@@ -134,31 +134,31 @@ def findings(
 ) -> list[dict[str, Any]]:
     """The labels that another one beats, worst first; without those that were dismissed."""
     listed: list[dict[str, Any]] = []
-    for i in np.argsort(-found.score, kind="stable").tolist():
-        if len(listed) == limit or found.score[i] < SUSPICIOUS:
+    for i in np.argsort(-result.score, kind="stable").tolist():
+        if len(listed) == limit or result.score[i] < SUSPICIOUS:
             break
         if rows[i].id in dismissed:
             continue
-        own, other = int(labels[i]), int(found.suggested[i])
+        own, other = int(labels[i]), int(result.suggested[i])
         against = [
             j
-            for j in np.argsort(-found.weights[i], kind="stable").tolist()
-            if found.weights[i, j] > 0 and labels[found.nearest[i, j]] != own
+            for j in np.argsort(-result.weights[i], kind="stable").tolist()
+            if result.weights[i, j] > 0 and labels[result.nearest[i, j]] != own
         ]
         listed.append(
             {
                 "doc_id": rows[i].id,
                 "label": names[own],
                 "suggested": names[other],
-                "score": _round(found.score[i]),
-                "head": _pair(found.head[i], own, other),
-                "neighbours": _pair(found.neighbours[i], own, other),
+                "score": _round(result.score[i]),
+                "head": _pair(result.head[i], own, other),
+                "neighbours": _pair(result.neighbours[i], own, other),
                 "contradicting": [
                     {
-                        "doc_id": rows[int(found.nearest[i, j])].id,
-                        "label": names[int(labels[found.nearest[i, j]])],
-                        "similarity": _round(found.similarity[i, j]),
-                        "weight": _round(found.weights[i, j]),
+                        "doc_id": rows[int(result.nearest[i, j])].id,
+                        "label": names[int(labels[result.nearest[i, j]])],
+                        "similarity": _round(result.similarity[i, j]),
+                        "weight": _round(result.weights[i, j]),
                     }
                     for j in against[:CONTRADICTING]
                 ],

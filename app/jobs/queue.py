@@ -166,9 +166,9 @@ class Jobs:
     def _put(self, job: Job, *, durable: bool = True) -> None:
         """Replace the job; with ``durable`` it is on the disk before anybody sees it."""
         with self._lock:
-            written = self._store.write(lambda connection: save_job(connection, job))
+            write = self._store.write(lambda connection: save_job(connection, job))
             if durable:
-                written.result()
+                write.result()
             self._jobs[job.id] = job
 
     def _loop(self) -> None:
@@ -250,7 +250,7 @@ class Jobs:
         self, job_id: str, connection: Connection, process: SpawnProcess
     ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
         deadline: float | None = None
-        written = time.monotonic()
+        beaten = time.monotonic()
         while True:
             stop = job_id in self._cancelling or self._closing.is_set()
             if stop and deadline is None:
@@ -259,7 +259,7 @@ class Jobs:
             if deadline is not None and time.monotonic() > deadline:
                 return None, stopped_body("Cancelled", "The job did not stop by itself.")
             if not connection.poll(WATCH_INTERVAL_S):
-                written = self._beat(job_id, written)
+                beaten = self._beat(job_id, beaten)
                 continue
             try:
                 message = json.loads(connection.recv_bytes())
@@ -272,12 +272,12 @@ class Jobs:
                 return None, problem_body(message["problem"]["slug"], message["problem"]["detail"])
             job = replace(self._jobs[job_id], progress=message["progress"])
             self._jobs[job_id] = job
-            written = self._beat(job_id, written)
+            beaten = self._beat(job_id, beaten)
 
-    def _beat(self, job_id: str, written: float) -> float:
-        """Write progress and heartbeat if it is time; when they were last written."""
-        if time.monotonic() - written < HEARTBEAT_S:
-            return written
+    def _beat(self, job_id: str, beaten: float) -> float:
+        """Write progress and heartbeat if it is time; when that was last done."""
+        if time.monotonic() - beaten < HEARTBEAT_S:
+            return beaten
         self._put(replace(self._jobs[job_id], heartbeat=_now()), durable=False)
         return time.monotonic()
 
@@ -290,7 +290,7 @@ def _say(connection: Connection, word: bytes) -> None:
     try:
         connection.send_bytes(word)
     except (BrokenPipeError, ConnectionResetError):
-        logger.info("the job's process ended before it could be told to stop")
+        logger.info("the job's process ended before it was asked to stop")
 
 
 def _death(exitcode: int | None) -> str:

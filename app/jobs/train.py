@@ -117,10 +117,10 @@ def sweep(settings: Settings, jobs: Iterable[Job]) -> None:
     """Remove the work of jobs that nobody will resume: all but the newest unfinished ones."""
     unfinished = [job for job in jobs if "version" in job.params and job.state in RESUMABLE]
     unfinished.sort(key=lambda job: job.created, reverse=True)
-    kept = {job.id for job in unfinished[:KEPT_WORK]}
+    resumable = {job.id for job in unfinished[:KEPT_WORK]}
     versions = {str(job.params["version"]) for job in unfinished[:KEPT_WORK]}
     for folder in (settings.store_dir / WORK).glob("job_*"):
-        if folder.name not in kept:
+        if folder.name not in resumable:
             shutil.rmtree(folder, ignore_errors=True)
     for folder in settings.checkpoint_dir.glob(".*.training"):
         if folder.name[1:].removesuffix(".training") not in versions:

@@ -74,13 +74,13 @@ class Datasets:
 
     def all(self) -> list[Dataset]:
         """Every set that reads, the newest first."""
-        found = []
+        sets = []
         for path in self.folder.glob(f"ds_*/{ABOUT}"):
             try:
-                found.append(_about(path.parent))
+                sets.append(_about(path.parent))
             except DatasetBroken:
                 continue
-        return sorted(found, key=lambda d: (-d.created, d.id))
+        return sorted(sets, key=lambda d: (-d.created, d.id))
 
     def find(self, name: str) -> Dataset:
         """One set. Raises ``not-found``."""
@@ -242,11 +242,11 @@ def rows_file(folder: Path) -> tuple[Dataset, Path]:
     about, path = _about(folder), folder / ROWS
     try:
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DatasetBroken(f"dataset {about.id}: {error.strerror}") from error
-    if found != about.sha256:
-        raise DatasetBroken(f"dataset {about.id}: sha256 {found[:12]}, was {about.sha256[:12]}")
+    if sha256 != about.sha256:
+        raise DatasetBroken(f"dataset {about.id}: sha256 {sha256[:12]}, was {about.sha256[:12]}")
     return about, path
 
 

@@ -87,10 +87,10 @@ class TrainingTask:
     fields: bool = False
 
 
-def check_rows(found: Dataset) -> None:
+def check_rows(dataset: Dataset) -> None:
     """Refuse an uploaded set with too few rows. Raises ``validation``."""
-    if found.rows < LEAST_ROWS:
-        raise invalid("#/dataset", f"it has {found.rows} rows: at least {LEAST_ROWS} are needed")
+    if dataset.rows < LEAST_ROWS:
+        raise invalid("#/dataset", f"it has {dataset.rows} rows: at least {LEAST_ROWS} are needed")
 
 
 def enough(rows: Sequence[object], what: str) -> None:

@@ -204,14 +204,14 @@ def freeze_rows(
         (folder / ROWS).open("w", encoding="utf-8") as rows,
         (folder / FEEDBACK).open("w", encoding="utf-8") as feedback,
     ):
-        writer = Passages(passages, about)
+        numbered = Passages(passages, about)
         for query, hits, near in retrieval.each(queries, reporter):
             dropped += len(near)
-            rows.write(writer.row(query, hits))
+            rows.write(numbered.row(query, hits))
         for query, hits, _ in retrieval.each(fresh):
-            feedback.write(writer.row(query, hits))
+            feedback.write(numbered.row(query, hits))
     if vectors:
-        np.save(folder / VECTORS, writer.vectors())
+        np.save(folder / VECTORS, numbered.vectors())
     info = SetInfo(
         field=field,
         k=retrieval.k,

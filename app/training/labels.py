@@ -28,9 +28,9 @@ def check_index(searcher: Searcher, field: str) -> None:
         raise invalid("#/field", "all labelled documents have the same label: 2 are needed")
 
 
-def check_dataset(found: Dataset) -> None:
+def check_dataset(dataset: Dataset) -> None:
     """Refuse a set with fewer than two labels. Raises ``validation``."""
-    if len(found.labels) < 2:
+    if len(dataset.labels) < 2:
         raise invalid("#/dataset", "all its rows have the same label: 2 are needed")
 
 

@@ -31,10 +31,10 @@ def check_index(searcher: Searcher, field: str) -> None:
         raise invalid("#/dataset", "no document in the index has metadata.entities: name a dataset")
 
 
-def check_dataset(found: Dataset) -> None:
+def check_dataset(dataset: Dataset) -> None:
     """Refuse too few rows, or rows without any entity. Raises ``validation``."""
-    check_rows(found)
-    if not found.labels:
+    check_rows(dataset)
+    if not dataset.labels:
         raise invalid("#/dataset", "none of its rows has an entity")
 
 

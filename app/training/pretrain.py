@@ -231,7 +231,12 @@ def _corpus(
             note(f"{tokenizer.vocab} tokens learned")
         reach = Reach(max(shape.k, 1), shape.chunks, shape.passage_chunks)
         corpus = build_corpus(
-            texts, tokenizer, settings, reach, shape.chunk, partial(_retrieving, stage)
+            texts,
+            tokenizer,
+            settings,
+            reach,
+            shape.chunk,
+            lambda done, total: stage(done, total, "retrieve"),
         )
         note(f"{len(corpus.tokens)} chunks, retrieved: {json.dumps(corpus.notes['retrieval'])}")
         folder.mkdir(parents=True, exist_ok=True)
@@ -262,10 +267,6 @@ def _texts(
     if not any(text.split == "train" for text in texts):
         raise TrainingRefused(f"all of {len(texts)} documents are held out: lower --held-out")
     return texts, settings
-
-
-def _retrieving(stage: Callable[[int, int, str], None], done: int, total: int) -> None:
-    stage(done, total, "retrieve")
 
 
 def sources_of(paths: Sequence[str]) -> list[Source]:
