@@ -55,7 +55,7 @@ class Job:
 class JobKind:
     """What a type of job does: ``target`` in the child, then ``finish`` in the server.
 
-    ``target`` is ``package.module:function`` (see :func:`app.worker.resolve`). ``prepare`` adds
+    ``target`` is ``package.module:function``. ``prepare`` adds
     what the child needs to know to the parameters when the job starts; ``finish`` takes the
     parameters and the child's result, puts it in use and returns the job's result.
     """

@@ -15,6 +15,7 @@ import secrets
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -255,7 +256,8 @@ class Jobs:
             stop = job_id in self._cancelling or self._closing.is_set()
             if stop and deadline is None:
                 deadline = time.monotonic() + (2.0 if self._closing.is_set() else CANCEL_GRACE_S)
-                _say(connection, b"cancel")
+                with suppress(BrokenPipeError, ConnectionResetError):  # it ended just before
+                    connection.send_bytes(b"cancel")
             if deadline is not None and time.monotonic() > deadline:
                 return None, stopped_body("Cancelled", "The job did not stop by itself.")
             if not connection.poll(WATCH_INTERVAL_S):
@@ -284,13 +286,6 @@ class Jobs:
 
 def _now() -> float:
     return round(time.time(), 3)
-
-
-def _say(connection: Connection, word: bytes) -> None:
-    try:
-        connection.send_bytes(word)
-    except (BrokenPipeError, ConnectionResetError):
-        logger.info("the job's process ended before it was asked to stop")
 
 
 def _death(exitcode: int | None) -> str:

@@ -76,21 +76,18 @@ def plan_of(
     *,
     tokens: int,
     batch_tokens: int,
-    window: int,
-    dim: int,
-    layers: int,
-    heads: int,
     vocab: int,
-    k: int,
     optimizer: Literal["adamw", "sgd"],
     lr: float | None,
     held_out: float,
     seed: int,
     start: Path | None = None,
+    **shape: int,
 ) -> Plan:
     """The plan for the options of the command line, which the job has too.
 
-    `start`: a language model to go on from, with its shape and its tokens whatever the options say.
+    `shape`: window, dim, layers, heads and k. `start`: a language model to go on from, with its
+    shape and its tokens whatever the options say.
 
     Raises:
         ValueError: The sizes do not fit together.
@@ -104,10 +101,7 @@ def plan_of(
     )
     if start is not None:
         return Plan(out, sources, run=run, held_out=held_out, start=start)
-    shape: dict[str, Any] = {
-        "window": window, "dim": dim, "layers": layers, "heads": heads, "k": k,
-        "copy_layer": (layers + 1) // 2,
-    }  # fmt: skip
+    shape["copy_layer"] = (shape["layers"] + 1) // 2
     LMConfig(vocab=vocab, **shape)
     return Plan(out, sources, shape, run, vocab, held_out)
 
