@@ -191,13 +191,13 @@ class Footnote:
 
     def degraded(self) -> list[str]:
         """What does not serve as it should, and why."""
-        found = list(self.snapshots.now().degraded)
+        reasons = list(self.snapshots.now().degraded)
         if damaged := len(self.store.damaged()):
-            found.append(
+            reasons.append(
                 f"store: {damaged} damaged and left out (`footnote doctor` names each): "
                 "import them again"
             )
-        return found
+        return reasons
 
     def imported(self) -> None:
         """Told after an import: builds a new generation when enough was written since the last."""

@@ -58,13 +58,13 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         sequence = searcher.sequence
         documents, known = labelled(searcher, field)
     counts = Counter(str(d.labels[field]) for d in documents)
-    usable = [i for i, d in enumerate(documents) if counts[str(d.labels[field])] > 1]
-    names = sorted({str(documents[i].labels[field]) for i in usable})
+    names = sorted(name for name, count in counts.items() if count > 1)
     if len(names) < 2:
         raise JobRefused(
             f"Two labels with two documents each are needed; {len(names)} of the field {field!r} "
             "has as many."
         )
+    usable = [i for i, d in enumerate(documents) if counts[str(d.labels[field])] > 1]
     rows = [documents[i] for i in usable]
     vectors = encoded(rows, [known[i] for i in usable], encoder, reporter)
     labels = np.array([names.index(str(d.labels[field])) for d in rows], dtype=np.int64)
@@ -75,13 +75,12 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     )
     dismissed = {d.id for d in rows if params["_dismissed"].get(d.id) == d.labels[field]}
     listed = findings(result, rows, labels, names, dismissed, int(params["limit"]))
-    wrong = int((result.score >= SUSPICIOUS).sum())
     return {
         "field": field,
         "sequence": sequence,
         "documents": len(rows),
         "labels": len(names),
-        "suspicious": wrong,
+        "suspicious": int((result.score >= SUSPICIOUS).sum()),
         "dismissed": len(dismissed),
         "left_out": len(documents) - len(rows),
         "folds": folds,

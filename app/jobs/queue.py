@@ -125,10 +125,9 @@ class Jobs:
 
     def get(self, job_id: str) -> Job:
         """The job as it stands. Raises ``not-found``."""
-        job = self._jobs.get(job_id)
-        if job is None:
+        if job_id not in self._jobs:
             raise Problem("not-found", "There is no job with this id.")
-        return job
+        return self._jobs[job_id]
 
     def all(self) -> list[Job]:
         """All jobs, the newest first."""

@@ -3,11 +3,7 @@
 A scope includes the ones before it: ``open`` < ``predict`` < ``write`` < ``admin``. Of a key only
 its SHA-256 digest is kept: keys are 256 random bits, so a plain digest cannot be searched for. Keys
 that come from the environment are digested at start and never stored, so that taking the variable
-away takes the key away.
-
-Usage in a router, where every route must name its scope::
-
-    router.get("/search", dependencies=[Depends(scope("predict"))])
+away takes the key away. Every route names its scope: ``Depends(scope("predict"))``.
 """
 
 from __future__ import annotations
@@ -229,7 +225,7 @@ class RequireScope:
 
 
 def scope(name: ScopeName) -> RequireScope:
-    """The FastAPI dependency that asks for the scope ``name``: ``Depends(scope("write"))``."""
+    """The FastAPI dependency that asks for the scope ``name``."""
     return RequireScope(Scope.named(name))
 
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from app.training.frozen_rows import (
     Encode,
@@ -24,8 +24,9 @@ from app.training.frozen_rows import (
 from app.worker import JobRefused, Reporter
 from index_data.documents import Document
 from index_data.search.searcher import Hit, Searcher
-from model.labels.memory import Retrieved
-from model.training.split import Row
+
+if TYPE_CHECKING:
+    from model.training.split import Row
 
 MULTILABEL_FROM: Final = 0.1  # share of lists that makes the labels of a field independent
 
@@ -120,6 +121,8 @@ def load(folder: Path) -> tuple[SetInfo, list[Row], list[Row]]:
 
     Raises ``FileNotFoundError`` when the folder holds none.
     """
+    from model.labels.memory import Retrieved
+    from model.training.split import Row
 
     def row(raw: dict[str, Any], hits: list[tuple[dict[str, Any], float]]) -> Row:
         retrieved = [
