@@ -21,7 +21,7 @@ from app.inference.language_models import LanguageModels
 from app.inference.loading import generator_threads, inference_threads, set_threads
 from app.inference.pipeline import Pipeline
 from app.inference.snapshot import Snapshot, Snapshots
-from app.jobs import audit, evaluate, pretrain, reindex, reindex_promotion, train
+from app.jobs import audit, evaluate, pretrain, reindex, train
 from app.jobs.queue import Jobs
 from app.metrics import Metrics
 from app.records.audits import Audits
@@ -107,7 +107,6 @@ class Footnote:
                 encoders,
                 self._index_published,
                 self.activation.change_encoder,
-                reindex_promotion.decide,
             ),
             evaluate.TYPE: evaluate.kind(settings, registry, encoders),
             pretrain.TYPE: pretrain.kind(settings),

@@ -17,7 +17,7 @@ from app.jobs.job import Job, JobKind
 from app.records.encoders import EncoderChoice
 from app.records.registry import NO_CHECKPOINT, Registry
 from app.settings import Settings
-from app.training import label_rows
+from app.training import labels as label_training
 from app.worker import Reporter
 
 if TYPE_CHECKING:
@@ -93,8 +93,10 @@ def retrieved_rows(
     """The labelled documents of an index (or some of them), each with its hits."""
     with tempfile.TemporaryDirectory(prefix="footnote-evaluate-") as folder:
         work = Path(folder)
-        label_rows.freeze(searcher, work, field, k, encoder.encode, reporter, documents)
-        info, rows, _ = label_rows.load(work)
+        label_training.freeze_documents(
+            searcher, work, field, k, encoder.encode, reporter, documents
+        )
+        info, rows, _ = label_training.load(work)
     return info, rows
 
 

@@ -15,6 +15,7 @@ from app.inference.indexer import Indexer
 from app.jobs.inputs import child_part, load_encoder, reading
 from app.jobs.job import Job, JobKind
 from app.jobs.queue import Jobs
+from app.jobs.reindex_promotion import compare, decide
 from app.records.encoders import EncoderChoice
 from app.settings import Settings
 from app.worker import Reporter
@@ -33,15 +34,13 @@ def kind(
     encoders: EncoderChoice,
     published: Callable[[list[str]], None],
     change_encoder: Callable[[Path, str | None], None],
-    decide: Callable[[dict[str, Any], float], dict[str, Any]],
 ) -> JobKind:
     """The reindexing job of a server.
 
     ``published`` is called when the new generation serves, with the ids of documents that it lacks
     since they are damaged; ``change_encoder`` serves a generation together with the encoder that
-    made its vectors, where that is another one than before. Asked to go live ``if_better``, one of
-    another encoder or analyzer was compared, and where ``decide`` says no to the figures it is kept
-    without serving.
+    made its vectors, where that is another one than before. With ``if_better`` one of another
+    encoder or analyzer serves only where it passes its paired test; else it is kept.
     """
 
     def prepare(job: Job) -> dict[str, Any]:
@@ -83,7 +82,7 @@ def kind(
             "gate": promotion,
         }
 
-    return JobKind("app.jobs.reindex_promotion:run", prepare, finish)
+    return JobKind("app.jobs.reindex:run", prepare, finish)
 
 
 def activation_mode(activate: object) -> str:
@@ -95,7 +94,7 @@ def activation_mode(activate: object) -> str:
 
 @child_part()
 def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """Build a generation from the store (the child's part)."""
+    """Build a generation from the store and, where it may be refused, compare it (in the child)."""
     from index_data.generations.build import build_generation, generation_folders
     from index_data.text.analysis import ANALYZERS
     from model.config import pick_device, pick_dtype
@@ -116,13 +115,16 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         damaged=damaged.extend,
     )
     number = next(n for n, path in generation_folders(folder.parent) if path == folder)
-    return {
+    result = {
         "folder": str(folder),
         "number": number,
         "encoder": source,
         "encoder_sha": encoder.sha256,
         "damaged": damaged,
     }
+    if activation_mode(params.get("activate")) == "if_better":
+        result["compared"] = compare(params, folder, source, reporter)
+    return result
 
 
 def submit_if_due(jobs: Jobs, index: Index, documents: int) -> Job | None:

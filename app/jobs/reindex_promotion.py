@@ -11,9 +11,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from app.jobs import reindex
 from app.jobs.evaluate import held_out_rows, predict_rows, retrieved_rows
-from app.jobs.inputs import child_part, load_encoder, opened
+from app.jobs.inputs import load_encoder, opened
 from app.records.registry import NO_CHECKPOINT, Registry
 from app.training.promotion import judged
 from app.worker import Reporter
@@ -29,24 +28,14 @@ if TYPE_CHECKING:
 DOCUMENTS: Final = 1_000  # labelled documents to compare on, those first that heads hold out
 
 
-@child_part()
-def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """Build a generation and, where it is to be judged, compare it (the child's part)."""
-    result = reindex.run(params, reporter)
-    if reindex.activation_mode(params.get("activate")) != "if_better":
-        return result
-    built = Path(result["folder"])
-    return result | {"compared": compare(params, built, result["encoder"], reporter)}
-
-
 def compare(
     params: dict[str, Any], built: Path, source: str | None, reporter: Reporter
 ) -> dict[str, Any] | None:
     """The figures of the paired test of a generation that was built by the encoder ``source``.
 
     None: by encoder and analyzer that serve, so that there is nothing to judge. ``built`` is not
-    registered yet. Raises :class:`JobRefused` where a side cannot be read, or
-    where the field has fewer than two labels.
+    registered yet. Raises ``CheckpointRefused`` or ``EncoderRefused`` where a side cannot be read,
+    :class:`JobRefused` where the field has fewer than two labels.
     """
     from model.checkpoint import verify
     from model.metrics import Paired

@@ -18,7 +18,7 @@ from app.records.encoders import EncoderChoice
 from app.records.feedback import Feedback, FeedbackItem
 from app.records.registry import Registry
 from app.settings import Settings
-from app.training import label_rows as training_set
+from app.training import labels as training_set
 from app.training.promotion import decide
 from app.worker import JobCancelled, JobRefused, Reporter
 from index_data.documents import Document, near_duplicate

@@ -17,7 +17,7 @@ from app.manage.report_page import page
 from app.schemas.admin import ModelReport
 from app.schemas.prediction import ClassifyResponse, PredictResponse
 from app.settings import Settings
-from app.training import label_rows as training_set
+from app.training import labels as training_set
 from app.training.promotion import decide
 from app.worker import Reporter
 from index_data.documents import Document
