@@ -17,6 +17,7 @@ from app.inference.indexer import Indexer
 from app.inference.loading import load_generator, load_serving
 from app.inference.snapshot import Snapshots
 from app.jobs import reindex
+from app.jobs.inputs import index_folder
 from app.jobs.queue import Jobs
 from app.jobs.train import sweep
 from app.metrics import Metrics
@@ -104,11 +105,11 @@ class StartUp:
         self._reindex_if_needed()
 
     def _reindex_if_needed(self) -> None:
-        """Queue a generation where there is none, or none that fits the encoder that is wanted."""
+        """Queue a generation where there is none, or none of the encoder that is asked for."""
         index, serving = self.indexer.index, self.snapshots.now().serving
         params: dict[str, Any] = {"mode": "full", "activate": True}
         if self.encoders.pending:
-            self.jobs.submit(reindex.TYPE, params | {"encoder": self.encoders.wanted})
+            self.jobs.submit(reindex.TYPE, params | {"encoder": self.encoders.requested})
         elif self.store.count() and (
             index.searcher.generation == 0
             or "index" in self.snapshots.faults
@@ -163,7 +164,7 @@ class StartUp:
         settings, serving = self.settings, self.snapshots.now().serving
         index = Index(
             self.store,
-            reindex.index_folder(settings),
+            index_folder(settings),
             scorer="whoosh" if settings.scorer == "whoosh" else "compiled",
             passage_words=settings.passage_words,
             encoder_sha=None if serving is None else serving.model.encoder_sha256,

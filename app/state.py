@@ -21,8 +21,7 @@ from app.inference.language_models import LanguageModels
 from app.inference.loading import generator_threads, inference_threads, set_threads
 from app.inference.pipeline import Pipeline
 from app.inference.snapshot import Snapshot, Snapshots
-from app.jobs import reindex
-from app.jobs.kinds import job_kinds
+from app.jobs import audit, evaluate, pretrain, reindex, train
 from app.jobs.queue import Jobs
 from app.metrics import Metrics
 from app.records.audits import Audits
@@ -99,22 +98,27 @@ class Footnote:
         )
 
     def _make_jobs(self) -> None:
-        kinds = job_kinds(
-            self.settings,
-            registry=self.registry,
-            encoders=self.encoders,
-            audits=self.audits,
-            activation=self.activation,
-            indexer=self.indexer,
-            published=self._index_published,
-        )
+        settings, registry, encoders = self.settings, self.registry, self.encoders
+        kinds = {
+            train.TYPE: train.kind(settings, registry, encoders, self.activation.activate),
+            reindex.TYPE: reindex.kind(
+                settings,
+                self.indexer,
+                encoders,
+                self._index_published,
+                self.activation.change_encoder,
+            ),
+            evaluate.TYPE: evaluate.kind(settings, registry, encoders),
+            pretrain.TYPE: pretrain.kind(settings),
+            audit.TYPE: audit.kind(settings, self.audits, encoders),
+        }
         self.jobs = Jobs(self.store, kinds, busy=self._set_busy)
         self._startup = StartUp(
-            settings=self.settings,
+            settings=settings,
             metrics=self.metrics,
             store=self.store,
-            registry=self.registry,
-            encoders=self.encoders,
+            registry=registry,
+            encoders=encoders,
             snapshots=self.snapshots,
             indexer=self.indexer,
             jobs=self.jobs,
@@ -186,13 +190,13 @@ class Footnote:
 
     def degraded(self) -> list[str]:
         """What does not serve as it should, and why."""
-        found = list(self.snapshots.now().degraded)
+        reasons = list(self.snapshots.now().degraded)
         if damaged := len(self.store.damaged()):
-            found.append(
+            reasons.append(
                 f"store: {damaged} damaged and left out (`footnote doctor` names each): "
                 "import them again"
             )
-        return found
+        return reasons
 
     def imported(self) -> None:
         """Told after an import: builds a new generation when enough was written since the last."""

@@ -7,14 +7,14 @@ run what the other wrote. A child whose parent is gone ends at once: nobody coul
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import os
+import pkgutil
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
@@ -58,7 +58,7 @@ class Reporter:
     _stage: str = ""
     _started: float = 0.0
     _first: int = 0
-    _last: float = field(default=0.0)
+    _last: float = 0.0
 
     def progress(self, step: int, total: int, stage: str, loss: float | None = None) -> None:
         """Report ``step`` of ``total`` of a stage; raises :class:`JobCancelled` once cancelled."""
@@ -83,33 +83,15 @@ class Reporter:
         self.send(message)
 
 
-Target = Callable[[dict[str, Any], Reporter], dict[str, Any]]
-
-
-def resolve(target: str) -> Target:
-    """The function that ``package.module:name`` names.
-
-    A name and not the function is handed to the child: the import happens there, after the number
-    of threads is set, and the server need not import what only jobs use.
-    """
-    module, _, name = target.partition(":")
-    function: Target = getattr(importlib.import_module(module), name)
-    return function
-
-
-def one_thread() -> None:
-    """Ask every numeric library that is imported later for one thread.
-
-    Two OpenMP pools on two cores that are both busy collapse; one thread a process does not.
-    """
-    for variable in THREAD_VARIABLES:
-        os.environ[variable] = "1"
-
-
 def child_main(connection: Connection, target: str, params: dict[str, Any]) -> None:
-    """Run ``target`` in this process and send what it reports through ``connection``."""
+    """Run ``target`` in this process and send what it reports through ``connection``.
+
+    ``target`` is a name, ``package.module:function``: it is imported here, after the number of
+    threads is set, and the server need not import what only jobs use.
+    """
     os.nice(NICENESS)
-    one_thread()
+    # Two OpenMP pools on two cores that are both busy collapse; one thread a process does not.
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     cancel = threading.Event()
     threading.Thread(target=_listen, args=(connection, cancel), daemon=True).start()
 
@@ -118,7 +100,7 @@ def child_main(connection: Connection, target: str, params: dict[str, Any]) -> N
 
     reporter = Reporter(lambda progress: send("progress", progress), cancel.is_set)
     try:
-        send("result", resolve(target)(params, reporter))
+        send("result", pkgutil.resolve_name(target)(params, reporter))
     except JobCancelled:
         send("problem", {"slug": "cancelled", "detail": "The job was cancelled."})
     except JobRefused as refused:

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from app.inference.loading import rest_from_collection
-from app.jobs.reindex import FOLDER
+from app.jobs.inputs import INDEX
 from benchmarks.data import Retrieval, retrieval, rows, short_passages
 from benchmarks.peers.retrieval import (
     Search,
@@ -271,7 +271,7 @@ def hybrid(passages: int) -> dict[str, Any]:
         folder = Path(name) / "store"
         shutil.copytree(build(texts[:-ASKED], encoder), folder)
         store = DocumentStore(folder)
-        index = Index(store, folder / FOLDER, encoder_sha=encoder.sha256)
+        index = Index(store, folder / INDEX, encoder_sha=encoder.sha256)
         index.open()
         searcher = index.searcher
 

@@ -6,20 +6,22 @@ Both answer the same API, so a command does the same whether or not a server run
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import click
 import httpx
+import orjson
 
-from app.cli.output import is_terminal, note, warn
+from app.cli.output import StepBar, is_terminal, note, warn
+from app.jobs.job import FINISHED
 from app.settings import InvalidSetting, Settings, read_settings, revealed, unknown_variables
+from index_data.documents import Document
 from index_data.storage.lock import holder
 
 READY_S: Final = 900.0
 POLL_S: Final = 0.3
-FINISHED: Final = frozenset({"succeeded", "failed", "cancelled", "interrupted"})
 
 
 def settings_or_exit(*, quiet: bool = False) -> Settings:
@@ -75,6 +77,18 @@ def ask(method: str, path: str, *, ready: bool = True, **options: Any) -> Any:
         return checked(client.request(method, path, **options)).json()
 
 
+def send_documents(client: httpx.Client, documents: Iterable[Document]) -> dict[str, Any]:
+    """Store documents; durable and searchable when this returns the server's report."""
+    answer = client.post(
+        "/documents",
+        content=b"\n".join(orjson.dumps(document.to_json()) for document in documents),
+        headers={"Content-Type": "application/x-ndjson"},
+        timeout=600,
+    )
+    report: dict[str, Any] = checked(answer).json()
+    return report
+
+
 def run_job(client: httpx.Client, path: str, body: dict[str, Any], *, label: str) -> dict[str, Any]:
     """Start a job and :func:`follow` it to its end."""
     return follow(client, checked(client.post(path, json=body)).json(), label=label)
@@ -102,12 +116,14 @@ def follow(client: httpx.Client, job: dict[str, Any], *, label: str) -> dict[str
     Ends the command when the job does not succeed.
     """
     path = f"/admin/jobs/{job['id']}"
-    with closing(_Bar(label)) as bar:
+    with StepBar(label, notes=False) as bar:
         try:
             while job["state"] not in FINISHED:
                 time.sleep(POLL_S)
                 job = checked(client.get(path)).json()
-                bar.show(job)
+                now = job["progress"]
+                stage = now.get("stage") or job["state"]
+                bar(now["step"], now["total"], now.get("loss"), now["eta_s"], stage)
         except KeyboardInterrupt:
             note(f"cancelling {job['id']}")
             checked(client.post(f"{path}/cancel"))
@@ -118,37 +134,6 @@ def follow(client: httpx.Client, job: dict[str, Any], *, label: str) -> dict[str
         detail = (job.get("problem") or {}).get("detail", "")
         raise click.ClickException(f"{job['type']} {job['state']}. {detail}".strip())
     return job
-
-
-class _Bar:
-    """A progress bar for each stage of a job, with rate, time left and loss."""
-
-    def __init__(self, label: str) -> None:
-        self._label = label
-        self._stage: str | None = None
-        self._bar: Any = None
-
-    def close(self) -> None:
-        """End the bar of the present stage."""
-        if self._bar is not None:
-            self._bar.close()
-
-    def show(self, job: dict[str, Any]) -> None:
-        """Draw the job as it stands; a new stage begins a new bar."""
-        from tqdm import tqdm
-
-        progress = job["progress"]
-        stage = progress.get("stage") or job["state"]
-        if not is_terminal():
-            return
-        if stage != self._stage:
-            self._stage = stage
-            self.close()
-            self._bar = tqdm(total=progress["total"], desc=f"{self._label}: {stage}", unit="step")
-        if progress.get("loss") is not None:
-            self._bar.set_postfix_str(f"loss {progress['loss']:.4f}", refresh=False)
-        self._bar.n = progress["step"]
-        self._bar.refresh()
 
 
 def _wait(client: httpx.Client, ready: bool) -> None:

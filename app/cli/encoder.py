@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from app.cli.output import StepBar, emit_json, json_option, note, warn
+from app.cli.output import BadRows, emit_json, json_option, note, resumable
 
 if TYPE_CHECKING:
-    from model.scratch.train import ScratchConfig, ScratchReport, ScratchText
-
-SHOWN = 10  # bad rows that are named
+    from model.scratch.train import ScratchText
 
 
 @click.command()
@@ -47,7 +45,8 @@ def encoder(
     is then named as FOOTNOTE_ENCODER; the same command goes on where an interrupted run stopped.
     It runs on a GPU where there is one.
     """
-    from model.scratch.train import ScratchConfig
+    from model.config import pick_device
+    from model.scratch.train import ScratchConfig, train_encoder
 
     if out.exists():
         raise click.ClickException(f"{out} is there already")
@@ -55,7 +54,9 @@ def encoder(
     labels = {row.label for row in rows} - {None}
     types = {kind for row in rows for _, _, kind in row.entities or ()}
     note(f"{len(rows)} texts, {len(labels)} labels, {len(types)} types of entities")
-    report = _trained(rows, ScratchConfig(tokenizer=tokenizer, epochs=epochs), out)
+    config = ScratchConfig(tokenizer=tokenizer, epochs=epochs)
+    with resumable("encoder", ValueError) as progress:
+        report = train_encoder(rows, config, out, device=pick_device("auto"), progress=progress)
     if as_json:
         emit_json({"encoder": str(out), **report.to_json()})
         return
@@ -65,19 +66,6 @@ def encoder(
         f"{report.seconds:.0f} s; losses of the last epoch: {losses}"
     )
     click.echo(f"next: FOOTNOTE_ENCODER={out} footnote serve")
-
-
-def _trained(rows: list[ScratchText], config: ScratchConfig, out: Path) -> ScratchReport:
-    from model.config import pick_device
-    from model.scratch.train import train_encoder
-
-    with StepBar("encoder") as progress:
-        try:
-            return train_encoder(rows, config, out, device=pick_device("auto"), progress=progress)
-        except ValueError as error:
-            raise click.ClickException(str(error)) from error
-        except KeyboardInterrupt:
-            raise click.ClickException("interrupted; the same command goes on") from None
 
 
 def _rows(
@@ -93,7 +81,7 @@ def _rows(
 
     columns = Columns(text=text_column, label=label_column)
     rows: list[ScratchText] = []
-    bad = 0
+    bad = BadRows()
     try:
         for file in find_files(list(paths)):
             for line, row in read_file(file, columns=columns):
@@ -101,12 +89,9 @@ def _rows(
                     label = row.labels.get("label")
                     single = label if isinstance(label, str) else None
                     rows.append(ScratchText(row.text, single, entities_of(row)))
-                    continue
-                bad += 1
-                if bad <= SHOWN:
-                    warn(f"{file}:{line}: {row.detail}")
+                else:
+                    bad(file, line, row.detail)
     except ImportRefused as error:
         raise click.ClickException(str(error)) from error
-    if bad > SHOWN:
-        warn(f"{bad} rows were not taken")
+    bad.total()
     return rows

@@ -28,27 +28,12 @@ REINDEX_FROM: Final = 20_000  # documents after which a generation is worth its 
 
 
 @dataclass(frozen=True, slots=True)
-class Rejected:
-    """A row that is no document: where it stands and what is wrong with it."""
+class Row:
+    """A row and where it stands: a document, or what is wrong with it."""
 
     path: Path
     line: int
-    detail: str
-
-    def __str__(self) -> str:
-        return f"{self.path}:{self.line}: {self.detail}"
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """A document and where it stands."""
-
-    path: Path
-    line: int
-    document: Document
-
-
-Item = Read | Rejected
+    content: Document | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,25 +65,19 @@ class Summary:
     created: int = 0
     updated: int = 0
     sequence: int = 0
-    rejected: list[Rejected] = field(default_factory=list)
+    rejected: list[Row] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     labels: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """The shape of ``--json``."""
-        return {
-            "accepted": self.accepted,
-            "created": self.created,
-            "updated": self.updated,
-            "rejected": [
-                {"file": str(r.path), "line": r.line, "detail": r.detail} for r in self.rejected
-            ],
-            "labels": dict(self.labels.most_common()),
-            "sequence": self.sequence,
-            "warnings": self.warnings,
-            "seconds": round(self.seconds, 3),
-        }
+        rejected = [
+            {"file": str(r.path), "line": r.line, "detail": r.content} for r in self.rejected
+        ]
+        labels = dict(self.labels.most_common())
+        seconds = round(self.seconds, 3)
+        return {**vars(self), "rejected": rejected, "labels": labels, "seconds": seconds}
 
 
 @click.command()
@@ -165,17 +144,17 @@ def _field_and_column(entry: str) -> tuple[str, str]:
     return (name, column) if separator else ("label", entry)
 
 
-def _items(paths: list[Path], columns: Columns, shape: Shape, *, show: bool) -> Iterator[Item]:
+def _items(paths: list[Path], columns: Columns, shape: Shape, *, show: bool) -> Iterator[Row]:
     """Every row of every file, under a progress bar with rate and time left."""
     from tqdm import tqdm  # a tenth of a second that --help need not pay
 
-    found = [(file, path) for path in paths for file in find_files([path])]
-    total = total_bytes([file for file, _ in found])
+    files = [(file, path) for path in paths for file in find_files([path])]
+    total = total_bytes([file for file, _ in files])
     count = 0
     with tqdm(
         total=total, unit="B", unit_scale=True, disable=not show, desc="reading", mininterval=0.3
     ) as bar:
-        for file, path in found:
+        for file, path in files:
             root = path if path.is_dir() else path.parent
             for line, row in read_file(file, columns=columns, root=root, progress=bar.update):
                 count += 1
@@ -183,32 +162,33 @@ def _items(paths: list[Path], columns: Columns, shape: Shape, *, show: bool) -> 
                     rate = count / (bar.format_dict["elapsed"] or 1e-9)
                     bar.set_postfix_str(f"{count} documents, {rate:.0f}/s", refresh=False)
                 if isinstance(row, Document):
-                    yield Read(file, line, shape.of(file, row))
+                    yield Row(file, line, shape.of(file, row))
                 else:
                     where = row.pointer.strip("/")
-                    yield Rejected(file, line, f"{where}: {row.detail}" if where else row.detail)
+                    yield Row(file, line, f"{where}: {row.detail}" if where else row.detail)
 
 
-def _check(items: Iterable[Item], summary: Summary) -> None:
+def _check(items: Iterable[Row], summary: Summary) -> None:
     """The dry run: count, and show the first three as they would be stored."""
     for item in items:
-        if isinstance(item, Rejected):
+        document = item.content
+        if isinstance(document, str):
             summary.rejected.append(item)
             continue
         if summary.accepted < 3:
-            labels = ", ".join(f"{k}={v}" for k, v in item.document.labels.items()) or "no label"
-            note(f"{item.document.id}  [{labels}]  {shorten(item.document.text, 70)}")
-        _count(item, summary)
+            labels = ", ".join(f"{k}={v}" for k, v in document.labels.items()) or "no label"
+            note(f"{document.id}  [{labels}]  {shorten(document.text, 70)}")
+        _count(document, summary)
 
 
-def _count(item: Read, summary: Summary) -> None:
+def _count(document: Document, summary: Summary) -> None:
     summary.accepted += 1
-    for name in item.document.labels:
-        for value in item.document.label_values(name):
+    for name in document.labels:
+        for value in document.label_values(name):
             summary.labels[value if name == "label" else f"{name}={value}"] += 1
 
 
-def _send(items: Iterable[Item], summary: Summary) -> None:
+def _send(items: Iterable[Row], summary: Summary) -> None:
     """Store the rows in batches; each batch is durable and searchable before the next is sent."""
     import httpx
 
@@ -230,28 +210,20 @@ def _send(items: Iterable[Item], summary: Summary) -> None:
                 warn("the server ended before the index was built; the documents are stored")
 
 
-def _post(client: Any, batch: list[Item], summary: Summary) -> None:
-    import orjson
+def _post(client: Any, batch: list[Row], summary: Summary) -> None:
+    from app.cli.client import send_documents
 
-    from app.cli.client import checked
-
-    summary.rejected += [item for item in batch if isinstance(item, Rejected)]
-    good = [item for item in batch if isinstance(item, Read)]
+    summary.rejected += [item for item in batch if isinstance(item.content, str)]
+    good = [(item, item.content) for item in batch if isinstance(item.content, Document)]
     if not good:
         return
-    answer = client.post(
-        "/documents",
-        content=b"\n".join(orjson.dumps(item.document.to_json()) for item in good),
-        headers={"Content-Type": "application/x-ndjson"},
-        timeout=600,
-    )
-    result = checked(answer).json()
+    result = send_documents(client, [document for _, document in good])
     refused = {entry["line"]: entry["detail"] for entry in result["rejected"]}
-    for number, item in enumerate(good, start=1):
+    for number, (item, document) in enumerate(good, start=1):
         if number in refused:
-            summary.rejected.append(Rejected(item.path, item.line, refused[number]))
+            summary.rejected.append(Row(item.path, item.line, refused[number]))
         else:
-            _count(item, summary)
+            _count(document, summary)
     summary.created += result["created"]
     summary.updated += result["updated"]
     summary.sequence = result["sequence"]
@@ -259,8 +231,8 @@ def _post(client: Any, batch: list[Item], summary: Summary) -> None:
 
 
 def _print(summary: Summary, *, dry_run: bool) -> None:
-    for rejected in summary.rejected[:SHOWN]:
-        note(f"rejected  {rejected}")
+    for row in summary.rejected[:SHOWN]:
+        note(f"rejected  {row.path}:{row.line}: {row.content}")
     if len(summary.rejected) > SHOWN:
         note(f"rejected  and {len(summary.rejected) - SHOWN} more (--json lists all)")
     for warning in summary.warnings:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, TypeVar
 
 import click
+
+SHOWN: Final = 10  # bad rows that are named
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -75,32 +79,73 @@ def is_terminal() -> bool:
 
 
 class StepBar:
-    """Steps of a training: a bar with rate and time left on a terminal, else a line a minute."""
+    """Steps of a training or job: a bar for each stage on a terminal, with rate and time left.
 
-    def __init__(self, name: str) -> None:
+    Elsewhere, with ``notes``, a line a minute.
+    """
+
+    def __init__(self, name: str, *, notes: bool = True) -> None:
         self._name = name
+        self._notes = notes
         self._bar: Any = None
+        self._stage = ""
         self._noted = 0.0
 
     def __enter__(self) -> StepBar:
         return self
 
-    def __call__(self, step: int, total: int, loss: float | None, left: float | None) -> None:
+    def __call__(
+        self, step: int, total: int | None, loss: float | None, left: float | None, stage: str = ""
+    ) -> None:
         """A step was made: how many of how many, the loss, the seconds left."""
         if is_terminal():
             from tqdm import tqdm  # a tenth of a second that --help need not pay
 
-            if self._bar is None:
-                self._bar = tqdm(total=total, initial=step - 1, unit="step", desc=self._name)
-            self._bar.set_postfix_str(f"loss {loss or 0:.3f}", refresh=False)
+            if self._bar is None or stage != self._stage:
+                self.__exit__()
+                self._stage = stage
+                name = f"{self._name}: {stage}" if stage else self._name
+                self._bar = tqdm(total=total, initial=max(step - 1, 0), unit="step", desc=name)
+            if loss is not None:
+                self._bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
             self._bar.update(step - self._bar.n)
-        elif time.monotonic() - self._noted > 60 or step == total:
+        elif self._notes and (time.monotonic() - self._noted > 60 or step == total):
             self._noted = time.monotonic()
             note(f"step {step} of {total}, loss {loss or 0:.3f}, {left or 0:.0f} s left")
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+@contextmanager
+def resumable(name: str, *refused: type[Exception]) -> Iterator[StepBar]:
+    """A training that the same command goes on with; ``refused`` end the command with a message."""
+    with StepBar(name) as bar:
+        try:
+            yield bar
+        except refused as error:
+            raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt:
+            raise click.ClickException("interrupted; the same command goes on") from None
+
+
+class BadRows:
+    """Names the first rows that are not taken, and counts them all."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def __call__(self, path: Path, line: int, why: str) -> None:
+        """A row was not taken."""
+        self._count += 1
+        if self._count <= SHOWN:
+            warn(f"{path}:{line}: {why}")
+
+    def total(self) -> None:
+        """Say how many there were, where not all were named."""
+        if self._count > SHOWN:
+            warn(f"{self._count} rows were not taken")
 
 
 def _cell(value: Any) -> str:

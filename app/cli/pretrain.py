@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from app.cli.output import StepBar, emit_json, json_option, note, table, warn
-
-SHOWN: Final = 10  # bad lines that are named
+from app.cli.output import BadRows, emit_json, json_option, note, resumable, table
 
 
 @click.command()
@@ -61,30 +59,18 @@ def pretrain(
     from model.folders import CheckpointRefused
     from model.training.workspace import TrainingRefused
 
-    bad = 0
-
-    def rejected(path: Path, line: int, why: str) -> None:
-        nonlocal bad
-        bad += 1
-        if bad <= SHOWN:
-            warn(f"{path}:{line}: {why}")
-
     source = click.get_current_context().get_parameter_source
     shaped = [name for name in SHAPE if source(name) is ParameterSource.COMMANDLINE]
     if start is not None and shaped:
         raise click.UsageError(f"--{shaped[0]} comes with the model that --start names")
     options["start"] = None if start is None else Path(generator_source(start))
-    with StepBar("pretrain") as progress:
-        try:
-            plan = plan_of(out, sources_of(paths), **options)
-            plan.device = device
-            report = pretrain_from_files(plan, note=note, rejected=rejected, progress=progress)
-        except (ImportRefused, TrainingRefused, CheckpointRefused, ValueError) as error:
-            raise click.ClickException(str(error)) from error
-        except KeyboardInterrupt:
-            raise click.ClickException("interrupted; the same command goes on") from None
-    if bad > SHOWN:
-        warn(f"{bad} lines were not taken")
+    bad = BadRows()
+    refused = (ImportRefused, TrainingRefused, CheckpointRefused, ValueError)
+    with resumable("pretrain", *refused) as progress:
+        plan = plan_of(out, sources_of(paths), **options)
+        plan.device = device
+        report = pretrain_from_files(plan, note=note, rejected=bad, progress=progress)
+    bad.total()
     if as_json:
         emit_json(report)
         return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from app.cli.output import activate_option, emit_json, json_option, margin_option
@@ -20,26 +22,10 @@ from app.cli.output import activate_option, emit_json, json_option, margin_optio
 )
 @margin_option
 @json_option
-def reindex(
-    mode: str,
-    analyzer: str | None,
-    encoder: str | None,
-    activate: str,
-    field: str,
-    margin: float,
-    as_json: bool,
-) -> None:
+def reindex(as_json: bool, **body: Any) -> None:
     """Build a new index generation from the stored documents; the old one serves meanwhile."""
     from app.cli.client import connect, run_job
 
-    body = {
-        "mode": mode,
-        "analyzer": analyzer,
-        "encoder": encoder,
-        "activate": activate,
-        "field": field,
-        "margin": margin,
-    }
     with connect() as client:
         job = run_job(client, "/admin/reindex", body, label="reindex")
     if as_json:

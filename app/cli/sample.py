@@ -17,10 +17,9 @@ def sample(name: str) -> None:
 
     Every document of them carries metadata.source = "sample"; `remove` takes out exactly those.
     """
-    import orjson
     from tqdm import tqdm
 
-    from app.cli.client import ask, checked, connect
+    from app.cli.client import ask, connect, send_documents
     from app.cli.output import is_terminal
     from index_data.sample import helpdesk, python_docs
 
@@ -33,11 +32,5 @@ def sample(name: str) -> None:
     stored = 0
     with connect() as client:
         while batch := list(islice(rows, BATCH)):
-            response = client.post(
-                "/documents",
-                content=b"\n".join(orjson.dumps(document.to_json()) for document in batch),
-                headers={"Content-Type": "application/x-ndjson"},
-                timeout=600,
-            )
-            stored += checked(response).json()["accepted"]
+            stored += send_documents(client, batch)["accepted"]
     click.echo(f"{stored} documents of the sample {name!r} stored")

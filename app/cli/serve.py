@@ -53,11 +53,11 @@ def refuse_second(settings: Settings) -> None:
     """End the command at once when another process has the store."""
     from index_data.storage.lock import holder
 
-    found = holder(settings.store_dir)
-    if found is not None:
-        where = f" and serves at {found.address}" if found.address else ""
+    holding = holder(settings.store_dir)
+    if holding is not None:
+        where = f" and serves at {holding.address}" if holding.address else ""
         raise click.ClickException(
-            f"the store {settings.store_dir} is held by process {found.pid or '?'}{where}. "
+            f"the store {settings.store_dir} is held by process {holding.pid or '?'}{where}. "
             "One server at a time: stop that one, or set FOOTNOTE_STORE_DIR to another folder."
         )
 
@@ -80,15 +80,15 @@ def announce(footnote: Footnote, address: str) -> None:
     """Tell each stage as it begins, then what to try."""
     from app.inference.loading import rest_from_collection
 
-    began, told = time.monotonic(), ""
+    began, stage = time.monotonic(), ""
     status = footnote.status
     while not status.ready:
         if status.failed:
             note(f"  {status.stage} failed: {status.detail}")
             return
-        if status.stage != told:
-            told = status.stage
-            click.echo(f"  {told} ...")
+        if status.stage != stage:
+            stage = status.stage
+            click.echo(f"  {stage} ...")
         time.sleep(0.05)
     rest_from_collection()
     serving, searcher = footnote.snapshot().serving, footnote.open_index().searcher

@@ -6,11 +6,12 @@ import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from app.cli.output import (
+    SHOWN,
     activate_option,
     emit_json,
     json_option,
@@ -22,8 +23,6 @@ from app.cli.output import (
 
 if TYPE_CHECKING:
     import httpx
-
-SHOWN: Final = 10  # bad rows that are named
 
 
 @click.command()
@@ -48,21 +47,7 @@ SHOWN: Final = 10  # bad rows that are named
 @activate_option("if_better", "Put the new checkpoint in use.")
 @margin_option
 @json_option
-def train(
-    field: str | None,
-    task: str,
-    dataset: str | None,
-    optimizer: str,
-    lr: float | None,
-    epochs: int | None,
-    batch_size: int | None,
-    seed: int,
-    k: int | None,
-    holdout: float | None,
-    activate: str,
-    margin: float,
-    as_json: bool,
-) -> None:
+def train(dataset: str | None, k: int | None, as_json: bool, **options: Any) -> None:
     """Train a head and report it with retrieval on, off and without (none).
 
     Labels and entities (--task ner) are learned from the indexed documents, answers (--task qa)
@@ -70,19 +55,7 @@ def train(
     """
     from app.cli.client import checked, connect, follow
 
-    body: dict[str, Any] = {
-        "task": task,
-        "field": field,
-        "optimizer": optimizer,
-        "seed": seed,
-        "activate": activate,
-        "margin": margin,
-        "lr": lr,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "holdout": holdout,
-    }
-    body = {name: value for name, value in body.items() if value is not None}
+    body = {name: value for name, value in options.items() if value is not None}
     if k is not None:
         body["retrieval"] = {"k": k}
     with connect() as client:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from app.jobs.inputs import child_part, load_encoder, opened, reading
 from app.jobs.job import Job, JobKind
-from app.jobs.train import load_encoder, opened, reading
 from app.records.audits import Audits
+from app.records.encoders import EncoderChoice
 from app.settings import Settings
 from app.worker import JobRefused, Reporter
 from index_data.documents import Document, normalise
@@ -31,11 +32,12 @@ SUSPICIOUS: Final = 0.5
 ENCODED_AT_ONCE: Final = 64
 
 
-def kind(settings: Settings, audits: Audits) -> JobKind:
+def kind(settings: Settings, audits: Audits, encoders: EncoderChoice) -> JobKind:
     """The audit job of a server."""
 
     def prepare(job: Job) -> dict[str, Any]:
-        return {**reading(settings), "_dismissed": audits.dismissed(str(job.params["field"]))}
+        dismissed = audits.dismissed(str(job.params["field"]))
+        return {**reading(settings, encoders.source), "_dismissed": dismissed}
 
     def finish(job: Job, result: dict[str, Any]) -> dict[str, Any]:
         findings = result.pop("findings")
@@ -45,43 +47,40 @@ def kind(settings: Settings, audits: Audits) -> JobKind:
     return JobKind("app.jobs.audit:run", prepare, finish)
 
 
+@child_part()
 def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     """Judge every label of a field (the child's part)."""
-    import torch
-
     from model.training.audit import audit
 
-    torch.set_num_threads(1)
     field, folds = str(params["field"]), int(params["folds"])
     encoder = load_encoder(params, reporter)
     with opened(params, encoder) as searcher:
         sequence = searcher.sequence
         documents, known = labelled(searcher, field)
     counts = Counter(str(d.labels[field]) for d in documents)
-    usable = [i for i, d in enumerate(documents) if counts[str(d.labels[field])] > 1]
-    names = sorted({str(documents[i].labels[field]) for i in usable})
+    names = sorted(name for name, count in counts.items() if count > 1)
     if len(names) < 2:
         raise JobRefused(
             f"Two labels with two documents each are needed; {len(names)} of the field {field!r} "
             "has as many."
         )
+    usable = [i for i, d in enumerate(documents) if counts[str(d.labels[field])] > 1]
     rows = [documents[i] for i in usable]
     vectors = encoded(rows, [known[i] for i in usable], encoder, reporter)
     labels = np.array([names.index(str(d.labels[field])) for d in rows], dtype=np.int64)
     texts: dict[str, int] = {}
     groups = [texts.setdefault(normalise(d.text), len(texts)) for d in rows]
-    found = audit(
+    result = audit(
         vectors, labels, groups, folds=folds, seed=int(params["seed"]), tick=reporter.progress
     )
     dismissed = {d.id for d in rows if params["_dismissed"].get(d.id) == d.labels[field]}
-    listed = findings(found, rows, labels, names, dismissed, int(params["limit"]))
-    wrong = int((found.score >= SUSPICIOUS).sum())
+    listed = findings(result, rows, labels, names, dismissed, int(params["limit"]))
     return {
         "field": field,
         "sequence": sequence,
         "documents": len(rows),
         "labels": len(names),
-        "suspicious": wrong,
+        "suspicious": int((result.score >= SUSPICIOUS).sum()),
         "dismissed": len(dismissed),
         "left_out": len(documents) - len(rows),
         "folds": folds,
@@ -125,7 +124,7 @@ def encoded(
 
 
 def findings(
-    found: Audit,
+    result: Audit,
     rows: Sequence[Document],
     labels: np.ndarray[Any, np.dtype[np.int64]],
     names: Sequence[str],
@@ -134,31 +133,31 @@ def findings(
 ) -> list[dict[str, Any]]:
     """The labels that another one beats, worst first; without those that were dismissed."""
     listed: list[dict[str, Any]] = []
-    for i in np.argsort(-found.score, kind="stable").tolist():
-        if len(listed) == limit or found.score[i] < SUSPICIOUS:
+    for i in np.argsort(-result.score, kind="stable").tolist():
+        if len(listed) == limit or result.score[i] < SUSPICIOUS:
             break
         if rows[i].id in dismissed:
             continue
-        own, other = int(labels[i]), int(found.suggested[i])
+        own, other = int(labels[i]), int(result.suggested[i])
         against = [
             j
-            for j in np.argsort(-found.weights[i], kind="stable").tolist()
-            if found.weights[i, j] > 0 and labels[found.nearest[i, j]] != own
+            for j in np.argsort(-result.weights[i], kind="stable").tolist()
+            if result.weights[i, j] > 0 and labels[result.nearest[i, j]] != own
         ]
         listed.append(
             {
                 "doc_id": rows[i].id,
                 "label": names[own],
                 "suggested": names[other],
-                "score": _round(found.score[i]),
-                "head": _pair(found.head[i], own, other),
-                "neighbours": _pair(found.neighbours[i], own, other),
+                "score": _round(result.score[i]),
+                "head": _pair(result.head[i], own, other),
+                "neighbours": _pair(result.neighbours[i], own, other),
                 "contradicting": [
                     {
-                        "doc_id": rows[int(found.nearest[i, j])].id,
-                        "label": names[int(labels[found.nearest[i, j]])],
-                        "similarity": _round(found.similarity[i, j]),
-                        "weight": _round(found.weights[i, j]),
+                        "doc_id": rows[int(result.nearest[i, j])].id,
+                        "label": names[int(labels[result.nearest[i, j]])],
+                        "similarity": _round(result.similarity[i, j]),
+                        "weight": _round(result.weights[i, j]),
                     }
                     for j in against[:CONTRADICTING]
                 ],

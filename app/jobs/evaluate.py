@@ -6,20 +6,26 @@ hits: with retrieval on, with it off (same weights), and by the neighbours alone
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from app.jobs.inputs import child_part, load_encoder, opened, reading
 from app.jobs.job import Job, JobKind
-from app.jobs.train import load_encoder, opened, reading
+from app.records.encoders import EncoderChoice
 from app.records.registry import NO_CHECKPOINT, Registry
 from app.settings import Settings
-from app.worker import JobRefused, Reporter
+from app.training import labels as label_training
+from app.worker import Reporter
 
 if TYPE_CHECKING:
+    from app.training.frozen_rows import SetInfo
+    from index_data.documents import Document
+    from index_data.search.searcher import Searcher
+    from model.encoder.encoder import Encoder
+    from model.labels.prediction import Prediction
     from model.reader import Reader
     from model.training.split import Row
 
@@ -27,53 +33,31 @@ TYPE: Final = "evaluate"
 ANSWERED_AT_ONCE: Final = 32
 
 
-def kind(settings: Settings, registry: Registry) -> JobKind:
+def kind(settings: Settings, registry: Registry, encoders: EncoderChoice) -> JobKind:
     """The evaluation job of a server: of the checkpoint that serves when it starts."""
 
     def prepare(job: Job) -> dict[str, Any]:
         version = registry.active
         folder = None if version == NO_CHECKPOINT else str(registry.find(version))
-        return {**reading(settings), "_checkpoint": folder, "_version": version}
+        return {**reading(settings, encoders.source), "_checkpoint": folder, "_version": version}
 
     return JobKind("app.jobs.evaluate:run", prepare, lambda job, result: result)
 
 
+@child_part()
 def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     """Retrieve, answer, count (the child's part)."""
-    import torch
-
-    from app.training import label_rows as training_set
-    from model.folders import CheckpointRefused
     from model.reader import Reader
 
-    torch.set_num_threads(1)
     name = params["field"]
     encoder = load_encoder(params, reporter)
     checkpoint = None if params["_checkpoint"] is None else Path(params["_checkpoint"])
-    try:
-        trained = Reader.load(checkpoint, encoder)
-    except CheckpointRefused as refused:
-        raise JobRefused(str(refused)) from refused
-    neighbours = Reader.load(None, encoder)
+    trained, neighbours = Reader.load(checkpoint, encoder), Reader.load(None, encoder)
     k = params.get("k") or max(trained.wanted(name), neighbours.wanted(name))
-    work = Path(tempfile.mkdtemp(prefix="footnote-evaluate-"))
-    try:
-        with opened(params, encoder) as searcher:
-            training_set.freeze(
-                searcher,
-                work,
-                field=name,
-                k=k,
-                encode=encoder.encode,
-                fits=searcher.has_vectors,
-                reporter=reporter,
-            )
-        info, rows, _ = training_set.load(work)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    with opened(params, encoder) as searcher:
+        info, rows = retrieved_rows(searcher, encoder, name, k, reporter)
     measured, which = held_out_rows(rows, trained, name, held_out=params["held_out"])
     measured = measured[: params.get("limit")]
-    labels = sorted(info.labels)
     conditions: list[tuple[str, Callable[[Row], Row], Reader]] = [
         ("neighbours", lambda r: r, neighbours)
     ]
@@ -82,8 +66,10 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     metrics, abstention = {}, {}
     for condition, change, reader in conditions:
         changed = [change(row) for row in measured]
+        stage = f"measure {condition}"
+        predictions = predict_rows(reader, changed, name, sorted(info.labels), reporter, stage)
         metrics[condition], abstention[condition] = _measure(
-            reader, changed, name, labels, reporter, condition, multilabel=info.multilabel
+            changed, predictions, multilabel=info.multilabel
         )
     return {
         "version": params["_version"],
@@ -94,6 +80,24 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         "abstention": abstention,
         "data": {"method": info.method, "k": k, "dropped": info.dropped, "sequence": info.sequence},
     }
+
+
+def retrieved_rows(
+    searcher: Searcher,
+    encoder: Encoder,
+    field: str,
+    k: int,
+    reporter: Reporter,
+    documents: Iterator[Document] | None = None,
+) -> tuple[SetInfo, list[Row]]:
+    """The labelled documents of an index (or some of them), each with its hits."""
+    with tempfile.TemporaryDirectory(prefix="footnote-evaluate-") as folder:
+        work = Path(folder)
+        label_training.freeze_documents(
+            searcher, work, field, k, encoder.encode, reporter, documents
+        )
+        info, rows, _ = label_training.load(work)
+    return info, rows
 
 
 def held_out_rows(
@@ -116,17 +120,28 @@ def _closed_book(row: Row) -> Row:
     return replace(row, hits=[])
 
 
-def _measure(
+def predict_rows(
     reader: Reader,
     rows: Sequence[Row],
-    name: str,
+    field: str,
     labels: Sequence[str],
     reporter: Reporter,
-    condition: str,
-    *,
-    multilabel: bool,
+    stage: str,
+) -> list[Prediction]:
+    """The answer to each row, by the code that serves. ``labels``: all of the field."""
+    predictions: list[Prediction] = []
+    for start in range(0, len(rows), ANSWERED_AT_ONCE):
+        reporter.progress(start, len(rows), stage)
+        part = rows[start : start + ANSWERED_AT_ONCE]
+        states = reader.read([reader.tokenize(row.text) for row in part], [field] * len(part))
+        predictions += reader.predict(states, [r.hits for r in part], field, index_labels=labels)
+    return predictions
+
+
+def _measure(
+    rows: Sequence[Row], predictions: Sequence[Prediction], *, multilabel: bool
 ) -> tuple[dict[str, float], dict[str, list[dict[str, float]]]]:
-    """Accuracy, macro F1 and calibration error in one condition, by the code that serves.
+    """Accuracy, macro F1 and calibration error in one condition.
 
     Beside them, by confidence and by support, what a threshold would answer and how well.
     ``multilabel``: answers are sets of labels; a row is right when its whole set is; a confidence
@@ -134,30 +149,22 @@ def _measure(
     """
     from model.metrics import accuracy, calibration_error, macro_f1, risk_coverage, set_scores
 
-    said, sure, support, sets = [], [], [], []
-    for start in range(0, len(rows), ANSWERED_AT_ONCE):
-        reporter.progress(start, len(rows), f"measure {condition}")
-        part = rows[start : start + ANSWERED_AT_ONCE]
-        tokens = [reader.tokenize(row.text) for row in part]
-        states = reader.read(tokens, [name] * len(part))
-        answers = reader.predict(states, [r.hits for r in part], name, index_labels=labels)
-        said += [str(answer.label) for answer in answers]
-        sets += [answer.answered for answer in answers]
-        sure += [answer.confidence for answer in answers]
-        support += [answer.support for answer in answers]
+    labels = [str(one.label) for one in predictions]
+    confidence = [one.confidence for one in predictions]
     if multilabel:
+        sets = [one.answered for one in predictions]
         right = [set(row.names) == set(given) for row, given in zip(rows, sets, strict=True)]
-        best = [label in row.names for row, label in zip(rows, said, strict=True)]
+        best = [label in row.names for row, label in zip(rows, labels, strict=True)]
         metrics = set_scores([row.names for row in rows], sets)
-        metrics["calibration_error"] = calibration_error(sure, best)
+        metrics["calibration_error"] = calibration_error(confidence, best)
     else:
         truth = [str(row.label) for row in rows]
-        right = [t == s for t, s in zip(truth, said, strict=True)]
+        right = [t == s for t, s in zip(truth, labels, strict=True)]
         metrics = {
-            "accuracy": accuracy(truth, said),
-            "macro_f1": macro_f1(truth, said),
-            "calibration_error": calibration_error(sure, right),
+            "accuracy": accuracy(truth, labels),
+            "macro_f1": macro_f1(truth, labels),
+            "calibration_error": calibration_error(confidence, right),
             "rows": float(len(rows)),
         }
-    thresholds = {"confidence": sure, "support": support}
+    thresholds = {"confidence": confidence, "support": [one.support for one in predictions]}
     return metrics, {by: risk_coverage(scores, right) for by, scores in thresholds.items()}

@@ -23,6 +23,7 @@ CREATE TABLE IF NOT EXISTS jobs (
     body TEXT NOT NULL
 )
 """
+BODY: Final = ("type", "params", "progress", "result", "problem", "started", "finished")
 KEPT: Final = 1000  # finished jobs that stay in the table
 
 
@@ -44,26 +45,17 @@ class Job:
 
     def to_json(self) -> dict[str, Any]:
         """The shape of ``GET /admin/jobs/{id}``."""
-        empty = {"step": 0, "total": None, "eta_s": None}
-        return {
-            "id": self.id,
-            "type": self.type,
-            "state": self.state,
-            "progress": self.progress or empty,
-            "result": self.result,
-            "problem": self.problem,
-            "created": self.created,
-            "started": self.started,
-            "finished": self.finished,
-            "params": {k: v for k, v in self.params.items() if not k.startswith("_")},
-        }
+        shown = {name: getattr(self, name) for name in ("id", "state", "created", *BODY)}
+        shown["progress"] = self.progress or {"step": 0, "total": None, "eta_s": None}
+        shown["params"] = {k: v for k, v in self.params.items() if not k.startswith("_")}
+        return shown
 
 
 @dataclass(frozen=True, slots=True)
 class JobKind:
     """What a type of job does: ``target`` in the child, then ``finish`` in the server.
 
-    ``target`` is ``package.module:function`` (see :func:`app.worker.resolve`). ``prepare`` adds
+    ``target`` is ``package.module:function``. ``prepare`` adds
     what the child needs to know to the parameters when the job starts; ``finish`` takes the
     parameters and the child's result, puts it in use and returns the job's result.
     """
@@ -86,15 +78,7 @@ def problem_body(slug: str, detail: str) -> dict[str, Any]:
 
 def save_job(connection: sqlite3.Connection, job: Job) -> None:
     """Write a job's row, in a transaction of the store."""
-    body = {
-        "type": job.type,
-        "params": job.params,
-        "progress": job.progress,
-        "result": job.result,
-        "problem": job.problem,
-        "started": job.started,
-        "finished": job.finished,
-    }
+    body = {name: getattr(job, name) for name in BODY}
     connection.execute(
         "INSERT INTO jobs (id, created, state, heartbeat, body) VALUES (?, ?, ?, ?, ?) "
         "ON CONFLICT (id) DO UPDATE SET state = excluded.state, "

@@ -10,17 +10,18 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
 from app.inference.language_models import SHIPPED_LANGUAGE, LanguageModels
+from app.jobs.inputs import child_part, dataset_folder, work_folder
 from app.jobs.job import Job, JobKind
-from app.jobs.train import dataset_folder, work_folder
-from app.records.datasets import DatasetBroken, rows_file
+from app.records.datasets import rows_file
 from app.settings import Settings
-from app.worker import JobCancelled, JobRefused, Reporter
+from app.worker import Reporter
 from index_data.documents import content_id
 
 TYPE: Final = "pretrain"
@@ -53,39 +54,28 @@ def kind(settings: Settings) -> JobKind:
     return JobKind("app.jobs.pretrain:run", prepare, finish)
 
 
+@child_part()
 def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     """Read, retrieve, train, measure, save (the child's part)."""
-    import torch
-
     from app.training.pretrain import Source, plan_of, pretrain_from_files
-    from index_data.importing.import_files import ImportRefused
-    from model.folders import CheckpointRefused
     from model.provenance import digests
-    from model.training.trainer import TrainingCancelled
-    from model.training.workspace import TrainingRefused
 
-    torch.set_num_threads(1)
     out, work = Path(params["_out"]), Path(params["_work"])
     if out.exists():  # the server ended after it was saved
         return {"report": _without_curve(json.loads((out / "report.json").read_bytes()))}
     work.mkdir(parents=True, exist_ok=True)
-    try:
-        name, path = _text(params, work, reporter)
-        source = Source(name, [path], params["setting"])
-        start = None if params["_start"] is None else Path(params["_start"])
-        plan = plan_of(out, [source], start=start, **{n: params[n] for n in OPTIONS})
-        plan.device, plan.work = params["_device"], work / "model"
-        plan.documents = _learned_from(digests(_ids(path)), start)
-        report = pretrain_from_files(
-            plan,
-            stage=reporter.progress,
-            progress=lambda step, total, loss, left: reporter.progress(step, total, "train", loss),
-            cancelled=reporter.cancelled,
-        )
-    except TrainingCancelled:
-        raise JobCancelled from None
-    except (DatasetBroken, ImportRefused, TrainingRefused, CheckpointRefused) as refused:
-        raise JobRefused(str(refused)) from refused
+    name, path = _text(params, work, reporter)
+    source = Source(name, [path], params["setting"])
+    start = None if params["_start"] is None else Path(params["_start"])
+    plan = plan_of(out, [source], start=start, **{n: params[n] for n in OPTIONS})
+    plan.device, plan.work = params["_device"], work / "model"
+    plan.documents = _learned_from(digests(_ids(path)), start)
+    report = pretrain_from_files(
+        plan,
+        stage=reporter.progress,
+        progress=lambda step, total, loss, left: reporter.progress(step, total, "train", loss),
+        cancelled=reporter.cancelled,
+    )
     return {"report": _without_curve(report)}
 
 
@@ -123,18 +113,14 @@ def _freeze(store: Path, path: Path, reporter: Reporter) -> None:
     from index_data.storage.store import DocumentStore
 
     aside = path.with_suffix(".writing")
-    opened = DocumentStore.open_read_only(store)
-    try:
+    with closing(DocumentStore.open_read_only(store)) as opened, aside.open("wb") as file:
         total, done = opened.count(), 0
-        with aside.open("wb") as file:
-            for batch in opened.scan():
-                for document in batch:
-                    row = {"id": document.id, "title": document.title, "text": document.text}
-                    file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
-                done += len(batch)
-                reporter.progress(min(done, total), total, "read the documents")
-    finally:
-        opened.close()
+        for batch in opened.scan():
+            for document in batch:
+                row = {"id": document.id, "title": document.title, "text": document.text}
+                file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+            done += len(batch)
+            reporter.progress(min(done, total), total, "read the documents")
     aside.rename(path)
 
 

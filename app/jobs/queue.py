@@ -15,6 +15,7 @@ import secrets
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -124,10 +125,9 @@ class Jobs:
 
     def get(self, job_id: str) -> Job:
         """The job as it stands. Raises ``not-found``."""
-        job = self._jobs.get(job_id)
-        if job is None:
+        if job_id not in self._jobs:
             raise Problem("not-found", "There is no job with this id.")
-        return job
+        return self._jobs[job_id]
 
     def all(self) -> list[Job]:
         """All jobs, the newest first."""
@@ -166,9 +166,9 @@ class Jobs:
     def _put(self, job: Job, *, durable: bool = True) -> None:
         """Replace the job; with ``durable`` it is on the disk before anybody sees it."""
         with self._lock:
-            written = self._store.write(lambda connection: save_job(connection, job))
+            write = self._store.write(lambda connection: save_job(connection, job))
             if durable:
-                written.result()
+                write.result()
             self._jobs[job.id] = job
 
     def _loop(self) -> None:
@@ -250,16 +250,17 @@ class Jobs:
         self, job_id: str, connection: Connection, process: SpawnProcess
     ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
         deadline: float | None = None
-        written = time.monotonic()
+        beaten = time.monotonic()
         while True:
             stop = job_id in self._cancelling or self._closing.is_set()
             if stop and deadline is None:
                 deadline = time.monotonic() + (2.0 if self._closing.is_set() else CANCEL_GRACE_S)
-                _say(connection, b"cancel")
+                with suppress(BrokenPipeError, ConnectionResetError):  # it ended just before
+                    connection.send_bytes(b"cancel")
             if deadline is not None and time.monotonic() > deadline:
                 return None, stopped_body("Cancelled", "The job did not stop by itself.")
             if not connection.poll(WATCH_INTERVAL_S):
-                written = self._beat(job_id, written)
+                beaten = self._beat(job_id, beaten)
                 continue
             try:
                 message = json.loads(connection.recv_bytes())
@@ -272,25 +273,18 @@ class Jobs:
                 return None, problem_body(message["problem"]["slug"], message["problem"]["detail"])
             job = replace(self._jobs[job_id], progress=message["progress"])
             self._jobs[job_id] = job
-            written = self._beat(job_id, written)
+            beaten = self._beat(job_id, beaten)
 
-    def _beat(self, job_id: str, written: float) -> float:
-        """Write progress and heartbeat if it is time; when they were last written."""
-        if time.monotonic() - written < HEARTBEAT_S:
-            return written
+    def _beat(self, job_id: str, beaten: float) -> float:
+        """Write progress and heartbeat if it is time; when that was last done."""
+        if time.monotonic() - beaten < HEARTBEAT_S:
+            return beaten
         self._put(replace(self._jobs[job_id], heartbeat=_now()), durable=False)
         return time.monotonic()
 
 
 def _now() -> float:
     return round(time.time(), 3)
-
-
-def _say(connection: Connection, word: bytes) -> None:
-    try:
-        connection.send_bytes(word)
-    except (BrokenPipeError, ConnectionResetError):
-        logger.info("the job's process ended before it could be told to stop")
 
 
 def _death(exitcode: int | None) -> str:

@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from app.inference.indexer import Indexer
+from app.jobs.inputs import child_part, load_encoder, reading
 from app.jobs.job import Job, JobKind
 from app.jobs.queue import Jobs
+from app.jobs.reindex_promotion import compare, decide
+from app.records.encoders import EncoderChoice
 from app.settings import Settings
-from app.worker import JobCancelled, JobRefused, Reporter
+from app.worker import Reporter
 
 if TYPE_CHECKING:
     from index_data.generations.index import Index
@@ -23,38 +26,27 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TYPE: Final = "reindex"
-FOLDER: Final = "index"
-
-
-def index_folder(settings: Settings) -> Path:
-    """Where the generations lie."""
-    return settings.store_dir / FOLDER
 
 
 def kind(
     settings: Settings,
     indexer: Indexer,
+    encoders: EncoderChoice,
     published: Callable[[list[str]], None],
     change_encoder: Callable[[Path, str | None], None],
-    decide: Callable[[dict[str, Any], float], dict[str, Any]],
 ) -> JobKind:
     """The reindexing job of a server.
 
     ``published`` is called when the new generation serves, with the ids of documents that it lacks
     since they are damaged; ``change_encoder`` serves a generation together with the encoder that
-    made its vectors, where that is another one than before. Asked to go live ``if_better``, one of
-    another encoder or analyzer was compared, and where ``decide`` says no to the figures it is kept
-    without serving.
+    made its vectors, where that is another one than before. With ``if_better`` one of another
+    encoder or analyzer serves only where it passes its paired test; else it is kept.
     """
 
     def prepare(job: Job) -> dict[str, Any]:
         return {
-            "_store": str(settings.store_dir),
-            "_index": str(index_folder(settings)),
-            "_encoder": settings.encoder,
-            "_device": settings.device,
+            **reading(settings, encoders.source),
             "_dtype": settings.dtype,
-            "_passage_words": settings.passage_words,
             "_analyzer": indexer.index.searcher.analyzer.name,
             "_checkpoints": str(settings.checkpoint_dir),
         }
@@ -90,7 +82,7 @@ def kind(
             "gate": promotion,
         }
 
-    return JobKind("app.jobs.reindex_promotion:run", prepare, finish)
+    return JobKind("app.jobs.reindex:run", prepare, finish)
 
 
 def activation_mode(activate: object) -> str:
@@ -100,47 +92,39 @@ def activation_mode(activate: object) -> str:
     return "never" if activate is False else "always"
 
 
+@child_part()
 def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """Build a generation from the store (the child's part)."""
-    import torch
-
-    from index_data.generations.build import BuildCancelled, build_generation, generation_folders
+    """Build a generation from the store and, where it may be refused, compare it (in the child)."""
+    from index_data.generations.build import build_generation, generation_folders
     from index_data.text.analysis import ANALYZERS
     from model.config import pick_device, pick_dtype
-    from model.encoder.encoder import Encoder, EncoderRefused
 
-    torch.set_num_threads(1)
-    reporter.progress(0, 1, "load the encoder")
-    device = pick_device(params["_device"])
-    dtype = pick_dtype(params["_dtype"], device)
+    dtype = pick_dtype(params["_dtype"], pick_device(params["_device"]))
     source = params.get("encoder") or params["_encoder"]
+    encoder = load_encoder({**params, "_encoder": source}, reporter, dtype)
     damaged: list[str] = []
-    try:
-        encoder = Encoder.load(source, device=device, dtype=dtype)
-    except EncoderRefused as refused:
-        raise JobRefused(str(refused)) from refused
-    try:
-        folder = build_generation(
-            Path(params["_store"]),
-            Path(params["_index"]),
-            encode=encoder.encode,
-            encoder_sha=encoder.sha256,
-            passage_words=params["_passage_words"],
-            analyzer=ANALYZERS[params.get("analyzer") or params["_analyzer"]],
-            progress=reporter.progress,
-            cancelled=reporter.cancelled,
-            damaged=damaged.extend,
-        )
-    except BuildCancelled:
-        raise JobCancelled from None
+    folder = build_generation(
+        Path(params["_store"]),
+        Path(params["_index"]),
+        encode=encoder.encode,
+        encoder_sha=encoder.sha256,
+        passage_words=params["_passage_words"],
+        analyzer=ANALYZERS[params.get("analyzer") or params["_analyzer"]],
+        progress=reporter.progress,
+        cancelled=reporter.cancelled,
+        damaged=damaged.extend,
+    )
     number = next(n for n, path in generation_folders(folder.parent) if path == folder)
-    return {
+    result = {
         "folder": str(folder),
         "number": number,
         "encoder": source,
         "encoder_sha": encoder.sha256,
         "damaged": damaged,
     }
+    if activation_mode(params.get("activate")) == "if_better":
+        result["compared"] = compare(params, folder, source, reporter)
+    return result
 
 
 def submit_if_due(jobs: Jobs, index: Index, documents: int) -> Job | None:

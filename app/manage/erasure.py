@@ -19,9 +19,9 @@ from typing import Any
 import orjson
 
 from app.jobs import pretrain, reindex
+from app.jobs.inputs import WORK
 from app.jobs.job import FINISHED
 from app.jobs.queue import Jobs
-from app.jobs.train import WORK
 from app.problems import Problem
 from app.records import erased
 from app.state import Footnote

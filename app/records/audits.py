@@ -74,13 +74,13 @@ class Audits:
 
     def of(self, job_id: str, doc_ids: Sequence[str]) -> dict[str, Finding]:
         """The findings of a job about some documents, by id."""
-        wanted = set(doc_ids)
+        ids = set(doc_ids)
         with self._store.read() as connection:
             rows = connection.execute(
                 "SELECT body FROM audit_findings WHERE job_id = ?", (job_id,)
             ).fetchall()
-        found = (Finding(**orjson.loads(body)) for (body,) in rows)
-        return {finding.doc_id: finding for finding in found if finding.doc_id in wanted}
+        findings = (Finding(**orjson.loads(body)) for (body,) in rows)
+        return {finding.doc_id: finding for finding in findings if finding.doc_id in ids}
 
     def dismiss(self, field: str, labels: Mapping[str, str]) -> Future[None]:
         """Remember that these documents' labels are right: by id, the label looked at."""

@@ -29,9 +29,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One shape. ``mark``: the field that only its rows have, if there is one; ``family``: what it
-    trains.
-    """
+    """One shape. ``mark``: a field that only its rows have; ``family``: what it trains."""
 
     mark: str | None
     family: str
@@ -62,8 +60,8 @@ def rows_of(raw: object, kind: str) -> Iterator[tuple[str, Row | InvalidDocument
             shape = SHAPES[kind]
             if not isinstance(part, Mapping):
                 raise InvalidDocument("", "a row is a JSON object")
-            if shape.mark is not None and (found := kind_of(part)) != kind:
-                raise InvalidDocument("", f"a row of shape {found} in a dataset of shape {kind}")
+            if shape.mark is not None and (actual := kind_of(part)) != kind:
+                raise InvalidDocument("", f"a row of shape {actual} in a dataset of shape {kind}")
             for name in part:
                 if name not in shape.fields:
                     raise InvalidDocument(child_pointer("", name), "unknown field")
@@ -125,7 +123,7 @@ def _classification(raw: Mapping[str, Any]) -> Row:
         given["labels"] = labels
     document = parse_document({"text": raw.get("text"), **given})
     if not any(document.labels.values()):
-        raise InvalidDocument("/label", "a label, or labels with something in them, is wanted")
+        raise InvalidDocument("/label", "a label, or labels with something in them, is needed")
     return _identified(raw, {"text": document.text, "labels": document.labels})
 
 
@@ -249,11 +247,6 @@ SHAPES: Final[Mapping[str, Shape]] = {
         frozenset({"id", "text", "label", "label_name", "labels"}),
         _classification,
     ),
-    "text": Shape(
-        None,
-        "pretrain",
-        FIELDS,
-        _plain,
-    ),
+    "text": Shape(None, "pretrain", FIELDS, _plain),
 }  # fmt: skip
 """The order in which a row's shape is looked for."""

@@ -74,13 +74,13 @@ class Datasets:
 
     def all(self) -> list[Dataset]:
         """Every set that reads, the newest first."""
-        found = []
+        sets = []
         for path in self.folder.glob(f"ds_*/{ABOUT}"):
             try:
-                found.append(_about(path.parent))
+                sets.append(_about(path.parent))
             except DatasetBroken:
                 continue
-        return sorted(found, key=lambda d: (-d.created, d.id))
+        return sorted(sets, key=lambda d: (-d.created, d.id))
 
     def find(self, name: str) -> Dataset:
         """One set. Raises ``not-found``."""
@@ -242,18 +242,18 @@ def rows_file(folder: Path) -> tuple[Dataset, Path]:
     about, path = _about(folder), folder / ROWS
     try:
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DatasetBroken(f"dataset {about.id}: {error.strerror}") from error
-    if found != about.sha256:
-        raise DatasetBroken(f"dataset {about.id}: sha256 {found[:12]}, was {about.sha256[:12]}")
+    if sha256 != about.sha256:
+        raise DatasetBroken(f"dataset {about.id}: sha256 {sha256[:12]}, was {about.sha256[:12]}")
     return about, path
 
 
-def load_rows(folder: Path) -> tuple[Dataset, list[dict[str, Any]]]:
-    """A set with its rows. Raises :class:`DatasetBroken` when it is not what was written."""
-    about, path = rows_file(folder)
-    return about, [json.loads(line) for line in path.read_bytes().splitlines()]
+def load_rows(folder: Path) -> list[dict[str, Any]]:
+    """A set's rows. Raises :class:`DatasetBroken` when it is not what was written."""
+    _, path = rows_file(folder)
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
 def _about(folder: Path) -> Dataset:

@@ -21,21 +21,21 @@ class EncoderChoice:
         self._store = store
         self._setting = setting
         self.source: str | None = setting
-        self.wanted: str | None = setting
-        kept = store.meta_get(KEY)
-        if kept is None:
+        self.requested: str | None = setting
+        stored = store.meta_get(KEY)
+        if stored is None:
             self.choose(setting)
         else:
-            body = json.loads(kept)
+            body = json.loads(stored)
             self.source = body["source"]
-            self.wanted = self.source if body["setting"] == setting else setting
+            self.requested = self.source if body["setting"] == setting else setting
 
     @property
     def pending(self) -> bool:
         """Whether another encoder than the one that serves is asked for."""
-        return self.wanted != self.source
+        return self.requested != self.source
 
     def choose(self, source: str | None) -> None:
         """Write down what serves from now on."""
         self._store.meta_set(KEY, json.dumps({"setting": self._setting, "source": source}))
-        self.source = self.wanted = source
+        self.source = self.requested = source

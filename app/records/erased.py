@@ -28,8 +28,8 @@ def outdated_generations(store: DocumentStore, index: Index) -> list[int]:
     sequence = store.meta_get(ERASED)
     if sequence is None:
         return []
-    found = index.generations()
-    return [g.number for g in found if g.sequence is None or g.sequence < int(sequence)]
+    generations = index.generations()
+    return [g.number for g in generations if g.sequence is None or g.sequence < int(sequence)]
 
 
 def remove_outdated(store: DocumentStore, index: Index) -> None:

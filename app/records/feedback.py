@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import orjson
 
@@ -61,9 +61,9 @@ class FeedbackItem:
     @property
     def id(self) -> str:
         """The feedback's id: of what the person said, not of what the model had said."""
-        said = (self.text, self.field, self.label, self.apply, self.prediction_id, self.index)
+        given = (self.text, self.field, self.label, self.apply, self.prediction_id, self.index)
         more = [one for one in (self.entities, self.answer) if one is not None]
-        body = orjson.dumps([*said, None if self.label else self.correct, *more])
+        body = orjson.dumps([*given, None if self.label else self.correct, *more])
         return f"fb_{hashlib.sha256(body).hexdigest()[:24]}"
 
     @property
@@ -104,16 +104,16 @@ class Feedback:
 
     def record(self, feedback_item: FeedbackItem) -> Future[Recorded]:
         """Keep it, and with ``apply`` = ``index`` write its document, in one commit."""
+        body = {"created": time.time(), **asdict(feedback_item)}
 
         def write(connection: sqlite3.Connection) -> Recorded:
             connection.execute(
                 "INSERT OR REPLACE INTO feedback VALUES "
                 "(?, (SELECT 1 + ifnull(max(number), 0) FROM feedback), ?, ?)",
-                (feedback_item.id, feedback_item.doc_id, _encode(feedback_item)),
+                (feedback_item.id, feedback_item.doc_id, orjson.dumps(body)),
             )
-            return Recorded(
-                feedback_item.id, feedback_item.doc_id, _fold(connection, feedback_item.doc_id)
-            )
+            doc_id = feedback_item.doc_id
+            return Recorded(feedback_item.id, doc_id, _fold(connection, doc_id))
 
         return self._store.write(write)
 
@@ -173,27 +173,13 @@ class Feedback:
             number = rows[-1][0]
 
 
-def feedback_items(store: ReadOnlyStore, field: str) -> list[FeedbackItem]:
-    """What people said is right, with a label of ``field``: of each text the newest.
+def feedback_items(
+    store: ReadOnlyStore, field: str, given: Literal["label", "entities", "answer"]
+) -> list[FeedbackItem]:
+    """Feedback on ``field`` in which people gave a label, entities or an answer: the newest a text.
 
     It reads only, also from a store in which nobody has ever given feedback.
     """
-    return _newest(store, field, lambda one: one.label is not None)
-
-
-def marked(store: ReadOnlyStore, field: str) -> list[FeedbackItem]:
-    """The texts of which people said all named entities: of each the newest opinion."""
-    return _newest(store, field, lambda one: one.entities is not None)
-
-
-def answered(store: ReadOnlyStore, field: str) -> list[FeedbackItem]:
-    """The questions to which people said the right answer: of each the newest opinion."""
-    return _newest(store, field, lambda one: one.answer is not None)
-
-
-def _newest(
-    store: ReadOnlyStore, field: str, wanted: Callable[[FeedbackItem], bool]
-) -> list[FeedbackItem]:
     newest: dict[str, FeedbackItem] = {}
     with store.read() as connection:
         known = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'feedback'"
@@ -202,7 +188,7 @@ def _newest(
         rows = connection.execute("SELECT body FROM feedback ORDER BY number").fetchall()
     for (body,) in rows:
         one = _decode(orjson.loads(body))
-        if one.field == field and wanted(one):
+        if one.field == field and getattr(one, given) is not None:
             newest.pop(normalise(one.text), None)
             newest[normalise(one.text)] = one
     return list(newest.values())
@@ -238,10 +224,6 @@ def _fold(connection: sqlite3.Connection, doc_id: str | None) -> int:
 def _create_table(connection: sqlite3.Connection) -> None:
     connection.execute(SCHEMA)
     connection.execute("CREATE INDEX IF NOT EXISTS feedback_by_document ON feedback (doc_id)")
-
-
-def _encode(feedback_item: FeedbackItem) -> bytes:
-    return orjson.dumps({"created": time.time(), **asdict(feedback_item)})
 
 
 def _decode(raw: dict[str, Any]) -> FeedbackItem:

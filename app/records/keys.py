@@ -3,11 +3,7 @@
 A scope includes the ones before it: ``open`` < ``predict`` < ``write`` < ``admin``. Of a key only
 its SHA-256 digest is kept: keys are 256 random bits, so a plain digest cannot be searched for. Keys
 that come from the environment are digested at start and never stored, so that taking the variable
-away takes the key away.
-
-Usage in a router, where every route must name its scope::
-
-    router.get("/search", dependencies=[Depends(scope("predict"))])
+away takes the key away. Every route names its scope: ``Depends(scope("predict"))``.
 """
 
 from __future__ import annotations
@@ -18,7 +14,7 @@ import sqlite3
 import time
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Literal
+from typing import Literal, cast
 
 from fastapi import Request
 
@@ -58,8 +54,7 @@ class Scope(IntEnum):
     @property
     def label(self) -> ScopeName:
         """The name as the API writes it."""
-        names: tuple[ScopeName, ...] = ("open", "predict", "write", "admin")
-        return names[self]
+        return cast(ScopeName, self.name.lower())
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +107,7 @@ class Keys:
 
         Returns the key just made, to be printed once, or ``None``.
         """
-        self._store.write(_create_table).result()
+        self._execute(SCHEMA)
         self.reload()
         if self._loopback or self._environment or self._stored:
             return None
@@ -137,11 +132,7 @@ class Keys:
             raise ValueError("a key needs a scope: predict, write or admin")
         key = make_key()
         row = (digest(key), name, scope.label, time.time())
-
-        def insert(connection: sqlite3.Connection) -> None:
-            connection.execute("INSERT INTO keys VALUES (?, ?, ?, ?)", row)
-
-        self._store.write(insert).result()
+        self._execute("INSERT INTO keys VALUES (?, ?, ?, ?)", *row)
         self.reload()
         return key
 
@@ -156,17 +147,19 @@ class Keys:
 
         Raises ``KeyError`` when none or more than one fits.
         """
-        found = [i for i in self._stored.values() if len(prefix) >= 8 and i.id.startswith(prefix)]
-        if len(found) != 1:
-            raise KeyError(f"{len(found)} stored keys have an id starting with {prefix!r}")
-        full = found[0].id
-
-        def remove(connection: sqlite3.Connection) -> None:
-            connection.execute("DELETE FROM keys WHERE digest = ?", (full,))
-
-        self._store.write(remove).result()
+        matches = [i for i in self._stored.values() if len(prefix) >= 8 and i.id.startswith(prefix)]
+        if len(matches) != 1:
+            raise KeyError(f"{len(matches)} stored keys have an id starting with {prefix!r}")
+        key = matches[0]
+        self._execute("DELETE FROM keys WHERE digest = ?", key.id)
         self.reload()
-        return found[0]
+        return key
+
+    def _execute(self, statement: str, *values: object) -> None:
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute(statement, values)
+
+        self._store.write(write).result()
 
     def list(self) -> list[KeyInfo]:
         """Every key, those of the environment first."""
@@ -190,12 +183,12 @@ class Keys:
         if scheme.lower() != "bearer" or not key or len(key) > MAX_KEY_CHARS:
             return None
         # Looking a digest up leaks, at most, timing about a digest, from which no key follows.
-        found = digest(key)
-        if found in self._passing:
+        hashed = digest(key)
+        if hashed in self._passing:
             return Scope.ADMIN
-        if found in self._environment:
-            return self._environment[found]
-        info = self._stored.get(found)
+        if hashed in self._environment:
+            return self._environment[hashed]
+        info = self._stored.get(hashed)
         return None if info is None else Scope.named(info.scope)
 
 
@@ -228,17 +221,13 @@ class RequireScope:
 
 
 def scope(name: ScopeName) -> RequireScope:
-    """The FastAPI dependency that asks for the scope ``name``: ``Depends(scope("write"))``."""
+    """The FastAPI dependency that asks for the scope ``name``."""
     return RequireScope(Scope.named(name))
 
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach a server bound to ``host``."""
     return host in {"localhost", "::1", "[::1]"} or host.startswith("127.")
-
-
-def _create_table(connection: sqlite3.Connection) -> None:
-    connection.execute(SCHEMA)
 
 
 def _read_rows(connection: sqlite3.Connection) -> list[KeyInfo]:

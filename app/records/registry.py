@@ -13,12 +13,17 @@ import os
 import re
 import shutil
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from app.problems import Problem
+from index_data.storage.database import sync_folder
+
+if TYPE_CHECKING:
+    from model.checkpoint import Manifest
 
 POINTER: Final = "active.json"
 MANIFEST: Final = "manifest.json"
@@ -34,7 +39,6 @@ class CheckpointInfo:
     """One checkpoint, what its files say of it, and why it cannot be used (``problem``)."""
 
     version: str
-    folder: Path
     shipped: bool
     active: bool
     about: dict[str, Any]
@@ -113,33 +117,14 @@ class Registry:
 
     def fitting(self, encoder_sha256: str) -> Choice:
         """The newest checkpoint that was trained over an encoder, or none."""
-        from model.checkpoint import verify
-        from model.folders import CheckpointRefused
-
-        for version in self._versions():
-            folder = self._folder(version)
-            try:
-                if verify(folder).encoder_sha256 == encoder_sha256:
-                    return Choice(version, folder)
-            except (CheckpointRefused, OSError):
-                continue
-        return Choice(NO_CHECKPOINT, None)
+        trained_over = self._first(lambda manifest: manifest.encoder_sha256 == encoder_sha256)
+        return trained_over or Choice(NO_CHECKPOINT, None)
 
     def by_sha256(self, sha256: str, encoder_sha256: str) -> Choice | None:
         """The checkpoint whose manifest has this digest; an encoder's own stands for no heads."""
-        from model.checkpoint import verify
-        from model.folders import CheckpointRefused
-
         if sha256 == encoder_sha256:
             return Choice(NO_CHECKPOINT, None)
-        for version in self._versions():
-            folder = self._folder(version)
-            try:
-                if verify(folder).sha256 == sha256:
-                    return Choice(version, folder)
-            except (CheckpointRefused, OSError):
-                continue
-        return None
+        return self._first(lambda manifest: manifest.sha256 == sha256)
 
     def set_active(self, version: str) -> None:
         """Write the pointer, durably; what served before it is remembered."""
@@ -230,6 +215,20 @@ class Registry:
         shipped = [SHIPPED] if (self._shipped / MANIFEST).is_file() else []
         return [*sorted(own, reverse=True), *shipped]
 
+    def _first(self, matches: Callable[[Manifest], bool]) -> Choice | None:
+        """The newest verified checkpoint whose manifest matches."""
+        from model.checkpoint import verify
+        from model.folders import CheckpointRefused
+
+        for version in self._versions():
+            folder = self._folder(version)
+            try:
+                if matches(verify(folder)):
+                    return Choice(version, folder)
+            except (CheckpointRefused, OSError):
+                continue
+        return None
+
     def _folder(self, version: str) -> Path:
         return self._shipped if version == SHIPPED else self.folder / version
 
@@ -240,9 +239,7 @@ class Registry:
         folder = self._folder(version)
         problem = refusal(folder)
         about = {} if problem else _about(folder)
-        return CheckpointInfo(
-            version, folder, version == SHIPPED, version == active, about, problem
-        )
+        return CheckpointInfo(version, version == SHIPPED, version == active, about, problem)
 
     def _read(self) -> list[str] | None:
         """The pointer: the active version, then those before it. ``None``: absent or unreadable."""
@@ -259,18 +256,13 @@ class Registry:
 
     def _replace(self, path: Path, content: dict[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        body = json.dumps(content, indent=1)
         aside = self.folder / f".{path.name}.{os.getpid()}"
         with aside.open("w", encoding="utf-8") as file:
-            file.write(body + "\n")
+            file.write(json.dumps(content, indent=1) + "\n")
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
-        folder = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self.folder)
 
 
 def refusal(folder: Path) -> str | None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from app.problems import invalid
-from app.records.datasets import Dataset, DatasetBroken, load_rows
-from app.records.feedback import FeedbackItem
+from app.records.datasets import Dataset, load_rows
+from app.records.feedback import FeedbackItem, feedback_items
 from app.worker import JobRefused, Reporter
 from index_data.storage.store import DocumentStore, ReadOnlyStore
 
@@ -52,30 +52,19 @@ class Training:
     def dataset_rows(self) -> list[dict[str, Any]] | None:
         """The rows of the uploaded set that is to be learned; ``None``: the index's own.
 
-        Raises :class:`JobRefused` when it is gone or is not what was uploaded.
+        Raises ``DatasetBroken`` when it is gone or is not what was uploaded.
         """
-        if self.params.get("_dataset") is None:
-            return None
-        try:
-            return load_rows(Path(self.params["_dataset"]))[1]
-        except DatasetBroken as broken:
-            raise JobRefused(str(broken)) from broken
+        folder = self.params.get("_dataset")
+        return None if folder is None else load_rows(Path(folder))
 
-    @contextmanager
-    def store(self) -> Iterator[ReadOnlyStore]:
+    def store(self) -> closing[ReadOnlyStore]:
         """The document store, for reading only."""
-        store = DocumentStore.open_read_only(Path(self.params["_store"]))
-        try:
-            yield store
-        finally:
-            store.close()
+        return closing(DocumentStore.open_read_only(Path(self.params["_store"])))
 
-    def feedback(
-        self, read: Callable[[ReadOnlyStore, str], list[FeedbackItem]]
-    ) -> list[FeedbackItem]:
+    def feedback(self, given: Literal["label", "entities", "answer"]) -> list[FeedbackItem]:
         """Recorded feedback on the head's own field: the newest so many."""
         with self.store() as store:
-            return read(store, self.field)[-MAX_FEEDBACK:]
+            return feedback_items(store, self.field, given)[-MAX_FEEDBACK:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +87,10 @@ class TrainingTask:
     fields: bool = False
 
 
-def check_rows(found: Dataset) -> None:
+def check_rows(dataset: Dataset) -> None:
     """Refuse an uploaded set with too few rows. Raises ``validation``."""
-    if found.rows < LEAST_ROWS:
-        raise invalid("#/dataset", f"it has {found.rows} rows: at least {LEAST_ROWS} are needed")
+    if dataset.rows < LEAST_ROWS:
+        raise invalid("#/dataset", f"it has {dataset.rows} rows: at least {LEAST_ROWS} are needed")
 
 
 def enough(rows: Sequence[object], what: str) -> None:

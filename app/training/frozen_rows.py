@@ -93,11 +93,12 @@ class Retrieval:
 
     @classmethod
     def by_default(
-        cls, searcher: Searcher, k: int, encode: Encode | None, *, passages: bool = False
+        cls, searcher: Searcher, k: int, encode: Encode, *, passages: bool = False
     ) -> Retrieval:
-        """As the server retrieves; ``encode`` ``None``: the index has no vectors that fit."""
-        method = "bm25" if encode is None else searcher.default_method
-        return cls(searcher, k, method, encode, passages=passages)
+        """As the server retrieves: by words alone where the index has no vectors that fit."""
+        if not searcher.has_vectors:
+            return cls(searcher, k, "bm25", passages=passages)
+        return cls(searcher, k, searcher.default_method, encode, passages=passages)
 
     def each(
         self, queries: Sequence[Query], reporter: Reporter | None = None
@@ -203,14 +204,14 @@ def freeze_rows(
         (folder / ROWS).open("w", encoding="utf-8") as rows,
         (folder / FEEDBACK).open("w", encoding="utf-8") as feedback,
     ):
-        writer = Passages(passages, about)
+        numbered = Passages(passages, about)
         for query, hits, near in retrieval.each(queries, reporter):
             dropped += len(near)
-            rows.write(writer.row(query, hits))
+            rows.write(numbered.row(query, hits))
         for query, hits, _ in retrieval.each(fresh):
-            feedback.write(writer.row(query, hits))
+            feedback.write(numbered.row(query, hits))
     if vectors:
-        np.save(folder / VECTORS, writer.vectors())
+        np.save(folder / VECTORS, numbered.vectors())
     info = SetInfo(
         field=field,
         k=retrieval.k,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from app.problems import invalid
 from app.records.datasets import Dataset
-from app.records.feedback import FeedbackItem, marked
+from app.records.feedback import FeedbackItem
 from app.training.context import Training, TrainingTask, check_rows, enough
 from app.training.frozen_rows import Query, Retrieval, SetInfo, freeze_rows, load_rows
 from index_data.documents import content_id, entities_of
@@ -31,10 +31,10 @@ def check_index(searcher: Searcher, field: str) -> None:
         raise invalid("#/dataset", "no document in the index has metadata.entities: name a dataset")
 
 
-def check_dataset(found: Dataset) -> None:
+def check_dataset(dataset: Dataset) -> None:
     """Refuse too few rows, or rows without any entity. Raises ``validation``."""
-    check_rows(found)
-    if not found.labels:
+    check_rows(dataset)
+    if not dataset.labels:
         raise invalid("#/dataset", "none of its rows has an entity")
 
 
@@ -54,7 +54,7 @@ def freeze(training: Training, searcher: Searcher) -> None:
         field=training.field,
         labels=dict(types.most_common()),
         about=_entities_in,
-        feedback_items=[_feedback(one) for one in training.feedback(marked)],
+        feedback_items=[_feedback(one) for one in training.feedback("entities")],
     )
 
 

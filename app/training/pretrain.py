@@ -23,6 +23,7 @@ from app.training.pretrain_data import (
 )
 from app.training.pretrain_retrieval import Reach, Setting
 from index_data.importing.import_files import ImportRefused, find_files
+from model.config import pick_device
 from model.folders import read_manifest
 from model.lm.checkpoint import load_lm, save_lm
 from model.lm.config import LMConfig, PretrainConfig
@@ -75,21 +76,18 @@ def plan_of(
     *,
     tokens: int,
     batch_tokens: int,
-    window: int,
-    dim: int,
-    layers: int,
-    heads: int,
     vocab: int,
-    k: int,
     optimizer: Literal["adamw", "sgd"],
     lr: float | None,
     held_out: float,
     seed: int,
     start: Path | None = None,
+    **shape: int,
 ) -> Plan:
     """The plan for the options of the command line, which the job has too.
 
-    `start`: a language model to go on from, with its shape and its tokens whatever the options say.
+    `shape`: window, dim, layers, heads and k. `start`: a language model to go on from, with its
+    shape and its tokens whatever the options say.
 
     Raises:
         ValueError: The sizes do not fit together.
@@ -103,10 +101,7 @@ def plan_of(
     )
     if start is not None:
         return Plan(out, sources, run=run, held_out=held_out, start=start)
-    shape: dict[str, Any] = {
-        "window": window, "dim": dim, "layers": layers, "heads": heads, "k": k,
-        "copy_layer": (layers + 1) // 2,
-    }  # fmt: skip
+    shape["copy_layer"] = (shape["layers"] + 1) // 2
     LMConfig(vocab=vocab, **shape)
     return Plan(out, sources, shape, run, vocab, held_out)
 
@@ -195,13 +190,6 @@ def before(report: dict[str, Any]) -> dict[str, Any]:
     return {name: report[name] for name in names if name in report}
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto`: a GPU where there is one."""
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def _digest(plan: Plan) -> str:
     """What a run is, files included: those that changed make it another one."""
     files = [
@@ -237,7 +225,12 @@ def _corpus(
             note(f"{tokenizer.vocab} tokens learned")
         reach = Reach(max(shape.k, 1), shape.chunks, shape.passage_chunks)
         corpus = build_corpus(
-            texts, tokenizer, settings, reach, shape.chunk, partial(_retrieving, stage)
+            texts,
+            tokenizer,
+            settings,
+            reach,
+            shape.chunk,
+            lambda done, total: stage(done, total, "retrieve"),
         )
         note(f"{len(corpus.tokens)} chunks, retrieved: {json.dumps(corpus.notes['retrieval'])}")
         folder.mkdir(parents=True, exist_ok=True)
@@ -268,10 +261,6 @@ def _texts(
     if not any(text.split == "train" for text in texts):
         raise TrainingRefused(f"all of {len(texts)} documents are held out: lower --held-out")
     return texts, settings
-
-
-def _retrieving(stage: Callable[[int, int, str], None], done: int, total: int) -> None:
-    stage(done, total, "retrieve")
 
 
 def sources_of(paths: Sequence[str]) -> list[Source]:

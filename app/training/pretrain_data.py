@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -82,18 +83,9 @@ def split_by_hash(held_out: float) -> Callable[[str], str]:
 def train_tokenizer(texts: Sequence[Text], vocab: int) -> LMTokenizer:
     """Learn the tokens from slices that are spread over the training documents."""
     train = [text.text for text in texts if text.split == "train"]
-    total = sum(map(len, train))
-    every = max(1, round(total / SAMPLE_CHARS))
-    return LMTokenizer.train(_slices(train, every), vocab)
-
-
-def _slices(texts: Iterable[str], every: int) -> Iterator[str]:
-    number = 0
-    for text in texts:
-        for start in range(0, len(text), SLICE):
-            number += 1
-            if number % every == 0:
-                yield text[start : start + SLICE]
+    every = max(1, round(sum(map(len, train)) / SAMPLE_CHARS))
+    slices = (text[at : at + SLICE] for text in train for at in range(0, len(text), SLICE))
+    return LMTokenizer.train(islice(slices, every - 1, None, every), vocab)
 
 
 def build_corpus(

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache
 from typing import Final, Literal
 
 import numpy as np
@@ -54,28 +55,20 @@ class Reach:
         return self.window_chunks + self.passage_chunks - 1
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Statistics:
-    """How common terms are in the training documents of a source."""
+    """How common terms are in the training documents of a source. ``average``: terms a passage."""
 
-    size: int = 0
-    frequencies: Counter[str] = field(default_factory=Counter)
-    length: int = 0
+    size: int
+    frequencies: Counter[str]
+    average: float
 
     @classmethod
     def of(cls, passages: Sequence[Sequence[str]]) -> Statistics:
         """Count passages by term."""
-        made = cls()
-        for one in passages:
-            made.size += 1
-            made.length += len(one)
-            made.frequencies.update(set(one))
-        return made
-
-    @property
-    def average(self) -> float:
-        """Terms a passage."""
-        return self.length / self.size if self.size else 0.0
+        size = len(passages)
+        frequencies = Counter(term for one in passages for term in set(one))
+        return cls(size, frequencies, sum(map(len, passages)) / size if size else 0.0)
 
     def weights(self, query: Sequence[str]) -> dict[str, float]:
         """A query's heaviest terms: idf times how often each stands in it."""
@@ -170,7 +163,15 @@ def _others(
     first = np.searchsorted(owner, np.arange(len(index) + 1))
     postings = postings_of(chunk_terms[c] for c in numbers)
     parts = saturation(postings, statistics.average)
-    grams = _GramCache(texts)
+    shingler = Shingler()
+
+    @cache
+    def grams(first: int, end: int) -> Grams:
+        return shingler.grams("".join(texts[c] for c in range(first, end)))
+
+    def whole(document: LMDocument) -> Grams:
+        return grams(document.first, document.end)
+
     allowed = np.ones(len(numbers), dtype=np.uint8)
     itself = {d.first: i for i, d in enumerate(index)}
     for document in documents:
@@ -185,15 +186,16 @@ def _others(
                 best = _best(postings, parts, weights, 4 * reach.k, allowed)
                 new = {int(owner[hit]) for hit in best} - known
                 known |= new
-                same = [i for i in new if alike(grams.whole(document), grams.whole(index[i]))]
+                same = [i for i in new if alike(whole(document), whole(index[i]))]
                 if not same:
                     break
                 for one in same:
                     allowed[first[one] : first[one + 1]] = 0
                 banned += same
                 counts.duplicate_documents += len(same)
-            last = grams.chunk(chunk - 1)
-            distinct = [hit for hit in best if not alike(last, grams.chunk(int(numbers[hit])))]
+            last = grams(chunk - 1, chunk)
+            repeats = (alike(last, grams(int(n), int(n) + 1)) for n in numbers[best])
+            distinct = [hit for hit, same in zip(best, repeats, strict=True) if not same]
             counts.duplicate_passages += len(best) - len(distinct)
             hits = _apart(distinct, reach, owner)[: reach.k]
             counts.queries += 1
@@ -225,23 +227,3 @@ def _apart(hits: Sequence[int], reach: Reach, owner: NDArray[np.int64] | None = 
         ):
             apart.append(hit)
     return apart
-
-
-class _GramCache:
-    """The grams of chunks and of whole documents, made when they are first asked for."""
-
-    def __init__(self, texts: Mapping[int, str]) -> None:
-        self._texts, self._shingler = texts, Shingler()
-        self._chunks: dict[int, Grams] = {}
-        self._whole: dict[int, Grams] = {}
-
-    def chunk(self, number: int) -> Grams:
-        if number not in self._chunks:
-            self._chunks[number] = self._shingler.grams(self._texts[number])
-        return self._chunks[number]
-
-    def whole(self, document: LMDocument) -> Grams:
-        if document.first not in self._whole:
-            text = "".join(self._texts[c] for c in range(document.first, document.end))
-            self._whole[document.first] = self._shingler.grams(text)
-        return self._whole[document.first]

@@ -81,8 +81,8 @@ def decide(report: dict[str, Any], mode: str, margin: float = 0.0) -> dict[str, 
     brings a calibrated confidence; entities have to be better. Answers have no neighbours: they are
     compared with the closed book.
     """
-    found = Comparison.of(report)
-    test, held_out, metric = found.both, found.held_out, found.metric
+    comparison = Comparison.of(report)
+    test, held_out, metric = comparison.both, comparison.held_out, comparison.metric
     lower = test.lower()
     if mode != "if_better":
         better = mode == "always"
@@ -90,16 +90,16 @@ def decide(report: dict[str, Any], mode: str, margin: float = 0.0) -> dict[str, 
     elif report["evaluated_on"] == "training":
         better, why = False, "There were too few rows to hold any out and compare on"
     else:
-        better, why = judged(test, lower, margin, first=found.baseline != "previous")
+        better, why = judged(test, lower, margin, first=comparison.baseline != "previous")
         if better and (not held_out.rows or held_out.difference < -margin):
             better, why = False, "Worse on held-out rows, whatever recorded feedback says"
     return {
         "wish": mode,
         "margin": margin,
-        "against": found.baseline,
+        "against": comparison.baseline,
         "metric": metric,
-        metric: found.ours,
-        f"rival_{metric}": found.theirs,
+        metric: comparison.ours,
+        f"rival_{metric}": comparison.theirs,
         "difference": round(test.difference, 6),
         "lower_90": round(lower, 6),
         "evaluated_on": report["evaluated_on"],
@@ -107,9 +107,9 @@ def decide(report: dict[str, Any], mode: str, margin: float = 0.0) -> dict[str, 
         "better": test.better,
         "worse": test.worse,
         "held_out": held_out.to_json(),
-        "feedback": found.feedback.to_json(),
+        "feedback": comparison.feedback.to_json(),
         "activate": better,
-        "reason": f"{why}: {found.figures(lower)}.",
+        "reason": f"{why}: {comparison.figures(lower)}.",
     }
 
 

@@ -12,7 +12,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from app.problems import invalid
-from app.records.feedback import answered
 from app.training.context import Training, TrainingTask, check_rows, enough
 from app.training.frozen_rows import Query, Retrieval, SetInfo, freeze_rows, load_rows
 from index_data.documents import Document, content_id, near_duplicate
@@ -49,7 +48,7 @@ def freeze(training: Training, searcher: Searcher) -> None:
         Retrieval.by_default(
             searcher,
             SpanTrainConfig(**training.options()).k,
-            training.encoder.encode if searcher.has_vectors else None,
+            training.encoder.encode,
             passages=True,
         ),
         training.work,
@@ -73,7 +72,7 @@ def _feedback(training: Training) -> Iterator[Query]:
 
     An answer that its document does not hold (any more) says nothing of where it should be found.
     """
-    items = training.feedback(answered)
+    items = training.feedback("answer")
     with training.store() as store:
         for one in items:
             answer = one.answer or {}

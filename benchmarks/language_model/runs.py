@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from app.training.pretrain import before, pick_device
+from app.training.pretrain import before
 from benchmarks.tools.progress import Line
+from model.config import pick_device
 from model.lm.checkpoint import load_lm, save_lm
 from model.lm.config import PAD, LMConfig, PretrainConfig
 from model.lm.corpus import LMCorpus

@@ -20,7 +20,7 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from app.jobs.reindex import FOLDER
+from app.jobs.inputs import INDEX
 from benchmarks.tools.folders import RUNS
 from benchmarks.tools.load import Answers, post_bytes
 from index_data.documents import Document
@@ -81,12 +81,12 @@ def build(texts: Sequence[str], encoder: Encoder) -> Path:
         store.upsert(documents[start : start + 2_000]).result()
     built = build_generation(
         folder,
-        folder / FOLDER,
+        folder / INDEX,
         encode=vectors.encode,
         encoder_sha=encoder.sha256,
         passage_words=200,
     )
-    Index(store, folder / FOLDER, encoder_sha=encoder.sha256).publish(built)
+    Index(store, folder / INDEX, encoder_sha=encoder.sha256).publish(built)
     store.close()
     (folder / "whole").touch()
     return folder

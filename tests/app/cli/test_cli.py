@@ -87,6 +87,12 @@ def test_help_is_quick_and_loads_no_network(root: Path) -> None:
     assert min(seconds) <= 0.5
 
 
+def test_the_server_is_made_before_torch_is_imported(root: Path) -> None:
+    script = "import sys, app.server; assert not {'torch', 'transformers'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_itself(name: str) -> None:
     result = CliRunner().invoke(main, [name, "--help"])

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from app.inference.language_models import SHIPPED_LANGUAGE, LanguageModels
 from app.jobs import pretrain as pretrain_job
-from app.jobs import train as training_job
+from app.jobs.inputs import WORK, work_folder
 from app.records.datasets import Datasets
 from app.settings import Settings
 from app.worker import JobCancelled, JobRefused, Reporter
@@ -52,7 +52,7 @@ def params(settings: Settings, **given: Any) -> dict[str, Any]:
         "_dataset": None,
         "_start": None,
         "_out": str(settings.checkpoint_dir / "language" / "v1"),
-        "_work": str(training_job.work_folder(settings, "job_1")),
+        "_work": str(work_folder(settings, "job_1")),
         **given,
     }
 
@@ -117,7 +117,7 @@ def test_what_is_gone_on_from_is_learned_from_too(settings: Settings) -> None:
     language = settings.checkpoint_dir / "language"
 
     def gone_on(version: str, start: Path) -> list[bool | None]:
-        work = training_job.work_folder(settings, f"job_{version}")
+        work = work_folder(settings, f"job_{version}")
         own = {"_out": str(language / version), "_work": str(work), "_start": str(start)}
         result = pretrain_job.run(params(settings, **own), reporter([]))
         before = json.loads((start / "report.json").read_bytes())
@@ -225,7 +225,7 @@ def test_an_erased_document_is_named_with_what_was_learned_from_it(client: TestC
     stopped = params(
         settings,
         _out=str(settings.checkpoint_dir / "language" / "v2"),
-        _work=str(training_job.work_folder(settings, "job_2")),
+        _work=str(work_folder(settings, "job_2")),
     )
     with pytest.raises(JobCancelled):
         pretrain_job.run(stopped, reporter([], until="train"))
@@ -297,4 +297,4 @@ def test_a_job_is_cancelled_and_goes_on_as_if_it_had_not_been(client: TestClient
     assert client.delete(f"/admin/models/{version}").is_success
     assert client.get(f"/admin/models/{version}/report").status_code == 404
     assert client.get("/health/ready").json()["degraded"] == []
-    assert not list((state(client).settings.store_dir / training_job.WORK).iterdir())
+    assert not list((state(client).settings.store_dir / WORK).iterdir())

@@ -12,11 +12,13 @@ import pytest
 
 from app.jobs import evaluate as evaluation_job
 from app.jobs import train as training_job
+from app.jobs.inputs import reading, work_folder
 from app.jobs.job import Job
+from app.records.encoders import EncoderChoice
 from app.records.feedback import Feedback, FeedbackItem
 from app.records.registry import Registry
 from app.settings import Settings
-from app.training import label_rows as training_set
+from app.training import labels as training_set
 from app.training.promotion import decide
 from app.worker import JobCancelled, JobRefused, Reporter
 from index_data.documents import Document, near_duplicate
@@ -38,7 +40,7 @@ def open_store(settings: Settings, rows: list[Document]) -> None:
 def params(settings: Settings, **given: Any) -> dict[str, Any]:
     wanted = {"task": "classification", "field": "label", "epochs": 1, "batch_size": 16, "k": 8}
     return {
-        **training_job.reading(settings),
+        **reading(settings, settings.encoder),
         **wanted,
         "holdout": 0.25,
         "_out": str(settings.checkpoint_dir / "v1"),
@@ -266,7 +268,7 @@ def test_only_the_newest_unfinished_work_is_kept(settings: Settings) -> None:
 
     jobs = [job(0, "succeeded"), *(job(n, "interrupted") for n in range(1, 6))]
     for entry in jobs:
-        training_job.work_folder(settings, entry.id).mkdir(parents=True)
+        work_folder(settings, entry.id).mkdir(parents=True)
         (settings.checkpoint_dir / f".{entry.params['version']}.training").mkdir(parents=True)
     training_job.sweep(settings, jobs)
     left = {path.name for path in (settings.store_dir / "jobs").iterdir()}
@@ -280,7 +282,10 @@ def test_only_the_newest_unfinished_work_is_kept(settings: Settings) -> None:
 
 def test_a_base_that_is_not_there_is_refused_before_the_work(settings: Settings) -> None:
     registry = Registry(settings.checkpoint_dir)
-    kind = training_job.kind(settings, registry, lambda version: None)
+    store = DocumentStore(settings.store_dir)
+    encoders = EncoderChoice(store, settings.encoder)
+    store.close()
+    kind = training_job.kind(settings, registry, encoders, lambda version: None)
     given = {"base": "nothing", "version": "v1"}
     job = Job("job_1", "train", "running", given, None, None, None, 0.0)
     with pytest.raises(Exception, match="no checkpoint"):

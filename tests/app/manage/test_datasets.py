@@ -139,7 +139,7 @@ def test_lines_are_stored_and_bad_ones_named(client: TestClient) -> None:
     assert again["id"] == made["id"]
     assert [d["id"] for d in client.get("/admin/datasets").json()["datasets"]] == [made["id"]]
     folder = state(client).datasets.folder
-    assert len(load_rows(folder / made["id"])[1]) == 2
+    assert len(load_rows(folder / made["id"])) == 2
     assert client.delete(place).json() == {"id": made["id"], "deleted": True}
     assert client.get(place).status_code == 404
     assert [*folder.iterdir()] == []

@@ -252,7 +252,7 @@ def test_the_doctor_looks_at_a_generator(settings_for: Any, generator_folder: Pa
     settings = settings_for(generator_folder, generator=str(generator_folder))
     (finding,) = doctor.generator(settings)
     assert (finding.state, finding.about) == ("ok", "generator")
-    assert doctor.generator(settings_for(generator_folder)) == []
+    assert list(doctor.generator(settings_for(generator_folder))) == []
     (finding,) = doctor.generator(settings.model_copy(update={"generator": "org/name"}))
     assert finding.state == "warning"
 

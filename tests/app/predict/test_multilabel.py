@@ -12,11 +12,12 @@ from starlette.testclient import TestClient
 
 from app.jobs import evaluate as evaluation_job
 from app.jobs import train as training_job
+from app.jobs.inputs import dataset_folder
 from app.manage.report_page import page
 from app.schemas.admin import ModelReport
 from app.schemas.prediction import ClassifyResponse, PredictResponse
 from app.settings import Settings
-from app.training import label_rows as training_set
+from app.training import labels as training_set
 from app.training.promotion import decide
 from app.worker import Reporter
 from index_data.documents import Document
@@ -206,7 +207,7 @@ def test_a_dataset_with_lists_is_learned(
             field=FIELD,
             _out=str(tmp_path / "d1"),
             _work=str(tmp_path / "work"),
-            _dataset=training_job.dataset_folder(settings, made.id),
+            _dataset=dataset_folder(settings, made.id),
         ),
         Reporter(lambda message: None, lambda: False),
     )

@@ -14,6 +14,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from app.jobs import train as training_job
+from app.jobs.inputs import dataset_folder, reading
 from app.records.datasets import Datasets
 from app.records.feedback import Feedback, FeedbackItem
 from app.settings import Settings
@@ -68,12 +69,12 @@ def uploaded(settings: Settings, given: list[dict[str, Any]]) -> str:
     for number, row in enumerate(given, 1):
         upload.add_value(number, row)
     assert not upload.rejected
-    return str(training_job.dataset_folder(settings, upload.finish().id))
+    return str(dataset_folder(settings, upload.finish().id))
 
 
 def params(settings: Settings, task: str, **given: Any) -> dict[str, Any]:
     return {
-        **training_job.reading(settings),
+        **reading(settings, settings.encoder),
         "task": task,
         "field": task,
         "epochs": 1,

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from starlette.testclient import TestClient
 
 from app.cli import main
-from app.jobs.reindex import index_folder
+from app.jobs.inputs import index_folder
 from app.server import create_app
 from app.settings import Settings
 from app.state import Footnote
