@@ -13,9 +13,11 @@ import weakref
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +73,18 @@ class SyncedStorage(FileStorage):  # type: ignore[misc]
         sync_folder(Path(self.folder))
 
 
+class MemoryStorage(RamStorage):  # type: ignore[misc]
+    """Files in memory. Whoosh would keep the temporary files of all of them in one folder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._temporary = f"footnote-{uuid4().hex}"
+
+    def temp_storage(self, name: str | None = None) -> FileStorage:
+        """A folder of its own for temporary files, one for all that ask."""
+        return super().temp_storage(self._temporary)
+
+
 def write(folder: Path, passages: Iterable[Sequence[str]]) -> None:
     """A Whoosh index in `folder` whose document numbers are the passages' numbers: one segment."""
     _fill(SyncedStorage(str(folder)).create(), passages)
@@ -85,7 +99,7 @@ def in_memory(postings: Postings) -> FileIndex:
     for term, column in postings.terms.items():
         for entry in range(int(postings.indptr[column]), int(postings.indptr[column + 1])):
             terms[postings.passages[entry]] += [term] * int(postings.frequencies[entry])
-    return _fill(RamStorage(), terms)
+    return _fill(MemoryStorage(), terms)
 
 
 def _fill(storage: FileStorage | RamStorage, passages: Iterable[Sequence[str]]) -> FileIndex:
@@ -97,7 +111,8 @@ def _fill(storage: FileStorage | RamStorage, passages: Iterable[Sequence[str]]) 
             writer.add_document(**{FIELD: terms})
         writer.commit()
     except BaseException:
-        writer.cancel()  # a failed writer would keep the write lock
+        with suppress(Exception):  # of a commit that failed, files may be closed already
+            writer.cancel()  # a failed writer would keep the write lock
         raise
     return index
 
