@@ -100,7 +100,7 @@ def store(settings: Settings) -> list[Finding]:
     """Who holds the store, and whether every row of it is whole."""
     from index_data.storage.database import FILE_NAME
     from index_data.storage.lock import holder
-    from index_data.storage.store import DocumentStore, StoreError
+    from index_data.storage.store import ReadOnlyStore, StoreError
 
     folder = settings.store_dir
     held = holder(folder)
@@ -110,7 +110,7 @@ def store(settings: Settings) -> list[Finding]:
         else Finding("lock", "ok", f"held by process {held.pid}, {held.address or 'no address'}")
     ]
     try:
-        opened = DocumentStore.open_read_only(folder)
+        opened = ReadOnlyStore(folder)
     except StoreError as error:
         if not (folder / FILE_NAME).exists():
             return [*found, Finding("store", "ok", f"{folder} holds none yet: serve makes one")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -57,7 +58,7 @@ def encoder(
     note(f"{len(rows)} texts, {len(labels)} labels, {len(types)} types of entities")
     report = _trained(rows, ScratchConfig(tokenizer=tokenizer, epochs=epochs), out)
     if as_json:
-        emit_json({"encoder": str(out), **report.to_json()})
+        emit_json({"encoder": str(out), **asdict(report)})
         return
     losses = ", ".join(f"{name} {value:.3f}" for name, value in report.losses.items())
     click.echo(

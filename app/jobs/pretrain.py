@@ -120,10 +120,10 @@ def _text(params: dict[str, Any], work: Path, reporter: Reporter) -> tuple[str, 
 
 def _freeze(store: Path, path: Path, reporter: Reporter) -> None:
     """Write the documents as they stand, whole or not at all."""
-    from index_data.storage.store import DocumentStore
+    from index_data.storage.store import ReadOnlyStore
 
     aside = path.with_suffix(".writing")
-    opened = DocumentStore.open_read_only(store)
+    opened = ReadOnlyStore(store)
     try:
         total, done = opened.count(), 0
         with aside.open("wb") as file:

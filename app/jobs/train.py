@@ -160,9 +160,9 @@ def opened(
     ``built``: as it would be with this generation, which is not registered yet.
     """
     from index_data.generations.index import Index, NoGeneration
-    from index_data.storage.store import DocumentStore
+    from index_data.storage.store import ReadOnlyStore
 
-    store = DocumentStore.open_read_only(Path(params["_store"]))
+    store = ReadOnlyStore(Path(params["_store"]))
     try:
         index = Index(
             store,

@@ -12,7 +12,7 @@ from app.problems import invalid
 from app.records.datasets import Dataset, DatasetBroken, load_rows
 from app.records.feedback import FeedbackItem
 from app.worker import JobRefused, Reporter
-from index_data.storage.store import DocumentStore, ReadOnlyStore
+from index_data.storage.store import ReadOnlyStore
 
 if TYPE_CHECKING:
     from app.training.frozen_rows import SetInfo
@@ -64,7 +64,7 @@ class Training:
     @contextmanager
     def store(self) -> Iterator[ReadOnlyStore]:
         """The document store, for reading only."""
-        store = DocumentStore.open_read_only(Path(self.params["_store"]))
+        store = ReadOnlyStore(Path(self.params["_store"]))
         try:
             yield store
         finally:

@@ -31,8 +31,7 @@ from index_data.segment.files import (
     VECTORS,
     load_array,
     save_array,
-    save_postings,
-    save_tables,
+    save_segment,
     stored_passages,
 )
 from index_data.segment.manifest import (
@@ -44,8 +43,8 @@ from index_data.segment.manifest import (
 from index_data.segment.postings import average_length, saturation
 from index_data.segment.segment import Ids, embedding_text, passage_spans
 from index_data.segment.vectors import Half, present, to_half
-from index_data.storage.database import sync_folder
-from index_data.storage.store import DocumentStore, ReadOnlyStore
+from index_data.storage.database import sync_folder, synced_file
+from index_data.storage.store import ReadOnlyStore
 from index_data.text import analysis
 from index_data.text.analysis import STANDARD, Analyzer
 
@@ -89,7 +88,7 @@ def build_generation(
     """
     out_parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=".building-", dir=out_parent))
-    store = DocumentStore.open_read_only(store_folder)
+    store = ReadOnlyStore(store_folder)
     try:
         build = _Build(aside, store, passage_words, analyzer, progress, cancelled)
         number = build.run(out_parent, encode, encoder_sha)
@@ -142,17 +141,16 @@ class _Build:
 
     def run(self, out_parent: Path, encode: Encode | None, encoder_sha: str | None) -> int:
         folder = self._folder
-        with (folder / DOCUMENTS).open("wb") as documents:
+        with synced_file(folder / DOCUMENTS) as documents:
             whoosh_index.write(folder / WHOOSH, self._passages(documents.write))
-            documents.flush()
-            os.fsync(documents.fileno())
         self._report(0, 1, "compile")
         index = whoosh_index.open_index(folder / WHOOSH)
         postings = whoosh_index.compile_postings(index, len(self._spans))
         average = average_length(postings.lengths)
-        save_postings(folder, postings, saturation(postings, average))
-        save_tables(
+        save_segment(
             folder,
+            postings,
+            saturation(postings, average),
             ends=np.array(self._ends, dtype=np.int64),
             sequences=np.array(self._sequences, dtype=np.int64),
             counts=np.array(self._counts, dtype=np.int64),

@@ -48,7 +48,7 @@ class InvalidCursor(ValueError):
 
 
 class ReadOnlyStore:
-    """The store as another process may see it, and the reading half of the server's own."""
+    """The store for other processes (no lock, whole commits), and what the server's own reads."""
 
     def __init__(self, folder: Path) -> None:
         """Raises ``StorageError`` where there is no store, ``StoreCorrupt``, ``StoreTooNew``."""

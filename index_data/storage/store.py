@@ -95,11 +95,6 @@ class DocumentStore(ReadOnlyStore):
             raise
         self._closed = False
 
-    @classmethod
-    def open_read_only(cls, folder: Path) -> ReadOnlyStore:
-        """For other processes: no lock, no writing, whole commits as they come."""
-        return ReadOnlyStore(folder)
-
     def set_address(self, address: str | None) -> None:
         """Records for commands on this machine where the server listens (:func:`holder`)."""
         self._lock.set_address(address)

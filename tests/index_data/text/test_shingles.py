@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from index_data.text.shingles import Shingler, alike, contained
+from benchmarks.language_model.text import contained
+from index_data.text.shingles import Shingler, alike
 from index_data.text.similarity import near_duplicate
 
 WORDS = [
