@@ -12,7 +12,6 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from operator import itemgetter
 from typing import Annotated, Any, Required
 
 import orjson
@@ -67,7 +66,7 @@ class DocumentFields(TypedDict, total=False):
 
 
 FIELDS = frozenset(DocumentFields.__annotations__)
-_CONTENT = ("id", "text", "title", "lang", "labels", "metadata")  # of a `Document`, in its order
+_CONTENT = ("id", "text", "title", "lang", "labels", "metadata")
 
 
 class Invalid(ValueError):
@@ -124,7 +123,7 @@ def from_canonical(raw: bytes, sequence: int) -> Document:
     """The inverse of :meth:`Document.canonical`; raises ``ValueError`` on anything else."""
     content = orjson.loads(raw)
     try:
-        return Document(*itemgetter(*_CONTENT)(content), sequence)
+        return Document(**{name: content[name] for name in _CONTENT}, sequence=sequence)
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a stored document: {error!r}") from error
 

@@ -58,7 +58,7 @@ def run(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     import torch
 
     from app.training.pretrain import Source, plan_of, pretrain_from_files
-    from index_data.importing.import_files import ImportRefused
+    from index_data.importing.importers import ImportRefused
     from model.folders import CheckpointRefused
     from model.provenance import digests
     from model.training.trainer import TrainingCancelled

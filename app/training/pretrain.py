@@ -22,7 +22,7 @@ from app.training.pretrain_data import (
     train_tokenizer,
 )
 from app.training.pretrain_retrieval import Reach, Setting
-from index_data.importing.import_files import ImportRefused, find_files
+from index_data.importing.importers import ImportRefused, find_files
 from model.folders import read_manifest
 from model.lm.checkpoint import load_lm, save_lm
 from model.lm.config import LMConfig, PretrainConfig

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from index_data.text.shingles import Grams, Shingler, alike
+from index_data.text.similarity import Grams, Shingler, alike
 from model.lm.corpus import LMCorpus, Numbers
 from model.lm.tokenizer import LMTokenizer
 

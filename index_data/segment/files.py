@@ -86,7 +86,7 @@ def save_segment(
     ):
         with synced_file(folder / name) as file:
             file.write(orjson.dumps(content))
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "indptr": postings.indptr,
         "passages": postings.passages,
         "frequencies": postings.frequencies,

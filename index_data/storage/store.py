@@ -1,7 +1,7 @@
 """The document store: documents, and all else that must not be lost.
 
 SQLite in WAL mode with a full sync at each commit, written by one thread of one process
-(``store_writer``), read by any (``store_reader``). Every write of a document has a sequence; what
+(``writer``), read by any (``reader``). Every write of a document has a sequence; what
 is built from the store (the index) carries the sequence it reaches and asks for the changes since.
 
 Other modules keep tables of their own here: they create them and write them with
@@ -35,12 +35,13 @@ from index_data.storage.lock import Holder, StoreLock, StoreLocked, holder
 from index_data.storage.reader import InvalidCursor, ReadOnlyStore
 from index_data.storage.rows import (
     DeleteResult,
+    StoredVectors,
     Tombstone,
     WriteResult,
     delete_documents,
+    insert_vectors,
     upsert_documents,
 )
-from index_data.storage.vectors import StoredVectors, insert_vectors
 from index_data.storage.writer import Writer
 
 __all__ = [

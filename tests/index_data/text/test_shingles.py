@@ -7,8 +7,7 @@ import random
 import pytest
 
 from benchmarks.language_model.text import contained
-from index_data.text.shingles import Shingler, alike
-from index_data.text.similarity import near_duplicate
+from index_data.text.similarity import Shingler, alike, near_duplicate
 
 WORDS = [
     "the",

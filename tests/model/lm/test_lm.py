@@ -183,7 +183,7 @@ def test_texts_that_share_a_pass_are_written_as_alone(k: int) -> None:
         go(4)
     go(10)  # beyond the window of the first
     assert batch is not None
-    batch, rows = batch.kept([2, 1]), [2, 1]  # one leaves, and they change places
+    batch, rows = batch.selected([2, 1]), [2, 1]  # one leaves, and they change places
     go(8)
 
 

@@ -1,4 +1,4 @@
-"""The generations that are kept in a folder, and which of them were published.
+"""The generations in a folder, and which of them were published.
 
 The sha256 of every published manifest stands in the store: a folder without one was left behind by
 a build that was interrupted.
@@ -25,7 +25,7 @@ class NeverPublished(GenerationCorrupt):
 
 @dataclass(frozen=True, slots=True)
 class GenerationInfo:
-    """A generation that is kept; `problem` says why it cannot be used, None that it may."""
+    """A generation in the folder; `problem` says why it cannot be used, None that it may."""
 
     number: int
     active: bool
@@ -38,7 +38,7 @@ class GenerationInfo:
     problem: str | None = None
 
 
-class KeptGenerations:
+class PublishedGenerations:
     """Generations under `folder`. Over a store that is open for reading only nothing changes."""
 
     def __init__(self, store: ReadOnlyStore, folder: Path) -> None:
@@ -70,7 +70,7 @@ class KeptGenerations:
         return manifest
 
     def all(self, active: int) -> list[GenerationInfo]:
-        """What is kept, the newest first; `active`: the number of the one that serves."""
+        """All of them, the newest first; `active`: the number of the one that serves."""
         result = []
         for number, path in reversed(self.folders()):
             try:
