@@ -179,24 +179,23 @@ class LuceneBM25(WeightingModel):  # type: ignore[misc]
         self, searcher: WhooshSearcher, fieldname: str, text: bytes, qf: int = 1
     ) -> LuceneBM25Scorer:
         """The scorer of one term."""
-        return LuceneBM25Scorer(self.weights[text.decode()], self.lengths, self.average_length)
+        return LuceneBM25Scorer(self, self.weights[text.decode()])
 
 
+@dataclass(frozen=True)
 class LuceneBM25Scorer(BaseScorer):  # type: ignore[misc]
     """Scores the current posting of a matcher."""
 
-    def __init__(self, weight: float, lengths: NDArray[np.uint32], average_length: float) -> None:
-        self._weight = weight
-        self._lengths = lengths
-        self._average = average_length if average_length > 0 else 1.0
+    model: LuceneBM25
+    weight: float
 
     def score(self, matcher: Matcher) -> float:
         """What the term adds to the passage that the matcher stands on."""
         tf = float(matcher.weight())
-        length = float(self._lengths[matcher.id()])
+        length = float(self.model.lengths[matcher.id()])
         # Single precision as in the compiled columns, so that both round alike.
-        part = np.float32(tf / (tf + K1 * (1.0 - B + B * length / self._average)))
-        return self._weight * float(part)
+        part = np.float32(tf / (tf + K1 * (1.0 - B + B * length / self.model.average_length)))
+        return self.weight * float(part)
 
 
 class WhooshScorer:
@@ -213,7 +212,7 @@ class WhooshScorer:
         self._turn = threading.Lock()
         weakref.finalize(self, self._reader.close)
         self._lengths = lengths
-        self._average = average_length
+        self._average = average_length if average_length > 0 else 1.0
 
     def top(self, weights: Mapping[str, float], k: int, allowed: Mask = NO_MASK) -> Ranked:
         """The k best passages for `weights` (term -> idf times its count in the query)."""

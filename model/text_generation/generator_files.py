@@ -215,10 +215,10 @@ def _text_config(config: dict[str, Any]) -> dict[str, Any]:
     return text if isinstance(text, dict) else config
 
 
-def available_memory(meminfo: Path = Path("/proc/meminfo")) -> int:
+def available_memory() -> int:
     """Bytes that this process may still take: of the machine, and of its container."""
     try:
-        lines = meminfo.read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(li.split()[1]) * 1024 for li in lines if li.startswith("MemAvailable"))
     except (OSError, StopIteration):
         free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
