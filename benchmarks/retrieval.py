@@ -35,6 +35,7 @@ from benchmarks.peers.retrieval import (
     whoosh_search,
 )
 from benchmarks.serving.server import ASKED, build
+from benchmarks.tools.reciprocal import ReciprocalRanks
 from benchmarks.tools.statistics import interval, ndcg, recall, reciprocal_rank
 from benchmarks.tools.vector_cache import CachedEncoder
 from index_data.documents import Document
@@ -209,7 +210,7 @@ def by_weight(
         found["texts"], found["queries"] = len(texts), len(pairs)
         found["average_length"] = round(average_length(base.views[0].segment.postings.lengths), 1)
         fusions = {f"{w / 20:.2f}": Fusion(weight=w / 20) for w in range(21)}
-        for kind, fusion in {**fusions, "rrf": Fusion(kind="rrf")}.items():
+        for kind, fusion in {**fusions, "rrf": ReciprocalRanks()}.items():
             searcher = Searcher(base.views, generation=1, sequence=1, fusion=fusion)
             ranked = [
                 [h.doc_id for h in searcher.search(query, k=K, query_vector=vector)]
@@ -242,7 +243,7 @@ def speed(passages: int, *, stock: bool) -> dict[str, Any]:
         result["store and build s"] = round(time.perf_counter() - started, 1)
         del documents
         engines: dict[str, Callable[[str], object]] = {
-            "footnote": lambda query: searcher.rank(query, k=K),
+            "footnote": lambda query: searcher.ranker(None, query)(K, None),
             "footnote, documents": lambda query: searcher.search(query, k=K),
             "bm25s": bm25s_search(ids, kept),
             "tantivy": tantivy_search(ids, kept),
@@ -276,9 +277,7 @@ def hybrid(passages: int) -> dict[str, Any]:
         searcher = index.searcher
 
         def alone(query: str) -> object:
-            return searcher.rank(
-                query, k=K, method="hybrid", query_vector=encoder.encode([query])[0]
-            )
+            return searcher.ranker("hybrid", query, vector=encoder.encode([query])[0])(K, None)
 
         result["alone"] = timed({"hybrid": alone}, asked)["hybrid"]
         spent = []
@@ -286,7 +285,7 @@ def hybrid(passages: int) -> dict[str, Any]:
             part = asked[start : start + BATCH]
             started = time.perf_counter()
             for query, vector in zip(part, encoder.encode(part), strict=True):
-                searcher.rank(query, k=K, method="hybrid", query_vector=vector)
+                searcher.ranker("hybrid", query, vector=vector)(K, None)
             spent.append((time.perf_counter() - started) * 1e3 / BATCH)
         result["in batches of 32"] = np.quantile(spent, (0.5, 0.99)).round(3).tolist()
         store.close()

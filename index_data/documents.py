@@ -66,15 +66,20 @@ class DocumentFields(TypedDict, total=False):
 
 
 FIELDS = frozenset(DocumentFields.__annotations__)
+_CONTENT = ("id", "text", "title", "lang", "labels", "metadata")
 
 
-class InvalidDocument(ValueError):
-    """A document that cannot be taken: ``pointer`` says where, ``detail`` why."""
+class Invalid(ValueError):
+    """JSON that cannot be taken: ``pointer`` says where in it, ``detail`` why."""
 
     def __init__(self, pointer: str, detail: str) -> None:
         super().__init__(f"{pointer or '/'}: {detail}")
         self.pointer = pointer
         self.detail = detail
+
+
+class InvalidDocument(Invalid):
+    """A document that cannot be taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,17 +101,7 @@ class Document:
 
     def canonical(self) -> bytes:
         """The content as JSON with sorted keys: equal documents give equal bytes."""
-        return orjson.dumps(
-            {
-                "id": self.id,
-                "text": self.text,
-                "title": self.title,
-                "lang": self.lang,
-                "labels": self.labels,
-                "metadata": self.metadata,
-            },
-            option=orjson.OPT_SORT_KEYS,
-        )
+        return orjson.dumps(self._content(), option=orjson.OPT_SORT_KEYS)
 
     def label_values(self, name: str) -> tuple[str, ...]:
         """The values of one label field: none, one, or those of a list."""
@@ -117,32 +112,18 @@ class Document:
 
     def to_json(self) -> dict[str, Any]:
         """The shape of the API; ``parse_document`` takes it back (without the sequence)."""
-        shape: dict[str, Any] = {
-            "id": self.id,
-            "text": self.text,
-            "title": self.title,
-            "lang": self.lang,
-            "labels": self.labels,
-            "metadata": self.metadata,
-        }
-        if "label" in self.labels:
-            shape["label"] = self.labels["label"]
-        return shape
+        label = self.labels.get("label")
+        return self._content() | ({} if label is None else {"label": label})
+
+    def _content(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _CONTENT}
 
 
 def from_canonical(raw: bytes, sequence: int) -> Document:
     """The inverse of :meth:`Document.canonical`; raises ``ValueError`` on anything else."""
     content = orjson.loads(raw)
     try:
-        return Document(
-            content["id"],
-            content["text"],
-            content["title"],
-            content["lang"],
-            content["labels"],
-            content["metadata"],
-            sequence,
-        )
+        return Document(**{name: content[name] for name in _CONTENT}, sequence=sequence)
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a stored document: {error!r}") from error
 
@@ -202,12 +183,28 @@ def child_pointer(parent: str, name: object) -> str:
     return f"{parent}/{''.join(c if c.isprintable() else '?' for c in part)}"
 
 
-def check_encodable(value: str, pointer: str) -> None:
+def check_encodable(value: str, pointer: str, refused: type[Invalid] = InvalidDocument) -> None:
     """Refuses lone surrogates, which no UTF-8 file or answer could carry."""
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise InvalidDocument(pointer, f"lone surrogate at character {error.start}") from None
+        raise refused(pointer, f"lone surrogate at character {error.start}") from None
+
+
+def check_number(value: float, pointer: str, refused: type[Invalid] = InvalidDocument) -> None:
+    """Refuses what is not finite, and an integer beyond 64 bits."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise refused(pointer, "not a finite number")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise refused(pointer, "an integer beyond 64 bits")
+
+
+def _check_control(value: str, pointer: str, control: re.Pattern[str]) -> None:
+    match = control.search(value)
+    if match:
+        raise InvalidDocument(
+            pointer, f"control character U+{ord(match[0]):04X} at character {match.start()}"
+        )
 
 
 def _text(value: object) -> str:
@@ -218,11 +215,7 @@ def _text(value: object) -> str:
     check_encodable(value, "/text")
     if not value or value.isspace():
         raise InvalidDocument("/text", "text is empty")
-    found = _CONTROL_IN_TEXT.search(value)
-    if found:
-        raise InvalidDocument(
-            "/text", f"control character U+{ord(found[0]):04X} at character {found.start()}"
-        )
+    _check_control(value, "/text", _CONTROL_IN_TEXT)
     return value
 
 
@@ -233,11 +226,7 @@ def _line(value: object, pointer: str, limit: int) -> str:
     if not value or len(value) > limit:
         raise InvalidDocument(pointer, f"must have 1 to {limit} characters, has {len(value)}")
     check_encodable(value, pointer)
-    found = _CONTROL.search(value)
-    if found:
-        raise InvalidDocument(
-            pointer, f"control character U+{ord(found[0]):04X} at character {found.start()}"
-        )
+    _check_control(value, pointer, _CONTROL)
     return value
 
 
@@ -326,13 +315,6 @@ def _check_json(value: object, pointer: str, depth: int) -> None:
         if "\x00" in value:
             raise InvalidDocument(pointer, "control character U+0000")
     elif isinstance(value, int | float):
-        _check_number(value, pointer)
+        check_number(value, pointer)
     elif value is not None:
         raise InvalidDocument(pointer, "not a JSON value")
-
-
-def _check_number(value: float, pointer: str) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise InvalidDocument(pointer, "not a finite number")
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise InvalidDocument(pointer, "an integer beyond 64 bits")

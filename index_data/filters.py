@@ -11,7 +11,6 @@ decides on each distinct value.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from operator import ge, gt, le, lt
@@ -19,7 +18,14 @@ from typing import Any, Final
 
 import orjson
 
-from index_data.documents import Document, canonical_language, child_pointer
+from index_data.documents import (
+    Document,
+    Invalid,
+    canonical_language,
+    check_encodable,
+    check_number,
+    child_pointer,
+)
 from index_data.entities import COLUMN as ENTITIES
 
 Scalar = str | int | float | bool
@@ -31,13 +37,8 @@ MAX_VALUE_CHARS = 1_024
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {"gte": ge, "gt": gt, "lte": le, "lt": lt}
 
 
-class InvalidFilter(ValueError):
-    """A filter that cannot be read: ``pointer`` (relative to the filter) and ``detail``."""
-
-    def __init__(self, pointer: str, detail: str) -> None:
-        super().__init__(f"{pointer or '/'}: {detail}")
-        self.pointer = pointer
-        self.detail = detail
+class InvalidFilter(Invalid):
+    """A filter that cannot be read; the pointer is relative to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,11 +189,8 @@ def _scalar(value: object, pointer: str) -> Scalar:
     if isinstance(value, str):
         _check_string(value, pointer)
         return value
-    if isinstance(value, float) and not math.isfinite(value):
-        raise InvalidFilter(pointer, "not a finite number")
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise InvalidFilter(pointer, "an integer beyond 64 bits")
     if isinstance(value, int | float):
+        check_number(value, pointer, InvalidFilter)
         return value
     raise InvalidFilter(pointer, "must be a string, a number, a boolean, a list or a range")
 
@@ -200,10 +198,7 @@ def _scalar(value: object, pointer: str) -> Scalar:
 def _check_string(value: str, pointer: str) -> None:
     if len(value) > MAX_VALUE_CHARS:
         raise InvalidFilter(pointer, f"{len(value)} characters; at most {MAX_VALUE_CHARS}")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InvalidFilter(pointer, f"lone surrogate at character {error.start}") from None
+    check_encodable(value, pointer, InvalidFilter)
 
 
 def _language(value: str, pointer: str) -> str:

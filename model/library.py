@@ -1,4 +1,4 @@
-"""What every use of `transformers` here wants of it."""
+"""What every use of `transformers` and `tokenizers` here has in common."""
 
 from __future__ import annotations
 
@@ -18,3 +18,8 @@ def quiet() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def clean(text: str) -> str:
+    """The text as UTF-8 can hold it: a lone surrogate becomes a question mark."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()

@@ -92,7 +92,7 @@ def store(settings: Settings) -> Iterator[Finding]:
     """Who holds the store, and whether every row of it is whole."""
     from index_data.storage.database import FILE_NAME
     from index_data.storage.lock import holder
-    from index_data.storage.store import DocumentStore, StoreError
+    from index_data.storage.store import ReadOnlyStore, StoreError
 
     folder = settings.store_dir
     holding = holder(folder)
@@ -102,7 +102,7 @@ def store(settings: Settings) -> Iterator[Finding]:
         by = f"held by process {holding.pid}, {holding.address or 'no address'}"
         yield Finding("lock", "ok", by)
     try:
-        opened = DocumentStore.open_read_only(folder)
+        opened = ReadOnlyStore(folder)
     except StoreError as error:
         if not (folder / FILE_NAME).exists():
             yield Finding("store", "ok", f"{folder} holds none yet: serve makes one")

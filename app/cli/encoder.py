@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -58,7 +59,7 @@ def encoder(
     with resumable("encoder", ValueError) as progress:
         report = train_encoder(rows, config, out, device=pick_device("auto"), progress=progress)
     if as_json:
-        emit_json({"encoder": str(out), **report.to_json()})
+        emit_json({"encoder": str(out), **asdict(report)})
         return
     losses = ", ".join(f"{name} {value:.3f}" for name, value in report.losses.items())
     click.echo(

@@ -55,7 +55,7 @@ def pretrain(
     from app.inference.language_models import generator_source
     from app.schemas.pretrain import SHAPE
     from app.training.pretrain import plan_of, pretrain_from_files, sources_of
-    from index_data.importing.import_files import ImportRefused
+    from index_data.importing.importers import ImportRefused
     from model.folders import CheckpointRefused
     from model.training.workspace import TrainingRefused
 

@@ -239,7 +239,7 @@ class GeneratorEngine(ModelThread["AnyGenerator"]):
             return
         batch.rows = [batch.rows[i] for i in places]
         if batch.rows:
-            batch.state = batch.state.kept(places)
+            batch.state = batch.state.selected(places)
         else:
             self._batches.remove(batch)
 

@@ -57,7 +57,7 @@ def child_part() -> Iterator[None]:
     import torch
 
     from index_data.generations.build import BuildCancelled
-    from index_data.importing.import_files import ImportRefused
+    from index_data.importing.importers import ImportRefused
     from model.encoder.encoder import EncoderRefused
     from model.folders import CheckpointRefused
     from model.training.trainer import TrainingCancelled
@@ -97,9 +97,9 @@ def opened(
     ``built``: as it would be with this generation, which is not registered yet.
     """
     from index_data.generations.index import Index, NoGeneration
-    from index_data.storage.store import DocumentStore
+    from index_data.storage.store import ReadOnlyStore
 
-    with closing(DocumentStore.open_read_only(Path(params["_store"]))) as store:
+    with closing(ReadOnlyStore(Path(params["_store"]))) as store:
         index = Index(
             store,
             Path(params["_index"]),

@@ -110,10 +110,10 @@ def _text(params: dict[str, Any], work: Path, reporter: Reporter) -> tuple[str, 
 
 def _freeze(store: Path, path: Path, reporter: Reporter) -> None:
     """Write the documents as they stand, whole or not at all."""
-    from index_data.storage.store import DocumentStore
+    from index_data.storage.store import ReadOnlyStore
 
     aside = path.with_suffix(".writing")
-    with closing(DocumentStore.open_read_only(store)) as opened, aside.open("wb") as file:
+    with closing(ReadOnlyStore(store)) as opened, aside.open("wb") as file:
         total, done = opened.count(), 0
         for batch in opened.scan():
             for document in batch:

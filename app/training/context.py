@@ -12,7 +12,7 @@ from app.problems import invalid
 from app.records.datasets import Dataset, load_rows
 from app.records.feedback import FeedbackItem, feedback_items
 from app.worker import JobRefused, Reporter
-from index_data.storage.store import DocumentStore, ReadOnlyStore
+from index_data.storage.store import ReadOnlyStore
 
 if TYPE_CHECKING:
     from app.training.frozen_rows import SetInfo
@@ -59,7 +59,7 @@ class Training:
 
     def store(self) -> closing[ReadOnlyStore]:
         """The document store, for reading only."""
-        return closing(DocumentStore.open_read_only(Path(self.params["_store"])))
+        return closing(ReadOnlyStore(Path(self.params["_store"])))
 
     def feedback(self, given: Literal["label", "entities", "answer"]) -> list[FeedbackItem]:
         """Recorded feedback on the head's own field: the newest so many."""

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -22,7 +22,7 @@ from app.training.pretrain_data import (
     train_tokenizer,
 )
 from app.training.pretrain_retrieval import Reach, Setting
-from index_data.importing.import_files import ImportRefused, find_files
+from index_data.importing.importers import ImportRefused, find_files
 from model.config import pick_device
 from model.folders import read_manifest
 from model.lm.checkpoint import load_lm, save_lm
@@ -143,8 +143,8 @@ def pretrain_from_files(
     state = pretrain(model, corpus, plan.run, work / "main", ticker, tokenizer.byte_lengths())
     stage(0, 1, "measure")
     report = {
-        "config": config.to_json(),
-        "run": plan.run.to_json(),
+        "config": asdict(config),
+        "run": asdict(plan.run),
         "parameters": size,
         "corpus": corpus.notes | {"sha256": corpus.sha256()},
         "fingerprint": fingerprint(config, plan.run, corpus.sha256()),
@@ -197,7 +197,7 @@ def _digest(plan: Plan) -> str:
         for source in plan.sources
         for file in find_files(source.paths)
     ]
-    raw = [files, plan.shape, plan.run.to_json(), plan.vocab, plan.held_out]
+    raw = [files, plan.shape, asdict(plan.run), plan.vocab, plan.held_out]
     if plan.start is not None:
         raw.append(read_manifest(plan.start)[1])
     return hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()

@@ -12,9 +12,10 @@ from typing import Final
 import orjson
 
 from app.training.pretrain_retrieval import Reach, Setting, retrieve
-from index_data.importing.import_files import ImportRefused, decompressed, file_kind
+from index_data.importing.importers import ImportRefused, decompressed, file_kind
+from model.library import clean
 from model.lm.corpus import LMCorpus, make_corpus
-from model.lm.tokenizer import LMTokenizer, clean
+from model.lm.tokenizer import LMTokenizer
 
 SAMPLE_CHARS: Final = 30_000_000
 """So much of the training text, spread over all of it, decides which tokens there are."""

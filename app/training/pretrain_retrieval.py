@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from index_data.segment.postings import Postings, postings_of, saturation
 from index_data.segment.scoring import CompiledScorer, idf
 from index_data.text.analysis import terms
-from index_data.text.shingles import Grams, Shingler, alike
+from index_data.text.similarity import Grams, Shingler, alike
 from model.lm.corpus import LMCorpus, LMDocument
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,9 @@ from pathlib import Path
 from app.training.pretrain_data import Text, build_corpus, train_tokenizer
 from app.training.pretrain_retrieval import Reach, Setting
 from benchmarks.data import rows
+from model.library import clean
 from model.lm.corpus import LMCorpus
-from model.lm.tokenizer import LMTokenizer, clean
+from model.lm.tokenizer import LMTokenizer
 
 SETTINGS: dict[str, Setting] = {
     "novels_en": "own", "britannica_1810": "others", "medquad": "others",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def trained(
     ticker = Ticker(steps_of(config, mine), Line(name))
     state = pretrain(model, corpus, mine, work / "main", ticker, tokenizer.byte_lengths())
     report = {
-        "fingerprint": digest, "run": mine.to_json(), "config": config.to_json(),
+        "fingerprint": digest, "run": asdict(mine), "config": asdict(config),
         "parameters": sum(p.numel() for p in model.parameters()),
         "flops_a_token": flops_a_token(config, corpus, mine), **state,
         "curve": thin(read_curve(work / "main")),

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from index_data.text.shingles import Shingler, alike, contained
+from index_data.text.similarity import Grams, Shingler, alike
 from model.lm.corpus import LMCorpus, Numbers
 from model.lm.tokenizer import LMTokenizer
 
@@ -112,6 +112,13 @@ class Evidence:
     distance: Numbers  # tokens, 0: nothing was retrieved, or it is another document's
     held: Floats  # share of the chunk's word 3-grams
     leak: NDArray[np.bool_]  # near-duplicate of a retrieved chunk, or four fifths of it held
+
+
+def contained(part: Grams, whole: Grams) -> float:
+    """The share of the grams of `part` that `whole` has; 0 for no gram."""
+    if not len(part):
+        return 0.0
+    return len(np.intersect1d(part, whole, assume_unique=True)) / len(part)
 
 
 def evidence_of(corpus: LMCorpus, tokenizer: LMTokenizer, chunks: Numbers, k: int) -> Evidence:

@@ -31,8 +31,7 @@ from index_data.segment.files import (
     VECTORS,
     load_array,
     save_array,
-    save_postings,
-    save_tables,
+    save_segment,
     stored_passages,
 )
 from index_data.segment.manifest import (
@@ -44,8 +43,8 @@ from index_data.segment.manifest import (
 from index_data.segment.postings import average_length, saturation
 from index_data.segment.segment import Ids, embedding_text, passage_spans
 from index_data.segment.vectors import Half, present, to_half
-from index_data.storage.database import sync_folder
-from index_data.storage.store import DocumentStore, ReadOnlyStore
+from index_data.storage.database import sync_folder, synced_file
+from index_data.storage.store import ReadOnlyStore
 from index_data.text import analysis
 from index_data.text.analysis import STANDARD, Analyzer
 
@@ -64,8 +63,8 @@ class BuildCancelled(RuntimeError):
 
 def generation_folders(parent: Path) -> list[tuple[int, Path]]:
     """The folders that bear a generation's name, by number, ascending."""
-    found = ((_NAME.fullmatch(path.name), path) for path in parent.glob("generation-*"))
-    return sorted((int(match[1]), path) for match, path in found if match and path.is_dir())
+    matches = ((_NAME.fullmatch(path.name), path) for path in parent.glob("generation-*"))
+    return sorted((int(match[1]), path) for match, path in matches if match and path.is_dir())
 
 
 def build_generation(
@@ -84,12 +83,12 @@ def build_generation(
 
     `encode` makes vectors [n, dim] of texts; vectors that the store or the last generation has of
     the same text and encoder are taken from there. Without `encode` there are no vectors.
-    `damaged` is told the ids of documents whose rows are, which are left out.
+    `damaged` is called with the ids of documents whose rows are, which are left out.
     Raises BuildCancelled when `cancelled` says so; whatever fails, no folder is left behind.
     """
     out_parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=".building-", dir=out_parent))
-    store = DocumentStore.open_read_only(store_folder)
+    store = ReadOnlyStore(store_folder)
     try:
         build = _Build(aside, store, passage_words, analyzer, progress, cancelled)
         number = build.run(out_parent, encode, encoder_sha)
@@ -142,17 +141,16 @@ class _Build:
 
     def run(self, out_parent: Path, encode: Encode | None, encoder_sha: str | None) -> int:
         folder = self._folder
-        with (folder / DOCUMENTS).open("wb") as documents:
+        with synced_file(folder / DOCUMENTS) as documents:
             whoosh_index.write(folder / WHOOSH, self._passages(documents.write))
-            documents.flush()
-            os.fsync(documents.fileno())
         self._report(0, 1, "compile")
         index = whoosh_index.open_index(folder / WHOOSH)
         postings = whoosh_index.compile_postings(index, len(self._spans))
         average = average_length(postings.lengths)
-        save_postings(folder, postings, saturation(postings, average))
-        save_tables(
+        save_segment(
             folder,
+            postings,
+            saturation(postings, average),
             ends=np.array(self._ends, dtype=np.int64),
             sequences=np.array(self._sequences, dtype=np.int64),
             counts=np.array(self._counts, dtype=np.int64),
@@ -274,7 +272,7 @@ class _KnownVectors:
     """Vectors that need not be made again: the store's by id, the last generation's by content."""
 
     def __init__(self, store: ReadOnlyStore, parent: Path, encoder_sha: str) -> None:
-        self._stored = {kept.doc_id: kept for kept in store.vectors_after(0, encoder_sha)}
+        self._stored = {v.doc_id: v for v in store.vectors_after(0, encoder_sha)}
         self._vectors: Half | None = None
         for _, folder in reversed(generation_folders(parent)):
             try:
@@ -294,9 +292,10 @@ class _KnownVectors:
         """The vector of passage `position` of `count`, whose text has this digest."""
         stored = self._stored.get(document.id)
         # With a row more or less the passages were cut in another way then.
-        if stored is not None and (stored.sequence, len(stored.vectors)) == (
-            document.sequence,
-            count,
+        if (
+            stored is not None
+            and stored.sequence == document.sequence
+            and len(stored.vectors) == count
         ):
             row: Half = to_half(stored.vectors[position : position + 1].astype(np.float32))[0]
             return row
@@ -305,7 +304,7 @@ class _KnownVectors:
         at = int(np.searchsorted(self._digests[:, 0], digest[0]))
         while at < len(self._digests) and self._digests[at, 0] == digest[0]:
             if self._digests[at, 1] == digest[1]:
-                found: Half = self._vectors[self._order[at]]
-                return found if found.any() else None
+                vector: Half = self._vectors[self._order[at]]
+                return vector if vector.any() else None
             at += 1
         return None

@@ -90,10 +90,10 @@ class State:
                 row = view.find(name)
                 if row is None:
                     continue
-                found = view.segment.documents[row].sequence
-                if name in newest and found >= newest[name].sequence and name not in vectors:
+                present = view.segment.documents[row].sequence
+                if name in newest and present >= newest[name].sequence and name not in vectors:
                     stale.add(name)
-                elif name in newest or found < tombstones[name]:
+                elif name in newest or present < tombstones[name]:
                     dead.append(row)
             views.append(view.without(dead) if dead else view)
         return tuple(views), [d for name, d in newest.items() if name not in stale]

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from index_data.documents import Document
 from index_data.generations.build import WHOOSH, Progress
 from index_data.generations.delta import State
-from index_data.generations.kept import (
+from index_data.generations.published import (
     GenerationInfo,
-    KeptGenerations,
     NeverPublished,
+    PublishedGenerations,
     analyzer_for,
 )
 from index_data.search.fusion import Fusion
@@ -79,7 +79,7 @@ class Index:
         fusion: Fusion | None = None,
     ) -> None:
         self._store = store
-        self._kept = KeptGenerations(store, folder)
+        self._published = PublishedGenerations(store, folder)
         self._whoosh = scorer == "whoosh"
         self._scorer: ScorerOf = whoosh_in_memory if self._whoosh else compiled
         self._passage_words = passage_words
@@ -116,7 +116,7 @@ class Index:
         problems = []
         active = self._store.meta_get(_ACTIVE)
         folders = sorted(
-            self._kept.folders(),
+            self._published.folders(),
             key=lambda f: (f[1].name == active, f[0]),
             reverse=True,
         )
@@ -124,14 +124,14 @@ class Index:
             problems.append(f"{active}: is missing")
         for _, path in folders:
             try:
-                self._switch(path, self._kept.known(path), self._encoder_sha, progress)
+                self._switch(path, self._published.known(path), self._encoder_sha, progress)
             except NeverPublished as problem:
                 log.info("index: %s", problem)
             except GenerationCorrupt as problem:
                 log.warning("index: %s", problem)
                 problems.append(str(problem))
             else:
-                self._kept.sweep(path)
+                self._published.sweep(path)
                 return problems
         raise NoGeneration(problems)
 
@@ -175,8 +175,8 @@ class Index:
         with self._lock:
             self._check_encoder(encoder_sha)
             searcher, state = self._searcher, self._state
-        written = replace(document, sequence=state.sequence + 1)
-        after = state.apply([written], {}, {document.id: vectors})
+        changed = replace(document, sequence=state.sequence + 1)
+        after = state.apply([changed], {}, {document.id: vectors})
         return searcher, self._snapshot(searcher.generation, after, searcher.encoder_sha)
 
     def publish(
@@ -192,7 +192,7 @@ class Index:
         searcher in place of what watches, to change more together with it. Raises
         GenerationCorrupt when the folder is not whole; the old one goes on serving then.
         """
-        manifest = self._kept.register(path)
+        manifest = self._published.register(path)
         before = self._number
         self._switch(path, manifest, encoder_sha or self._encoder_sha, serve=serve)
         self._keep_only(before, manifest.number)
@@ -202,7 +202,7 @@ class Index:
 
         Raises GenerationCorrupt when the folder is not whole.
         """
-        self._keep_only(self._number, self._kept.register(path).number)
+        self._keep_only(self._number, self._published.register(path).number)
 
     def try_out(self, path: Path) -> None:
         """Search a generation that was just built; over a store that is open for reading only.
@@ -214,21 +214,21 @@ class Index:
 
     def activate(self, number: int) -> None:
         """Serve another generation that is kept. Raises GenerationCorrupt, or KeyError for none."""
-        path = dict(self._kept.folders())[number]
-        self._switch(path, self._kept.known(path), self._encoder_sha)
+        path = dict(self._published.folders())[number]
+        self._switch(path, self._published.known(path), self._encoder_sha)
 
     def forget_before(self, sequence: int) -> list[int]:
         """Remove the generations that do not reach a write, but not the one that serves."""
         short = {
-            kept.number
-            for kept in self.generations()
-            if not kept.active and (kept.sequence is None or kept.sequence < sequence)
+            one.number
+            for one in self.generations()
+            if not one.active and (one.sequence is None or one.sequence < sequence)
         }
-        return self._kept.remove(short.__contains__)
+        return self._published.remove(short.__contains__)
 
     def generations(self) -> list[GenerationInfo]:
         """The generations that are kept, the newest first."""
-        return self._kept.all(self._number)
+        return self._published.all(self._number)
 
     def without_vectors(self) -> list[Document]:
         """Documents written since the generation that have no vectors: power went in between.
@@ -286,21 +286,20 @@ class Index:
             return state
         sha = encoder_sha or self._encoder_sha
         stored = self._store.vectors_after(first, sha) if sha else ()
-        kept = {vectors.doc_id: vectors for vectors in stored}
+        known = {vectors.doc_id: vectors for vectors in stored}
         changes = self._store.changes(first, until=end)
         while batch := list(islice(changes, REPLAYED_AT_ONCE)):
             documents = [change for change in batch if isinstance(change, Document)]
             gone = {c.id: c.sequence for c in batch if isinstance(c, Tombstone)}
-            vectors = _fitting(documents, kept, self._passage_words)
+            vectors = _fitting(documents, known, self._passage_words)
             state = state.apply(documents, gone, vectors)
             if progress is not None:
                 progress(state.sequence - first, end - first, "replay")
-        return replace(state, sequence=end)  # a damaged row is never told
+        return replace(state, sequence=end)  # damaged rows are left out
 
     def _empty(self) -> State:
         """Nothing yet, under the analyzer that served last."""
-        known = self._store.meta_get(_ANALYZER)
-        analyzer = STANDARD if known is None else analyzer_of(known) or STANDARD
+        analyzer = analyzer_of(self._store.meta_get(_ANALYZER) or "") or STANDARD
         segment = segment_of((), passage_words=self._passage_words, average_length=0.0)
         return State(
             views=(whole(segment, self._scorer(segment, 0.0)),),
@@ -333,7 +332,7 @@ class Index:
         )
 
     def _keep_only(self, *numbers: int) -> None:
-        self._kept.remove(lambda number: number not in numbers)
+        self._published.remove(lambda number: number not in numbers)
 
     def _mark(self, key: str, value: str) -> None:
         if isinstance(self._store, DocumentStore):
@@ -344,11 +343,10 @@ def _fitting(
     documents: Sequence[Document], stored: Mapping[str, StoredVectors], words: int
 ) -> dict[str, NDArray[np.float32]]:
     """The stored vectors of these very versions, where they are as many as the passages are now."""
-    found: dict[str, NDArray[np.float32]] = {}
-    for document in documents:
-        kept = stored.get(document.id)
-        if kept is None or kept.sequence != document.sequence:
-            continue
-        if len(kept.vectors) == len(passage_texts(document, words)):
-            found[document.id] = kept.vectors.astype(np.float32)
-    return found
+    return {
+        document.id: known.vectors.astype(np.float32)
+        for document in documents
+        if (known := stored.get(document.id)) is not None
+        and known.sequence == document.sequence
+        and len(known.vectors) == len(passage_texts(document, words))
+    }

@@ -21,10 +21,10 @@ def warm_up() -> None:
     for array in (postings.passages, parts, vectors, codes, scales):
         array.flags.writeable = False
     query = np.ones(8, dtype=np.float32)
-    wanted = np.arange(2, dtype=np.int64)
+    rows = np.arange(2, dtype=np.int64)
     scorer = CompiledScorer(postings, parts)
     scorer.top({"a": 1.0}, 2)
-    scorer.of({"a": 1.0}, wanted)
+    scorer.of({"a": 1.0}, rows)
     dense_top(query, vectors, 2, NO_MASK)
-    dense_of(query, vectors, wanted)
+    dense_of(query, vectors, rows)
     coarse_top(query, Coarse(codes, scales), vectors, 2, NO_MASK)

@@ -19,22 +19,6 @@ from typing import BinaryIO
 import orjson
 
 from index_data.documents import MAX_TEXT_CHARS, Document, InvalidDocument, parse_document
-from index_data.importing.import_files import (
-    ImportRefused,
-    decompressed,
-    file_kind,
-    find_files,
-    total_bytes,
-)
-
-__all__ = [
-    "Columns",
-    "ImportRefused",
-    "Item",
-    "find_files",
-    "read_file",
-    "total_bytes",
-]
 
 Item = tuple[int, Document | InvalidDocument]
 Progress = Callable[[int], None]
@@ -42,6 +26,68 @@ Progress = Callable[[int], None]
 # A text of the greatest length in characters of four bytes, and as much for all else.
 MAX_LINE_BYTES = 8 * MAX_TEXT_CHARS
 _OWN_FIELDS = ("lang", "labels", "metadata")
+_KINDS = {
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".txt": "text",
+    ".md": "text",
+    ".markdown": "text",
+}
+
+
+class ImportRefused(ValueError):
+    """A whole file that cannot be imported: its kind, its columns, its name."""
+
+
+def find_files(paths: list[Path]) -> list[Path]:
+    """The files to read: those named, and those of a known kind in folders, without hidden ones.
+
+    Raises:
+        ImportRefused: a path that is not there, or a named file of an unknown kind.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            files += [
+                inner
+                for inner in sorted(path.rglob("*"))
+                if not any(part.startswith(".") for part in inner.relative_to(path).parts)
+                and inner.is_file()
+                and file_kind(inner)
+            ]
+        elif not path.exists():
+            raise ImportRefused(f"{path}: no such file or folder")
+        elif not file_kind(path):
+            raise ImportRefused(f"{path}: not a kind that can be imported ({', '.join(_KINDS)})")
+        else:
+            files.append(path)
+    return files
+
+
+def total_bytes(files: list[Path]) -> int:
+    """The size on the disk, as :func:`read_file` reports its progress."""
+    return sum(path.stat().st_size for path in files)
+
+
+def decompressed(path: Path, raw: BinaryIO) -> BinaryIO:
+    """The bytes of a file that is open as ``raw``, unpacked if its name ends in .gz or .xz."""
+    suffix = path.suffix.lower()
+    if suffix == ".gz":
+        return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]
+    if suffix == ".xz":
+        return lzma.LZMAFile(raw)  # type: ignore[return-value]
+    return raw
+
+
+def file_kind(path: Path) -> str:
+    """``json``, ``csv`` or ``text`` by the name, or the empty string; text is never packed."""
+    *before, last = "", *(suffix.lower() for suffix in path.suffixes)
+    if last not in (".gz", ".xz"):
+        return _KINDS.get(last, "")
+    kind = _KINDS.get(before[-1], "")
+    return "" if kind == "text" else kind
 
 
 @dataclass(frozen=True, slots=True)

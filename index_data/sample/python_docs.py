@@ -8,82 +8,18 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import warnings
 from collections.abc import Iterator
+from importlib.resources import files
 from types import ModuleType
 from typing import Any
 
 from index_data.documents import Document
 
-CHAPTERS: dict[str, str] = {
-    "Built-in Functions and Types": "builtins",
-    "Text Processing": "string re difflib textwrap unicodedata stringprep",
-    "Binary Data": "struct codecs encodings.aliases",
-    "Data Types": (
-        "datetime zoneinfo calendar collections collections.abc heapq bisect array weakref types "
-        "copy pprint reprlib enum graphlib"
-    ),
-    "Numeric and Mathematical": "numbers math cmath decimal fractions random statistics",
-    "Functional Programming": "itertools functools operator",
-    "File and Directory Access": (
-        "pathlib posixpath ntpath fileinput stat filecmp tempfile glob fnmatch linecache shutil"
-    ),
-    "Data Persistence": "pickle copyreg shelve marshal dbm dbm.dumb sqlite3",
-    "Compression": "zlib gzip bz2 lzma zipfile tarfile",
-    "File Formats": "csv configparser tomllib netrc plistlib",
-    "Cryptographic": "hashlib hmac secrets",
-    "Operating System": (
-        "os io time argparse getopt logging logging.config logging.handlers getpass curses "
-        "curses.textpad curses.panel platform errno ctypes optparse"
-    ),
-    "Concurrent Execution": (
-        "threading multiprocessing multiprocessing.shared_memory multiprocessing.pool "
-        "multiprocessing.managers multiprocessing.connection multiprocessing.context "
-        "concurrent.futures concurrent.futures.process concurrent.futures.thread subprocess sched "
-        "queue contextvars"
-    ),
-    "Networking": (
-        "asyncio asyncio.base_events asyncio.streams asyncio.sslproto socket ssl select selectors "
-        "signal mmap"
-    ),
-    "Internet Data": (
-        "email email.message email.parser email.generator email.policy email.headerregistry "
-        "email.mime.base email.mime.text email.mime.multipart email.header "
-        "email.charset email.encoders email.utils email.errors email.feedparser "
-        "json json.decoder json.encoder mailbox mimetypes base64 binascii "
-        "quopri"
-    ),
-    "Markup": (
-        "html html.parser html.entities xml.etree.ElementTree xml.dom xml.dom.minidom "
-        "xml.dom.pulldom xml.sax xml.sax.handler xml.sax.saxutils xml.sax.xmlreader "
-        "xml.parsers.expat"
-    ),
-    "Internet Protocols": (
-        "webbrowser wsgiref.util wsgiref.headers wsgiref.simple_server wsgiref.handlers "
-        "wsgiref.validate urllib.request urllib.response urllib.parse urllib.error "
-        "urllib.robotparser http http.client ftplib poplib imaplib smtplib uuid socketserver "
-        "http.server http.cookies http.cookiejar xmlrpc.client xmlrpc.server ipaddress"
-    ),
-    "Multimedia and Internationalization": "wave colorsys gettext locale",
-    "Program Frameworks": "cmd shlex",
-    "Development Tools": "typing pydoc doctest unittest unittest.mock",
-    "Debugging and Profiling": (
-        "bdb faulthandler pdb profile cProfile pstats timeit trace tracemalloc"
-    ),
-    "Packaging": "ensurepip venv zipapp",
-    "Runtime": (
-        "sys sysconfig warnings dataclasses contextlib abc atexit traceback gc inspect site code "
-        "codeop"
-    ),
-    "Importing": (
-        "zipimport pkgutil modulefinder runpy importlib importlib.abc importlib.machinery "
-        "importlib.util importlib.resources importlib.metadata"
-    ),
-    "Language": (
-        "ast symtable keyword tokenize tabnanny pyclbr py_compile compileall dis pickletools"
-    ),
-    "Unix": "pwd grp termios tty pty fcntl resource",
-}
+CHAPTERS: dict[str, list[str]] = json.loads(
+    (files("index_data.sample") / "chapters.json").read_bytes()
+)
 """Library chapter -> its modules. A fixed list: nothing is imported for being found on the path,
 and modules that act when imported (antigravity, this, idlelib, readline, test) or want a display
 (tkinter, turtle) stay out."""
@@ -100,7 +36,7 @@ def python_docs() -> Iterator[Document]:
     """
     seen: set[str] = set()
     for chapter, names in CHAPTERS.items():
-        for name in names.split():
+        for name in names:
             for qualified, text in _module_docs(name):
                 if text not in seen:
                     seen.add(text)

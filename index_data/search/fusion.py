@@ -1,15 +1,13 @@
-"""One ranking out of two: convex on normalised scores, or by reciprocal ranks."""
+"""One ranking out of two: a convex sum of normalised scores."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-RANK_CONSTANT = 60.0
 SHORT, LONG = (18.0, 0.65), (84.0, 0.4)
 """Mean terms of a passage, and the dense part's best weight: over sentences and over paragraphs of
 training data (`python -m benchmarks.retrieval --only weight`)."""
@@ -23,7 +21,6 @@ class Fusion:
     `weight` is that of the dense part in the convex sum (0 is BM25 alone, 1 dense alone).
     """
 
-    kind: Literal["convex", "rrf"] = "convex"
     weight: float = SHORT[1]
     depth: int = 100
 
@@ -46,8 +43,6 @@ class Fusion:
         self, lexical: NDArray[np.float32], dense: NDArray[np.float32], known: NDArray[np.bool_]
     ) -> NDArray[np.float32]:
         """Fused scores in [0, 1] of candidates. `known`: those that have a vector at all."""
-        if self.kind == "rrf":
-            return reciprocal_rank(lexical, np.where(known, dense, -np.inf).astype(np.float32))
         return convex(lexical, dense, known, self.weight)
 
 
@@ -71,19 +66,3 @@ def _scaled(scores: NDArray[np.floating]) -> NDArray[np.float64]:
     positive = np.maximum(scores.astype(np.float64), 0.0)
     top = positive.max(initial=0.0)
     return positive / top if top > 0.0 else positive
-
-
-def reciprocal_rank(
-    lexical: NDArray[np.float32], dense: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Sum of 1 / (60 + rank), scaled so that first in both is 1 (Cormack et al. 2009).
-
-    What a scorer did not rank (0 for BM25, -inf for dense) adds nothing.
-    """
-    total = np.zeros(len(lexical), dtype=np.float64)
-    for scores, ranked in ((lexical, lexical > 0.0), (dense, np.isfinite(dense))):
-        order = np.argsort(-scores, kind="stable")
-        ranks = np.empty(len(scores), dtype=np.float64)
-        ranks[order] = np.arange(1, len(scores) + 1)
-        total += np.where(ranked, 1.0 / (RANK_CONSTANT + ranks), 0.0)
-    return (total * (RANK_CONSTANT + 1.0) / 2.0).astype(np.float32)

@@ -120,32 +120,16 @@ class Searcher:
         `exclude_ids` leave documents out as if they were not in the index (but for N and df).
         Raises MethodUnavailable for dense or hybrid without vectors, ValueError for another method.
         """
-        rank = self._ranker(method, query, lang, filter, query_vector)
+        rank = self.ranker(method, query, lang, filter, query_vector)
         skip = self._skipper(exclude_ids, exclude)
         ask = k if self._one_each or passages else 2 * k
         while True:
             ranking = rank(ask, skip)
-            found = ranking.passages
-            places = list(range(min(k, len(found)))) if passages else self._documents(found, k)
+            ranked = ranking.passages
+            places = list(range(min(k, len(ranked)))) if passages else self._documents(ranked, k)
             if len(places) == k or ranking.exhausted:
                 return self._hits(ranking, places)
             ask *= 2
-
-    def rank(
-        self,
-        query: str,
-        *,
-        k: int,
-        method: str | None = None,
-        lang: str | None = None,
-        filter: Filter | None = None,
-        query_vector: NDArray[np.float32] | None = None,
-    ) -> Ranking:
-        """The passages of a search alone, k of them at least where there are so many.
-
-        Raises what `search` does.
-        """
-        return self._ranker(method, query, lang, filter, query_vector)(k, None)
 
     def field_labels(self, field: str) -> list[str]:
         """The labels that live documents have in a label field, sorted."""
@@ -155,13 +139,13 @@ class Searcher:
         """The values that live documents have in a filter column, sorted."""
         labels = self._labels.get(column)
         if labels is None:
-            found: set[str] = set()
+            held: set[str] = set()
             for view in self.views:
                 firsts = view.segment.offsets
                 for value, rows in view.segment.columns.holders(column):
-                    if value not in found and (not len(view.live) or view.live[firsts[rows]].any()):
-                        found.add(str(value))
-            labels = self._labels[column] = sorted(found)
+                    if value not in held and (not len(view.live) or view.live[firsts[rows]].any()):
+                        held.add(str(value))
+            labels = self._labels[column] = sorted(held)
         return list(labels)
 
     def documents(self) -> Iterator[Document]:
@@ -182,27 +166,31 @@ class Searcher:
                 weights[term] = idf(self._passages, frequency) * count
         return weights
 
-    def _ranker(
+    def ranker(
         self,
         method: str | None,
         query: str,
-        lang: str | None,
-        wanted: Filter | None,
-        vector: NDArray[np.float32] | None,
+        lang: str | None = None,
+        filter: Filter | None = None,
+        vector: NDArray[np.float32] | None = None,
     ) -> Callable[[int, Skip | None], Ranking]:
+        """Ranks k passages at least, where there are so many, without those that are skipped.
+
+        Raises what `search` does.
+        """
         if method is None:
             method = self.default_method if vector is not None else "bm25"
         if method not in METHODS:
             raise ValueError(f"no method {method!r}; there are {', '.join(METHODS)}")
         if method == "bm25":
-            lexical = _lexical_top(self.query_weights(query, lang), wanted)
+            lexical = _lexical_top(self.query_weights(query, lang), filter)
             return lambda k, skip: self._single("bm25", lexical, k, skip)
-        dense = _dense_top(self._checked(vector, method), wanted)
+        query_vector = self._checked(vector, method)
+        dense = _dense_top(query_vector, filter)
         if method == "dense":
             return lambda k, skip: self._single("dense", dense, k, skip)
         weights = self.query_weights(query, lang)
-        both = (_lexical_top(weights, wanted), dense)
-        query_vector = self._checked(vector, method)
+        both = (_lexical_top(weights, filter), dense)
         return lambda k, skip: self._hybrid(weights, query_vector, both, k, skip)
 
     def _checked(self, vector: NDArray[np.float32] | None, method: str) -> NDArray[np.float32]:
@@ -230,8 +218,8 @@ class Searcher:
         skip: Skip | None,
     ) -> Ranking:
         depth = max(k, self.fusion.depth)
-        found = [self._top(top, depth, skip) for top in tops]
-        passages = np.unique(np.concatenate([ranked[0] for ranked in found]))
+        parts = [self._top(top, depth, skip) for top in tops]
+        passages = np.unique(np.concatenate([ranked[0] for ranked in parts]))
         lexical = np.zeros(len(passages), dtype=np.float32)
         dense = np.zeros(len(passages), dtype=np.float32)
         known = np.zeros(len(passages), dtype=np.bool_)
@@ -244,7 +232,7 @@ class Searcher:
         fused = self.fusion.fuse(lexical, dense, known)
         order = np.lexsort((passages, -fused))
         scores = {"bm25": lexical[order], "dense": dense[order], "fused": fused[order]}
-        return Ranking(passages[order], scores, all(ranked[2] for ranked in found))
+        return Ranking(passages[order], scores, all(ranked[2] for ranked in parts))
 
     def _top(
         self, top: Top, k: int, skip: Skip | None
@@ -255,8 +243,10 @@ class Searcher:
             passages, scores = self._merged(top, ask)
             exhausted = len(passages) < ask
             if skip is not None:
-                kept = np.fromiter((not skip(int(p)) for p in passages), np.bool_, len(passages))
-                passages, scores = passages[kept], scores[kept]
+                retained = np.fromiter(
+                    (not skip(int(p)) for p in passages), np.bool_, len(passages)
+                )
+                passages, scores = passages[retained], scores[retained]
             if len(passages) >= k or exhausted:
                 return passages[:k], scores[:k], exhausted and len(passages) <= k
             ask *= 2
@@ -287,11 +277,6 @@ class Searcher:
         for number in np.unique(owner):
             inside = np.flatnonzero(owner == number)
             yield self.views[number], inside, passages[inside] - self._firsts[number]
-
-    def _place(self, passage: int) -> tuple[int, int]:
-        """The view of a passage, and its number there. Views without passages are stepped over."""
-        number = bisect_right(self._firsts, passage) - 1
-        return number, passage - self._firsts[number]
 
     def _documents(self, passages: NDArray[np.int64], k: int) -> list[int]:
         """The positions of the best passage of each of the first k documents."""
@@ -344,9 +329,9 @@ class Searcher:
                     rows[number, row] = True
 
         def skip(passage: int) -> bool:
-            number, local = self._place(passage)
+            number = bisect_right(self._firsts, passage) - 1  # steps over views without passages
             segment = self.views[number].segment
-            key = (number, int(segment.owners[local]))
+            key = (number, int(segment.owners[passage - self._firsts[number]]))
             if key not in rows:
                 rows[key] = exclude is not None and exclude(segment.documents[key[1]])
             return rows[key]
@@ -358,23 +343,23 @@ def _vectors(view: View, passages: NDArray[np.int64]) -> Sequence[NDArray[np.flo
     vectors, has_vector = view.segment.vectors, view.segment.has_vector
     if vectors is None:
         return [None] * len(passages)
-    found = list(from_half(vectors[passages]))
+    rows = list(from_half(vectors[passages]))
     if not len(has_vector):
-        return found
+        return rows
     has = has_vector[passages].tolist()
-    return [vector if known else None for vector, known in zip(found, has, strict=True)]
+    return [vector if known else None for vector, known in zip(rows, has, strict=True)]
 
 
-def _lexical_top(weights: Mapping[str, float], wanted: Filter | None) -> Top:
-    return lambda view, k: view.lexical.top(weights, k, view.allowed(wanted))
+def _lexical_top(weights: Mapping[str, float], filter: Filter | None) -> Top:
+    return lambda view, k: view.lexical.top(weights, k, view.allowed(filter))
 
 
-def _dense_top(vector: NDArray[np.float32], wanted: Filter | None) -> Top:
+def _dense_top(vector: NDArray[np.float32], filter: Filter | None) -> Top:
     def top(view: View, k: int) -> Ranked:
         segment = view.segment
         if segment.vectors is None:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
-        allowed = intersection(segment.has_vector, view.allowed(wanted))
+        allowed = intersection(segment.has_vector, view.allowed(filter))
         if segment.coarse is not None:
             return coarse_top(vector, segment.coarse, segment.vectors, k, allowed)
         return dense_top(vector, segment.vectors, k, allowed)

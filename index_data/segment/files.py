@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -18,6 +17,7 @@ from index_data.segment.manifest import Manifest
 from index_data.segment.postings import Postings, boundaries
 from index_data.segment.segment import Ids, Segment
 from index_data.segment.topk import NO_MASK
+from index_data.storage.database import synced_file
 
 DOCUMENTS = "documents.bin"
 VECTORS = "vectors.npy"
@@ -54,18 +54,8 @@ class DocumentFile(Sequence[Document]):
 
 def save_array(folder: Path, name: str, array: NDArray[Any]) -> None:
     """Write an array so that it is on the disk when this returns."""
-    with (folder / name).open("wb") as file:
+    with synced_file(folder / name) as file:
         np.save(file, array, allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def save_json(folder: Path, name: str, content: Any) -> None:
-    """Write JSON so that it is on the disk when this returns."""
-    with (folder / name).open("wb") as file:
-        file.write(orjson.dumps(content))
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def load_array(folder: Path, name: str) -> NDArray[Any]:
@@ -77,18 +67,10 @@ def load_array(folder: Path, name: str) -> NDArray[Any]:
     return np.asarray(array)
 
 
-def save_postings(folder: Path, postings: Postings, parts: NDArray[np.float32]) -> None:
-    """The postings, and the parts of their scores."""
-    save_json(folder, "terms.json", list(postings.terms))
-    save_array(folder, "indptr.npy", postings.indptr)
-    save_array(folder, "passages.npy", postings.passages)
-    save_array(folder, "frequencies.npy", postings.frequencies)
-    save_array(folder, "lengths.npy", postings.lengths)
-    save_array(folder, "parts.npy", parts)
-
-
-def save_tables(
+def save_segment(
     folder: Path,
+    postings: Postings,
+    parts: NDArray[np.float32],
     *,
     ends: NDArray[np.int64],
     sequences: NDArray[np.int64],
@@ -97,17 +79,31 @@ def save_tables(
     ids: Ids,
     columns: Columns,
 ) -> None:
-    """What a search needs of documents and passages beside the postings."""
-    save_array(folder, "document_ends.npy", ends)
-    save_array(folder, "sequences.npy", sequences)
-    save_array(folder, "offsets.npy", boundaries(counts))
-    save_array(folder, "owners.npy", np.repeat(np.arange(len(counts), dtype=np.uint32), counts))
-    save_array(folder, "spans.npy", spans)
-    save_array(folder, "id_digests.npy", ids.digests)
-    save_array(folder, "id_rows.npy", ids.rows)
-    save_json(folder, "columns.json", [columns.values, columns.starts])
-    save_array(folder, "column_indptr.npy", columns.indptr)
-    save_array(folder, "column_documents.npy", columns.documents)
+    """What a search needs of postings, documents and passages, but for texts and vectors."""
+    for name, content in (
+        ("terms.json", list(postings.terms)),
+        ("columns.json", [columns.values, columns.starts]),
+    ):
+        with synced_file(folder / name) as file:
+            file.write(orjson.dumps(content))
+    arrays: dict[str, NDArray[Any]] = {
+        "indptr": postings.indptr,
+        "passages": postings.passages,
+        "frequencies": postings.frequencies,
+        "lengths": postings.lengths,
+        "parts": parts,
+        "document_ends": ends,
+        "sequences": sequences,
+        "offsets": boundaries(counts),
+        "owners": np.repeat(np.arange(len(counts), dtype=np.uint32), counts),
+        "spans": spans,
+        "id_digests": ids.digests,
+        "id_rows": ids.rows,
+        "column_indptr": columns.indptr,
+        "column_documents": columns.documents,
+    }
+    for name, array in arrays.items():
+        save_array(folder, f"{name}.npy", array)
 
 
 def load_segment(folder: Path, manifest: Manifest, *, with_vectors: bool = True) -> Segment:

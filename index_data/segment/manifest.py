@@ -7,7 +7,6 @@ to be the one that was written, with no other file beside them.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -16,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from index_data.storage.database import sync_folder
+from index_data.storage.database import sync_folder, synced_file
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -49,11 +48,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest, checksums of all other files included, and sync it and the folder."""
     names = sorted(_names(folder))
     content = asdict(manifest) | {"files": dict(zip(names, _describe(folder, names), strict=True))}
-    path = folder / NAME
-    with path.open("wb") as file:
+    with synced_file(folder / NAME) as file:
         file.write(orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-        file.flush()
-        os.fsync(file.fileno())
     sync_folder(folder)
 
 

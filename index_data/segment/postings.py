@@ -38,16 +38,16 @@ class Postings:
         numbers = np.full(self.size, -1, dtype=np.int64)
         numbers[passages] = np.arange(len(passages))
         new = numbers[self.passages]
-        kept = new >= 0
-        column = np.repeat(np.arange(len(self.terms)), np.diff(self.indptr))[kept]
+        chosen = new >= 0
+        column = np.repeat(np.arange(len(self.terms)), np.diff(self.indptr))[chosen]
         sizes = np.bincount(column, minlength=len(self.terms))
         used = sizes > 0
         position = np.cumsum(used) - 1
         return Postings(
             terms={t: int(position[c]) for t, c in self.terms.items() if used[c]},
             indptr=boundaries(sizes[used]),
-            passages=new[kept].astype(np.uint32),
-            frequencies=self.frequencies[kept],
+            passages=new[chosen].astype(np.uint32),
+            frequencies=self.frequencies[chosen],
             lengths=self.lengths[passages],
         )
 

@@ -13,9 +13,11 @@ import weakref
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +73,18 @@ class SyncedStorage(FileStorage):  # type: ignore[misc]
         sync_folder(Path(self.folder))
 
 
+class MemoryStorage(RamStorage):  # type: ignore[misc]
+    """Files in memory. Whoosh would keep the temporary files of all of them in one folder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._temporary = f"footnote-{uuid4().hex}"
+
+    def temp_storage(self, name: str | None = None) -> FileStorage:
+        """A folder of its own for temporary files, one for all that ask."""
+        return super().temp_storage(self._temporary)
+
+
 def write(folder: Path, passages: Iterable[Sequence[str]]) -> None:
     """A Whoosh index in `folder` whose document numbers are the passages' numbers: one segment."""
     _fill(SyncedStorage(str(folder)).create(), passages)
@@ -85,7 +99,7 @@ def in_memory(postings: Postings) -> FileIndex:
     for term, column in postings.terms.items():
         for entry in range(int(postings.indptr[column]), int(postings.indptr[column + 1])):
             terms[postings.passages[entry]] += [term] * int(postings.frequencies[entry])
-    return _fill(RamStorage(), terms)
+    return _fill(MemoryStorage(), terms)
 
 
 def _fill(storage: FileStorage | RamStorage, passages: Iterable[Sequence[str]]) -> FileIndex:
@@ -97,7 +111,8 @@ def _fill(storage: FileStorage | RamStorage, passages: Iterable[Sequence[str]]) 
             writer.add_document(**{FIELD: terms})
         writer.commit()
     except BaseException:
-        writer.cancel()  # a failed writer would keep the write lock
+        with suppress(Exception):  # of a commit that failed, files may be closed already
+            writer.cancel()  # a failed writer would keep the write lock
         raise
     return index
 
@@ -164,24 +179,23 @@ class LuceneBM25(WeightingModel):  # type: ignore[misc]
         self, searcher: WhooshSearcher, fieldname: str, text: bytes, qf: int = 1
     ) -> LuceneBM25Scorer:
         """The scorer of one term."""
-        return LuceneBM25Scorer(self.weights[text.decode()], self.lengths, self.average_length)
+        return LuceneBM25Scorer(self, self.weights[text.decode()])
 
 
+@dataclass(frozen=True)
 class LuceneBM25Scorer(BaseScorer):  # type: ignore[misc]
     """Scores the current posting of a matcher."""
 
-    def __init__(self, weight: float, lengths: NDArray[np.uint32], average_length: float) -> None:
-        self._weight = weight
-        self._lengths = lengths
-        self._average = average_length if average_length > 0 else 1.0
+    model: LuceneBM25
+    weight: float
 
     def score(self, matcher: Matcher) -> float:
         """What the term adds to the passage that the matcher stands on."""
         tf = float(matcher.weight())
-        length = float(self._lengths[matcher.id()])
+        length = float(self.model.lengths[matcher.id()])
         # Single precision as in the compiled columns, so that both round alike.
-        part = np.float32(tf / (tf + K1 * (1.0 - B + B * length / self._average)))
-        return self._weight * float(part)
+        part = np.float32(tf / (tf + K1 * (1.0 - B + B * length / self.model.average_length)))
+        return self.weight * float(part)
 
 
 class WhooshScorer:
@@ -198,7 +212,7 @@ class WhooshScorer:
         self._turn = threading.Lock()
         weakref.finalize(self, self._reader.close)
         self._lengths = lengths
-        self._average = average_length
+        self._average = average_length if average_length > 0 else 1.0
 
     def top(self, weights: Mapping[str, float], k: int, allowed: Mask = NO_MASK) -> Ranked:
         """The k best passages for `weights` (term -> idf times its count in the query)."""

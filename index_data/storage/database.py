@@ -17,6 +17,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 SCHEMA_VERSION = 1
 FILE_NAME = "documents.sqlite3"
@@ -162,6 +163,15 @@ def translate(error: sqlite3.DatabaseError, path: Path) -> StoreError | None:
     if name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY")):
         return StorageError(errno.EIO, f"the document store cannot be read or written ({name})")
     return None
+
+
+@contextmanager
+def synced_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which is on the disk when the block ends."""
+    with path.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

@@ -23,8 +23,7 @@ import orjson
 from index_data.documents import Document
 from index_data.filters import Filter
 from index_data.storage.database import FILE_NAME, StoreCorrupt, connect, open_database, translated
-from index_data.storage.rows import Tombstone, current_sequence, decode
-from index_data.storage.vectors import StoredVectors, group
+from index_data.storage.rows import StoredVectors, Tombstone, current_sequence, decode, group
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +47,7 @@ class InvalidCursor(ValueError):
 
 
 class ReadOnlyStore:
-    """The store as another process may see it, and the reading half of the server's own."""
+    """The store for other processes (no lock, whole commits), and what the server's own reads."""
 
     def __init__(self, folder: Path) -> None:
         """Raises ``StorageError`` where there is no store, ``StoreCorrupt``, ``StoreTooNew``."""
@@ -89,8 +88,7 @@ class ReadOnlyStore:
                 for doc_id in ids:
                     rows += connection.execute(_ROW + "id = ?", (doc_id,)).fetchall()
         except StoreCorrupt:
-            asked = orjson.dumps(list(ids)).decode()
-            listed = self._rows(_LISTED + "id " + _AMONG, asked)
+            listed = self._rows(_LISTED + "id " + _AMONG, orjson.dumps(list(ids)).decode())
             rows = self._one_by_one(listed)
         return {document.id: document for document in self._decode(rows)}
 

@@ -1,7 +1,7 @@
 """The document store: documents, and all else that must not be lost.
 
 SQLite in WAL mode with a full sync at each commit, written by one thread of one process
-(``store_writer``), read by any (``store_reader``). Every write of a document has a sequence; what
+(``writer``), read by any (``reader``). Every write of a document has a sequence; what
 is built from the store (the index) carries the sequence it reaches and asks for the changes since.
 
 Other modules keep tables of their own here: they create them and write them with
@@ -35,12 +35,13 @@ from index_data.storage.lock import Holder, StoreLock, StoreLocked, holder
 from index_data.storage.reader import InvalidCursor, ReadOnlyStore
 from index_data.storage.rows import (
     DeleteResult,
+    StoredVectors,
     Tombstone,
     WriteResult,
     delete_documents,
+    insert_vectors,
     upsert_documents,
 )
-from index_data.storage.vectors import StoredVectors, insert_vectors
 from index_data.storage.writer import Writer
 
 __all__ = [
@@ -94,11 +95,6 @@ class DocumentStore(ReadOnlyStore):
             self._lock.release()
             raise
         self._closed = False
-
-    @classmethod
-    def open_read_only(cls, folder: Path) -> ReadOnlyStore:
-        """For other processes: no lock, no writing, whole commits as they come."""
-        return ReadOnlyStore(folder)
 
     def set_address(self, address: str | None) -> None:
         """Records for commands on this machine where the server listens (:func:`holder`)."""

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from index_data.text import words
-from index_data.text.text_map import nfkc
 from index_data.text.words import MAX_TERM_CHARS
 
 MAX_QUERY_CHARS = 20_000
@@ -33,6 +33,9 @@ _MARKS = (
 )
 _WORD = re.compile(rf"[\w{_MARKS}]+(?:['’][\w{_MARKS}]+)*")
 _ASCII_WORD = re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)*")
+# Letters that join the one before them although they are no marks: Hangul vowels and finals, and
+# the compatibility letters that become them; the half-width voicing marks of Katakana.
+_JOINING = re.compile(r"[\u1160-\u11ff\u3131-\u318e\ud7b0-\ud7ff\uff9e\uff9f\uffa0-\uffdc]")
 _HAN_RANGES = "\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
 _HAN = re.compile(rf"[{_HAN_RANGES}]")
 _HAN_OR_NOT = re.compile(rf"([{_HAN_RANGES}]+)|[^{_HAN_RANGES}]+")
@@ -179,3 +182,54 @@ def _words(normalised: str) -> Iterator[tuple[str, int, bool]]:
                     start += len(part)
             elif part := run[0].strip("'’"):
                 yield part, start + run[0].index(part), False
+
+
+@dataclass(frozen=True, slots=True)
+class TextMap:
+    """Normalised text; ``pieces[i]`` of it began at ``origins[i]`` of a text of ``length``."""
+
+    text: str
+    pieces: list[int] | None
+    origins: list[int]
+    length: int
+
+    def original(self, start: int, end: int) -> tuple[int, int]:
+        """The smallest span of the original text that ``text[start:end]`` came from."""
+        if self.pieces is None:
+            return start, end
+        first = bisect_right(self.pieces, start) - 1
+        last = bisect_right(self.pieces, end - 1)
+        return self.origins[first], self.origins[last] if last < len(self.origins) else self.length
+
+
+def nfkc(text: str) -> TextMap:
+    """The text in NFKC, and its way back. Total: lone surrogates stay what they are.
+
+    Text is cut before every character that cannot combine with what stands before it: normalising
+    the pieces is then the same as normalising the whole (Unicode Standard Annex 15, "stable code
+    points"), and each piece knows its place.
+    """
+    if text.isascii() or unicodedata.is_normalized("NFKC", text):
+        return TextMap(text, None, [], len(text))
+    parts: list[str] = []
+    pieces: list[int] = []
+    origins: list[int] = []
+    written = 0
+    begin = 0
+    for position in range(1, len(text) + 1):
+        if position < len(text) and _joins(text[position]):
+            continue
+        part = unicodedata.normalize("NFKC", text[begin:position])
+        if part:
+            parts.append(part)
+            pieces.append(written)
+            origins.append(begin)
+            written += len(part)
+        begin = position
+    return TextMap("".join(parts), pieces, origins, len(text))
+
+
+def _joins(character: str) -> bool:
+    if character < "\u0300":
+        return False
+    return unicodedata.category(character)[0] == "M" or _JOINING.match(character) is not None

@@ -51,10 +51,7 @@ def _layer(config: Any) -> nn.Module:
     d, hidden = config.hidden_size, config.intermediate_size
 
     def joined(**parts: nn.Module) -> nn.Module:
-        module = nn.Module()
-        for name, part in parts.items():
-            module.add_module(name, part)
-        return module
+        return nn.ModuleDict(parts)
 
     def norm() -> nn.Module:
         return nn.LayerNorm(d, eps=config.layer_norm_eps)

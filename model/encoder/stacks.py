@@ -75,21 +75,21 @@ class LibraryStack:
             self.shapes = shapes
             for name, module in linears.items():
                 module.register_forward_hook(self._hook(name.replace(".", "_")))
-        probe = self._rehearse(torch.zeros(1, 2, dtype=torch.long), torch.ones(1, 2).bool(), None)
+        probe = self._rehearse(torch.zeros(1, 2, dtype=torch.long), torch.ones(1, 2).bool())
         given = probe.first
         if given is None or given.dim() != 3 or len(probe.calls) != self.depth:
             raise ValueError("its layers are not called one after the other")
 
     def embed(self, ids: Tensor, mask: Tensor) -> Tensor:
         """See `Stack`."""
-        first = self._rehearse(ids, mask, None).first
+        first = self._rehearse(ids, mask).first
         assert first is not None
         return first
 
     def run(self, h: Tensor, mask: Tensor, start: int, stop: int, adapters: list[Any]) -> Tensor:
         """See `Stack`. After the last layer comes what the model does there (a norm, mostly)."""
         ids = torch.zeros(mask.shape, dtype=torch.long, device=mask.device)
-        calls = self._rehearse(ids, mask, None).calls
+        calls = self._rehearse(ids, mask).calls
         first = self.depth - len(adapters)
         for i in range(start, stop):
             self._state.adapter = adapters[i - first] if i >= first else None
@@ -108,8 +108,8 @@ class LibraryStack:
         """See `Stack`."""
         return None
 
-    def _rehearse(self, ids: Tensor, mask: Tensor, result: Tensor | None) -> _Rehearsal:
-        rehearsal = _Rehearsal(result)
+    def _rehearse(self, ids: Tensor, mask: Tensor) -> _Rehearsal:
+        rehearsal = _Rehearsal()
         with torch.no_grad(), self._rehearsing(rehearsal):
             self.model(input_ids=ids, attention_mask=mask.long())
         return rehearsal

@@ -14,6 +14,7 @@ is unpickled.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def save_lm(
     with written_whole(out) as aside:
         tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
         write_file(aside / "model.safetensors", save(tensors))
-        write_file(aside / "config.json", to_bytes(model.config.to_json()))
+        write_file(aside / "config.json", to_bytes(asdict(model.config)))
         write_file(aside / "tokenizer.json", tokenizer.to_json().encode())
         write_file(aside / "report.json", to_bytes(report))
         if documents:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -60,13 +59,9 @@ class LMConfig:
         """Tokens a passage."""
         return self.passage_chunks * self.chunk
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain data; the inverse of `from_json`."""
-        return dataclasses.asdict(self)
-
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> LMConfig:
-        """Rebuild from `to_json`, of this version or an earlier one.
+        """Rebuild from `dataclasses.asdict`, of this version or an earlier one.
 
         Raises:
             TypeError: A field is unknown or missing.
@@ -98,7 +93,3 @@ class PretrainConfig:
     evaluate_every: int = 1000  # steps between two measurements on held-out text
     evaluate_chunks: int = 512  # held-out chunks of such a measurement
     seed: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return dataclasses.asdict(self)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,6 +12,7 @@ from model.lm.network import RetrievalLM
 
 ROWS = 8
 """Rows of 4 chunks that are read at once; longer rows are read in fewer."""
+RUN = 8
 
 
 def evaluation_rows(
@@ -95,11 +94,11 @@ def total_nats(
     return float(token_nats(model, corpus, chunks, closed_book=closed_book).sum(dtype=np.float64))
 
 
-def spread(chunks: Numbers, most: int, run: int = 8) -> Numbers:
-    """At most so many of some chunks, in runs, spread evenly over all of them."""
+def spread(chunks: Numbers, most: int) -> Numbers:
+    """At most so many of some chunks, in runs of `RUN`, spread evenly over all of them."""
     if len(chunks) <= most:
         return chunks
-    count = max(1, most // run)
-    starts = np.linspace(0, len(chunks) - run, count).astype(np.int64)
-    picks: Sequence[Numbers] = [np.arange(start, start + run) for start in starts]
+    count = max(1, most // RUN)
+    starts = np.linspace(0, len(chunks) - RUN, count).astype(np.int64)
+    picks: list[Numbers] = [np.arange(start, start + RUN) for start in starts]
     return chunks[np.unique(np.concatenate(picks))]

@@ -112,8 +112,8 @@ class LMGenerator:
         if len(ids) + new > self.context:
             raise PromptTooLong(len(ids), new, self.context)
         config = self.decoder.model.config
-        room = PASSAGES if config.k else 0
-        read = self._tokenizer.encode([headed(d.title, d.text) for d in documents[:room]])
+        most = PASSAGES if config.k else 0
+        read = self._tokenizer.encode([headed(d.title, d.text) for d in documents[:most]])
         passages = tuple(tuple(int(i) for i in one[: config.passage]) for one in read)
         cut = any(len(one) > config.passage for one in read)
         unseen = max(0, len(ids) - self.window)

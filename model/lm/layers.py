@@ -76,9 +76,9 @@ class Block(nn.Module):
         self, x: Tensor, bias: Tensor, turn: Tensor, past: KeyValues | None
     ) -> tuple[Tensor, KeyValues]:
         """States [b, t, d] -> states [b, t, d]; see `Attention.forward`."""
-        y, kept = self.attention(self.attention_norm(x), bias, turn, past)
+        y, seen = self.attention(self.attention_norm(x), bias, turn, past)
         x = x + y
-        return x + self.down(F.relu(self.up(self.mlp_norm(x))).square()), kept
+        return x + self.down(F.relu(self.up(self.mlp_norm(x))).square()), seen
 
 
 class ShortConvolution(nn.Module):

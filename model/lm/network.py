@@ -122,8 +122,8 @@ class RetrievalLM(nn.Module):
         x = self.embedding_norm(self.embedding(ids))
         states, layers = x, []
         for i, block in enumerate(self.blocks):
-            x, kept = block(x, near[:, None], turn, None if past is None else past.layers[i])
-            layers.append(kept)
+            x, seen = block(x, near[:, None], turn, None if past is None else past.layers[i])
+            layers.append(seen)
             if i + 1 == config.copy_layer:
                 states = x
         x = self.norm(x)

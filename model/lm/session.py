@@ -22,7 +22,7 @@ from model.lm.network import LMMemory, Past, RetrievalLM
 
 @dataclass(slots=True)
 class LMSession:
-    """Texts being written, a row each, with passages of their own.
+    """Texts being generated, a row each, with passages of their own.
 
     Rows are padded on the left to the longest. Beyond the window a text's oldest half is forgotten
     and the rest reread. Positions are relative, so a row that is moved has its keys turned.
@@ -71,7 +71,7 @@ class LMSession:
             self._forget(full)
         return self._advance([[int(token)] for token in tokens])
 
-    def kept(self, rows: Sequence[int]) -> LMSession:
+    def selected(self, rows: Sequence[int]) -> LMSession:
         """Only these texts, in this order, without the padding that all of them have."""
         past, memory = self._read(), self.memory
         lengths = [self.lengths[i] for i in rows]
@@ -137,17 +137,18 @@ class LMSession:
         return self.model.log_probs(x[:, -1:], targets)[:, 0]
 
     def _forget(self, full: Sequence[int]) -> None:
-        """Read the newest half of these texts' windows again, alone; the others stay."""
+        """Read the newest half of these texts' windows again, each by itself; the others stay."""
         rest = [i for i in range(len(self.lengths)) if i not in full]
-        parts = [self.kept(rest)] if rest else []
+        parts = [self.selected(rest)] if rest else []
         for i in full:
-            one = self.kept([i])
+            one = self.selected([i])
             newest = one._read().ids[0, -(self.model.config.window // 2) :].tolist()
             one.past, one.lengths = None, [0]
             one._advance([newest])
             parts.append(one)
         order = [*rest, *full]
-        whole = reduce(LMSession.joined, parts).kept([order.index(i) for i in range(len(order))])
+        back = [order.index(i) for i in range(len(order))]
+        whole = reduce(LMSession.joined, parts).selected(back)
         self.past, self.memory, self.lengths = whole.past, whole.memory, whole.lengths
 
 
@@ -160,14 +161,14 @@ def read_passages(model: RetrievalLM, passages: Sequence[Sequence[int]]) -> LMMe
     return model.read(torch.tensor(cut, device=device), places)
 
 
-def _moved(kept: KeyValues, by: int) -> KeyValues:
+def _moved(layer: KeyValues, by: int) -> KeyValues:
     """Keys and values [b, h, s, e] with padding put in front, or (`by` < 0) taken away."""
     if not by:
-        return kept
-    size = kept.keys.shape[-1]
-    turn = rotations(torch.tensor([by], device=kept.keys.device), size)
+        return layer
+    size = layer.keys.shape[-1]
+    turn = rotations(torch.tensor([by], device=layer.keys.device), size)
     return KeyValues(
-        F.pad(rotate(kept.keys, turn), (0, 0, by, 0)), F.pad(kept.values, (0, 0, by, 0))
+        F.pad(rotate(layer.keys, turn), (0, 0, by, 0)), F.pad(layer.values, (0, 0, by, 0))
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from model.library import clean
 from model.lm.config import SPECIAL
 
 LARGEST = 2**16
@@ -80,8 +81,3 @@ class LMTokenizer:
         for token, number in self._inner.get_vocab().items():
             lengths[number + SPECIAL] = len(token)  # a character of its alphabet is a byte
         return lengths
-
-
-def clean(text: str) -> str:
-    """The text as it can be written in UTF-8: a lone surrogate becomes a question mark."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def rows_of(config: LMConfig, run: PretrainConfig) -> int:
 
 def fingerprint(config: LMConfig, run: PretrainConfig, corpus_sha256: str) -> str:
     """SHA-256 of what a run is: its shape, its settings and its text."""
-    raw = json.dumps([config.to_json(), run.to_json(), corpus_sha256], sort_keys=True)
+    raw = json.dumps([asdict(config), asdict(run), corpus_sha256], sort_keys=True)
     return hashlib.sha256(raw.encode()).hexdigest()
 
 

@@ -10,6 +10,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from model.library import clean
 from model.scratch.tokenizer import (
     IGNORED,
     MARKS,
@@ -17,7 +18,6 @@ from model.scratch.tokenizer import (
     PAD,
     ScratchConfig,
     ScratchText,
-    clean,
     loosen,
     spelled,
     token_tags,

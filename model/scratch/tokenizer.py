@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+from model.library import clean
 
 MARKS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PAD, UNKNOWN, START, END, MASK = range(5)
@@ -40,10 +42,6 @@ class ScratchConfig:
     seed: int = 0
     optimizer: ClassVar[Literal["adamw"]] = "adamw"
     weight_decay: ClassVar[float] = 0.01
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +99,6 @@ def train_tokenizer(texts: Iterable[str], config: ScratchConfig) -> Tokenizer:
         special_tokens=[("[CLS]", START), ("[SEP]", END)],
     )
     return tokenizer
-
-
-def clean(text: str) -> str:
-    """A lone surrogate is read as a question mark."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def spelled(tokenizer: Tokenizer) -> dict[int, list[int]]:

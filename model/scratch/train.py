@@ -76,10 +76,6 @@ class ScratchReport:
     seconds: float
     config: dict[str, Any]
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
-
 
 class ScratchModel(nn.Module):
     """An encoder with what training needs: a masked-word head, a vector for each label, tags."""
@@ -162,7 +158,7 @@ def train_encoder(
         raise ValueError(f"{out} is there already")
     if sum(bool(row.text.strip()) for row in rows) < 2:
         raise ValueError("an encoder needs at least two texts to learn from")
-    run = [config.to_json(), [[row.text, row.label, row.entities] for row in rows]]
+    run = [asdict(config), [[row.text, row.label, row.entities] for row in rows]]
     work = open_workspace(out, hashlib.sha256(json.dumps(run).encode()).hexdigest())
     saved = work / "tokenizer.json"
     if not saved.exists():
@@ -185,7 +181,7 @@ def train_encoder(
         losses=losses,
         tokens_per_second=tokens / max(seconds, 1e-9),
         seconds=seconds,
-        config=config.to_json(),
+        config=asdict(config),
     )
     aside = work / "encoder"
     with quiet():
@@ -196,7 +192,7 @@ def train_encoder(
     about = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.max_tokens}
     about |= {f"{name}_token": mark for name, mark in marks.items()}
     (aside / "tokenizer_config.json").write_text(json.dumps(about, indent=1))
-    (aside / "report.json").write_text(json.dumps(report.to_json(), indent=1))
+    (aside / "report.json").write_text(json.dumps(asdict(report), indent=1))
     aside.rename(out)
     shutil.rmtree(work, ignore_errors=True)
     return report

@@ -89,7 +89,7 @@ class DecoderState:
             return cast("Any", first.layers), cast("Any", second.layers)
         return self.cache.layers, []
 
-    def kept(self, rows: Sequence[int]) -> DecoderState:
+    def selected(self, rows: Sequence[int]) -> DecoderState:
         """Only these rows, without the padding that all of them have."""
         chosen = torch.tensor(rows, device=self.mask.device)
         mask = self.mask[chosen]
@@ -204,22 +204,22 @@ class Decoder:
         return logits[:, -keep:].float()
 
     def check(self, long: Sequence[int], short: Sequence[int]) -> None:
-        """Run two prompts alone and together: whether rows may share a pass (`shares`).
+        """Run two prompts apart and together: whether rows may share a pass (`shares`).
 
         Not every model keeps its positions when a row is padded in front. Raises what the model
         raises where it cannot be run like this at all.
         """
-        # The first has written some tokens when the second comes, as happens to an encoder's too.
+        # The first has some tokens more when the second comes, as happens to an encoder's too.
         further = (long[:3], ())
         prompts = (long, short)
-        alone = [
+        apart = [
             self.step(self._after(ids, more), [ids[-1]])[0]
             for ids, more in zip(prompts, further, strict=True)
         ]
         states = [self._after(ids, more) for ids, more in zip(prompts, further, strict=True)]
         together = self.step(states[0].joined(states[1]), [ids[-1] for ids in prompts])
         off = [
-            float((together[i] - alone[i]).abs().mean() / alone[i].std().clamp_min(1e-6))
+            float((together[i] - apart[i]).abs().mean() / apart[i].std().clamp_min(1e-6))
             for i in range(2)
         ]
         self.shares = max(off) < SAME

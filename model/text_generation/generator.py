@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.library import quiet
+from model.library import clean, quiet
 from model.text_generation.decoding import Decoder, DecoderState
 from model.text_generation.generator_files import (
     GeneratorFiles,
@@ -22,15 +22,15 @@ from model.text_generation.generator_files import (
 )
 from model.text_generation.prompting import (
     CHARS_PER_TOKEN,
+    INSTRUCTION,
+    NO_DOCUMENTS,
     PLAIN_STOP,
     PLAIN_TEMPLATE,
     Prompt,
     Source,
     Turn,
     check_length,
-    completion_text,
     fitted,
-    system_text,
 )
 
 DEFAULT_CONTEXT = 4_096
@@ -120,7 +120,8 @@ class Generator:
         dialogue = [t for t in turns if t.role != "system"]
 
         def render(blocks: Sequence[str]) -> list[int]:
-            return self._chat_ids(system_text(blocks, own or None), dialogue)
+            first = own or (INSTRUCTION if blocks else NO_DOCUMENTS)
+            return self._chat_ids("\n\n".join([first, *blocks]), dialogue)
 
         check_length(sum(len(t.content) for t in turns), new, self.context)
         ids, used, cut = fitted(render, self._count, documents, new=new, context=self.context)
@@ -131,7 +132,7 @@ class Generator:
         """The prompt of a text to be continued, with documents before it. Raises as `chat`."""
 
         def render(blocks: Sequence[str]) -> list[int]:
-            return self.tokens(completion_text(blocks, text))
+            return self.tokens("\n\n".join([*blocks, text]))
 
         check_length(len(text), new, self.context)
         ids, used, cut = fitted(render, self._count, documents, new=new, context=self.context)
@@ -143,8 +144,7 @@ class Generator:
 
     def tokens(self, text: str, *, special: bool = True) -> list[int]:
         """The ids of a text, with the marks that the model expects around it."""
-        clean = text.encode("utf-8", "replace").decode()
-        ids: list[int] = self._tokenizer(clean, add_special_tokens=special)["input_ids"]
+        ids: list[int] = self._tokenizer(clean(text), add_special_tokens=special)["input_ids"]
         if special and not self.decoder.seq2seq and ids and ids[-1] in self.ends:
             ids = ids[:-1]  # some tokenizers end each text; this one goes on
         return ids or [_first_id(self._tokenizer, self.ends)]

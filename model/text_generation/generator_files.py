@@ -179,24 +179,19 @@ def tensors(path: Path) -> list[tuple[str, int]]:
         ends = [int(t["data_offsets"][1]) for t in header.values()]
         if path.stat().st_size != 8 + size + max(ends, default=0):
             raise ValueError("it has another size than its header says")
-        return [(_known(t["dtype"]), math.prod(t["shape"])) for t in header.values()]
+        if unknown := {t["dtype"] for t in header.values()} - ITEM_BITS.keys():
+            raise ValueError(f"numbers of the format {min(unknown)} are not known")
+        return [(t["dtype"], math.prod(t["shape"])) for t in header.values()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise GeneratorRefused(f"{path.name} is no whole safetensors file: {error}") from error
 
 
-def _known(kind: str) -> str:
-    if kind not in ITEM_BITS:
-        raise ValueError(f"numbers of the format {kind} are not known")
-    return kind
-
-
 def cache_values(config: dict[str, Any]) -> int:
     """Keys and values that one token leaves in the cache, over all layers."""
-    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
+    text = _text_config(config)
 
     def first(*names: str, default: int = 0) -> int:
-        values = (text.get(name) for name in names)  # type: ignore[union-attr]
-        return next((int(v) for v in values if isinstance(v, int)), default)
+        return next((int(text[n]) for n in names if isinstance(text.get(n), int)), default)
 
     layers = first("num_decoder_layers", "decoder_layers", "num_hidden_layers", "num_layers",
                    "n_layer", "layers")  # fmt: skip
@@ -210,18 +205,20 @@ def cache_values(config: dict[str, Any]) -> int:
 
 def longest(config: dict[str, Any]) -> int | None:
     """Tokens that a model was made for, prompt and answer together, where it says so."""
-    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
-    for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
-        value = text.get(name)  # type: ignore[union-attr]
-        if isinstance(value, int) and value > 0:
-            return value
-    return None
+    names = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+    values = map(_text_config(config).get, names)
+    return next((v for v in values if isinstance(v, int) and v > 0), None)
 
 
-def available_memory(meminfo: Path = Path("/proc/meminfo")) -> int:
+def _text_config(config: dict[str, Any]) -> dict[str, Any]:
+    text = config.get("text_config")
+    return text if isinstance(text, dict) else config
+
+
+def available_memory() -> int:
     """Bytes that this process may still take: of the machine, and of its container."""
     try:
-        lines = meminfo.read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(li.split()[1]) * 1024 for li in lines if li.startswith("MemAvailable"))
     except (OSError, StopIteration):
         free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -88,21 +88,6 @@ def headed(title: str | None, text: str) -> str:
     return f"{title}\n{text}" if title else text
 
 
-def block(number: int, title: str | None, text: str) -> str:
-    """One document as it stands in a prompt."""
-    return f"[{number}] {headed(title, text)}"
-
-
-def system_text(blocks: Sequence[str], own: str | None) -> str:
-    """What comes before a dialogue: the caller's own instruction or the default, the documents."""
-    return "\n\n".join([own or (INSTRUCTION if blocks else NO_DOCUMENTS), *blocks])
-
-
-def completion_text(blocks: Sequence[str], text: str) -> str:
-    """Documents before a text that is to be continued."""
-    return "\n\n".join([*blocks, text])
-
-
 def fitted(
     render: Callable[[Sequence[str]], Sequence[int]],
     count: Callable[[str], int],
@@ -124,7 +109,7 @@ def fitted(
     cut = False
     left = room - len(ids)
     for number, document in enumerate(documents, 1):
-        text = block(number, document.title, document.text)
+        text = f"[{number}] {headed(document.title, document.text)}"
         tokens = count(text) + 2  # the empty line behind it
         if tokens > left:
             text = shortened(text, left - 2, count) if left >= LEAST else ""

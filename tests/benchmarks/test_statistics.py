@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from benchmarks.tools.reciprocal import fused_ranks
 from benchmarks.tools.statistics import interval, ndcg, paired_interval, recall, reciprocal_rank
 
 JUDGED = {"a": 3.0, "b": 1.0, "c": 0.0}
@@ -40,3 +41,10 @@ def test_paired_interval_holds_the_mean_and_is_seeded() -> None:
     assert low < mean < high
     assert low > 0
     assert paired_interval(ours.astype(float), theirs.astype(float), draws=500) == (mean, low, high)
+
+
+def test_reciprocal_ranks() -> None:
+    lexical = np.array([3.0, 2.0, 0.0], dtype=np.float32)
+    dense = np.array([0.9, -np.inf, 0.5], dtype=np.float32)
+    fused = fused_ranks(lexical, dense)
+    np.testing.assert_allclose(fused, [1.0, 61 / 62 / 2, 61 / 62 / 2], rtol=1e-6)

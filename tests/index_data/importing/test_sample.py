@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from index_data.documents import Document, near_duplicate, normalise, parse_document
 from index_data.sample import helpdesk, helpdesk_heldout, python_docs
-from index_data.sample.build import (
+from scripts.build_sample import (
     ENTITY_TYPES,
     FOLDER,
     LABELS,

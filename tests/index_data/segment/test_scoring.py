@@ -2,12 +2,14 @@
 
 import math
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from whoosh.writing import SegmentWriter
 
 from index_data.segment.postings import (
     K1,
@@ -21,7 +23,9 @@ from index_data.segment.postings import (
 from index_data.segment.scoring import CompiledScorer, idf
 from index_data.segment.topk import NO_MASK, intersection
 from index_data.segment.whoosh_index import (
+    MemoryStorage,
     WhooshScorer,
+    _fill,
     compile_postings,
     in_memory,
     open_index,
@@ -145,3 +149,35 @@ def assert_equal(ours: Postings, theirs: Postings) -> None:
     assert list(ours.terms.items()) == list(theirs.terms.items())
     for name in ("indptr", "passages", "frequencies", "lengths"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+
+
+def test_indexes_in_memory_are_written_at_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    postings = postings_of([["a", "b"], ["a"]])
+
+    def terms() -> Iterator[list[str]]:
+        yield ["a"]
+        assert compile_postings(in_memory(postings), 2).terms == {"a": 0, "b": 1}
+        yield ["a"]
+
+    index = _fill(MemoryStorage(), terms())
+    assert compile_postings(index, 2).passages.tolist() == [0, 1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_index_raises_what_went_wrong_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    cancel = SegmentWriter.cancel
+
+    def failed_commit(writer: SegmentWriter) -> None:
+        raise OSError("the disk is full")
+
+    def failed_cancel(writer: SegmentWriter) -> None:
+        cancel(writer)
+        raise OSError("this file is already closed")
+
+    monkeypatch.setattr(SegmentWriter, "commit", failed_commit)
+    monkeypatch.setattr(SegmentWriter, "cancel", failed_cancel)
+    with pytest.raises(OSError, match="the disk is full"):
+        in_memory(postings_of([["a"]]))

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from index_data.search.fusion import LONG, SHORT, Fusion, convex, reciprocal_rank
+from index_data.search.fusion import LONG, SHORT, Fusion, convex
 from index_data.segment.coarse import Coarse, coarse_rows, coarse_top
 from index_data.segment.topk import NO_MASK, intersection
 from index_data.segment.vectors import dense_of, dense_top, from_half, present, to_half
@@ -124,13 +124,6 @@ def test_fusion_at_its_ends_is_either_part() -> None:
     np.testing.assert_allclose(convex(lexical, dense, known, 1.0), [0.125, 1, 0], rtol=1e-6)
     without = convex(lexical, dense, np.array([True, False, True]), 1.0)
     assert without.tolist() == [1, 0, 0]
-
-
-def test_reciprocal_ranks() -> None:
-    lexical = np.array([3.0, 2.0, 0.0], dtype=np.float32)
-    dense = np.array([0.9, -np.inf, 0.5], dtype=np.float32)
-    fused = reciprocal_rank(lexical, dense)
-    np.testing.assert_allclose(fused, [1.0, 61 / 62 / 2, 61 / 62 / 2], rtol=1e-6)
 
 
 def test_a_fusion_that_makes_no_sense_is_refused() -> None:

@@ -29,6 +29,7 @@ from index_data.storage.store import (
     DocumentStore,
     InvalidCursor,
     PreconditionFailed,
+    ReadOnlyStore,
     StorageError,
     StoreClosed,
     StoreCorrupt,
@@ -192,7 +193,7 @@ def test_a_read_sees_one_state(store: DocumentStore) -> None:
 
 def test_another_process_reads_while_this_one_writes(store: DocumentStore) -> None:
     store.upsert([make(1)]).result()
-    reader = DocumentStore.open_read_only(store.folder)
+    reader = ReadOnlyStore(store.folder)
     assert reader.count() == 1
     store.upsert([make(2)]).result()
     assert (reader.count(), reader.sequence) == (2, 2)
@@ -201,7 +202,7 @@ def test_another_process_reads_while_this_one_writes(store: DocumentStore) -> No
 
 def test_a_store_that_is_not_there_is_not_made_by_reading(tmp_path: Path) -> None:
     with pytest.raises(StorageError):
-        DocumentStore.open_read_only(tmp_path)
+        ReadOnlyStore(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -252,7 +253,7 @@ def test_a_store_of_a_later_version_is_refused(tmp_path: Path) -> None:
     store = DocumentStore(tmp_path)
     store.meta_set("schema_version", "99")
     store.close()
-    for opening in (DocumentStore, DocumentStore.open_read_only):
+    for opening in (DocumentStore, ReadOnlyStore):
         with pytest.raises(StoreTooNew, match=r"99.*1"):
             opening(tmp_path)
     assert holder(tmp_path) is None

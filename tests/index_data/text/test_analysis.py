@@ -15,12 +15,12 @@ from index_data.text.analysis import (
     analyze,
     detect_language,
     matches,
+    nfkc,
     query_terms,
     supported,
     terms,
 )
 from index_data.text.passages import passages
-from index_data.text.text_map import nfkc
 
 # Every code point, lone surrogates too, and what is most likely to go wrong more often.
 HARD = (

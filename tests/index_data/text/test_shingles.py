@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from index_data.text.shingles import Shingler, alike, contained
-from index_data.text.similarity import near_duplicate
+from benchmarks.language_model.text import contained
+from index_data.text.similarity import Shingler, alike, near_duplicate
 
 WORDS = [
     "the",

@@ -92,7 +92,7 @@ def test_rows_join_and_leave_and_none_changes(loaded: dict[str, Generator], kind
             for row, token in zip(found, logits.argmax(-1).tolist(), strict=True):
                 row.append(token)
     assert state is not None
-    state = state.kept([0, 2])  # the second leaves
+    state = state.selected([0, 2])  # the second leaves
     left = [found[0], found[2]]
     for _ in range(5):
         logits = decoder.step(state, [row[-1] for row in left])

@@ -1,4 +1,4 @@
-"""The generations that are kept in a folder, and which of them were published.
+"""The generations in a folder, and which of them were published.
 
 The sha256 of every published manifest stands in the store: a folder without one was left behind by
 a build that was interrupted.
@@ -25,20 +25,20 @@ class NeverPublished(GenerationCorrupt):
 
 @dataclass(frozen=True, slots=True)
 class GenerationInfo:
-    """A generation that is kept; `problem` says why it cannot be used, None that it may."""
+    """A generation in the folder; `problem` says why it cannot be used, None that it may."""
 
     number: int
     active: bool
-    sequence: int | None
-    documents: int | None
-    passages: int | None
-    encoder_sha: str | None
-    analyzer: str | None
-    created: float | None
-    problem: str | None
+    sequence: int | None = None
+    documents: int | None = None
+    passages: int | None = None
+    encoder_sha: str | None = None
+    analyzer: str | None = None
+    created: float | None = None
+    problem: str | None = None
 
 
-class KeptGenerations:
+class PublishedGenerations:
     """Generations under `folder`. Over a store that is open for reading only nothing changes."""
 
     def __init__(self, store: ReadOnlyStore, folder: Path) -> None:
@@ -70,28 +70,27 @@ class KeptGenerations:
         return manifest
 
     def all(self, active: int) -> list[GenerationInfo]:
-        """What is kept, the newest first; `active`: the number of the one that serves."""
-        found = []
+        """All of them, the newest first; `active`: the number of the one that serves."""
+        result = []
         for number, path in reversed(self.folders()):
-            manifest, problem = None, None
             try:
                 manifest = self.known(path, whole=False)
             except GenerationCorrupt as error:
-                problem = str(error)
-            found.append(
+                result.append(GenerationInfo(number, number == active, problem=str(error)))
+                continue
+            result.append(
                 GenerationInfo(
-                    number=number,
-                    active=number == active,
-                    sequence=manifest.sequence if manifest else None,
-                    documents=manifest.documents if manifest else None,
-                    passages=manifest.passages if manifest else None,
-                    encoder_sha=manifest.encoder_sha if manifest else None,
-                    analyzer=analyzer_for(path, manifest).name if manifest else None,
-                    created=manifest.created if manifest else None,
-                    problem=problem,
+                    number,
+                    number == active,
+                    sequence=manifest.sequence,
+                    documents=manifest.documents,
+                    passages=manifest.passages,
+                    encoder_sha=manifest.encoder_sha,
+                    analyzer=analyzer_for(path, manifest).name,
+                    created=manifest.created,
                 )
             )
-        return found
+        return result
 
     def sweep(self, active: Path) -> None:
         """Remove what an interrupted build left behind, and generations never published."""
@@ -113,13 +112,13 @@ class KeptGenerations:
 
 def analyzer_for(path: Path, manifest: Manifest) -> Analyzer:
     """A generation's analyzer. Raises GenerationCorrupt for one that this version has not."""
-    found = analyzer_of(manifest.analyzer)
-    if found is None:
+    analyzer = analyzer_of(manifest.analyzer)
+    if analyzer is None:
         there = ", ".join(one.version for one in ANALYZERS.values())
         raise GenerationCorrupt(
             f"{path.name}: analyzer {manifest.analyzer}, this version has {there}"
         )
-    return found
+    return analyzer
 
 
 def _remove(path: Path) -> None:

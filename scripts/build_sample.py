@@ -1,4 +1,6 @@
-"""`python -m index_data.sample.build`: source/*.jsonl -> helpdesk.jsonl and heldout.jsonl.
+"""Write the sample, helpdesk.jsonl and heldout.jsonl, from index_data/sample/source/*.jsonl.
+
+    python -m scripts.build_sample
 
 A source line of a ticket is `{"text", "label", "sentiment", "title"?, "entities"?: [[surface,
 type]], "hard"?, "heldout"?}`, of an article `{"title", "text", "topic"}`. The language is in the
@@ -20,7 +22,7 @@ from typing import Any
 
 from index_data.documents import near_duplicate, normalise, parse_document
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).resolve().parent.parent / "index_data" / "sample"
 LABELS = (
     "billing",
     "delivery",
