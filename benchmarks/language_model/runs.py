@@ -132,7 +132,7 @@ def speed(
     config = config_of(name, vocab, size)
     rows = Rows(corpus, config, rows_of(config, run), run.seed)
     model = RetrievalLM(config)
-    optimizer = make_optimizer(model, run)
+    optimizer = make_optimizer(model, run.optimizer, run.lr, run.weight_decay)
     began, tokens = 0.0, 0
     for step in range(-1, steps):  # the first one makes kernels
         if step == 0:

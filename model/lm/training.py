@@ -62,7 +62,7 @@ def pretrain(
     config, total = model.config, steps_of(model.config, run)
     rows = Rows(corpus, config, rows_of(config, run), run.seed)
     held = spread(corpus.chunks_of("dev"), run.evaluate_chunks)
-    optimizer = make_optimizer(model, run)
+    optimizer = make_optimizer(model, run.optimizer, run.lr, run.weight_decay)
     rates = [group["lr"] for group in optimizer.param_groups]
     state: dict[str, Any] = load_state(folder, model, optimizer) or {
         "step": 0, "tokens": 0, "cpu_seconds": 0.0, "seconds": 0.0, "held_out": {},

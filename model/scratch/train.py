@@ -211,7 +211,7 @@ def _fit(
     cancelled: Callable[[], bool] | None,
 ) -> tuple[dict[str, float], int, float]:
     """Mean losses of the last epoch, tokens seen, seconds."""
-    optimizer = make_optimizer(model, config)
+    optimizer = make_optimizer(model, config.optimizer, config.lr, config.weight_decay)
     state = load_state(work, model, optimizer) or {
         "epoch": 0, "tokens": 0, "seconds": 0.0, "losses": {},
     }  # fmt: skip

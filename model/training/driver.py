@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 from torch import nn
 
 from model.checkpoint import HeadFiles, build, load_heads, save_checkpoint, verify
-from model.config import HeadSettings
+from model.config import HeadSettings, RunSettings
 from model.encoder.encoder import Encoder
 from model.training.curves import read_curve
 from model.training.split import Split
@@ -27,17 +27,6 @@ from model.training.workspace import fingerprint, open_workspace, thin
 
 StartTicker = Callable[[int], Ticker]
 """Begins to count the steps of all networks of a run, so many in all."""
-
-
-class RunSettings(Protocol):
-    """What the configuration of every run has."""
-
-    @property
-    def field(self) -> str:
-        """The head's name."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
 
 
 @dataclass(slots=True)
@@ -189,6 +178,19 @@ def train_head(
     save_checkpoint(out, {report.field: files}, task.encoder, base=base)
     shutil.rmtree(work, ignore_errors=True)
     return report
+
+
+def head_settings(config: RunSettings, encoder: Encoder) -> dict[str, Any]:
+    """What a head takes over from its run: fields of `HeadSettings`."""
+    return {
+        "field": config.field,
+        "encoder_sha256": encoder.sha256,
+        "dim": encoder.dim,
+        "layers": min(config.layers, encoder.depth),
+        "rank": config.rank,
+        "k": config.k,
+        "dropout": config.dropout,
+    }
 
 
 def base_network(base: Path, field: str, encoder: Encoder, kind: type[Network]) -> Network | None:

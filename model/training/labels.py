@@ -18,7 +18,7 @@ from model.labels.network import RetrievalAugmentedModel
 from model.metrics import calibration_error, f1_by_label, set_scores
 from model.reader import Reader
 from model.training.calibration import Evidence, choose_k, fit_gate
-from model.training.driver import Evaluated, Fitted, StartTicker
+from model.training.driver import Evaluated, Fitted, StartTicker, head_settings
 from model.training.evaluation import (
     Answers,
     answers_of,
@@ -137,7 +137,15 @@ class LabelTraining:
 
     def fit(self, split: Split, work: Path, start: StartTicker) -> LabelFitted:
         """See `HeadTraining`: the folds, *main*, its n-grams and gate, and *none*."""
-        encoder, head = self.encoder, self._head()
+        encoder = self.encoder
+        head = HeadConfig(
+            labels=tuple(self.labels),
+            task=self.config.task,
+            fusion_k=self.config.fusion_k,
+            multilabel=self.multilabel,
+            novel=NOVEL_FEATURES,
+            **head_settings(self.config, encoder),
+        )
         self.config = config = replace(self.config, layers=head.layers)
         rows = [*self.usable, *self.feedback]
         hits = [row.hits[: config.k] for row in rows]
@@ -165,23 +173,6 @@ class LabelTraining:
         head = replace(head, k=k, ngrams=unseen.features)
         measured = split.held or [i for fold in folds for i in fold]
         return LabelFitted(head, model, state, data, measured, unseen, none)
-
-    def _head(self) -> HeadConfig:
-        config, encoder = self.config, self.encoder
-        return HeadConfig(
-            field=config.field,
-            labels=tuple(self.labels),
-            encoder_sha256=encoder.sha256,
-            task=config.task,
-            dim=encoder.dim,
-            layers=min(config.layers, encoder.depth),
-            rank=config.rank,
-            fusion_k=config.fusion_k,
-            k=config.k,
-            dropout=config.dropout,
-            multilabel=self.multilabel,
-            novel=NOVEL_FEATURES,
-        )
 
     def previous(self, base: Path) -> Reader | None:
         """See `HeadTraining`: by the code that serves it."""

@@ -19,7 +19,7 @@ from model.ner.metrics import ScoredSpan, calibration_of, row_counts, span_score
 from model.ner.network import Batch, TagConfig, TagNetwork, collate
 from model.ner.rows import TagRow, TagTrainConfig
 from model.ner.tagger import Tagger
-from model.training.driver import Evaluated, Fitted, StartTicker, base_network
+from model.training.driver import Evaluated, Fitted, StartTicker, base_network, head_settings
 from model.training.evaluation import compare
 from model.training.ner_examples import Prepared, padded, prepare
 from model.training.split import TOO_FEW, Split, bucket
@@ -91,14 +91,8 @@ class NerTraining:
         config, encoder = self.config, self.encoder
         head = TagConfig(
             types=tuple(self.types),
-            encoder_sha256=encoder.sha256,
-            field=config.field,
-            dim=encoder.dim,
-            layers=min(config.layers, encoder.depth),
-            rank=config.rank,
-            k=config.k,
             max_tokens=min(config.max_tokens, encoder.max_tokens),
-            dropout=config.dropout,
+            **head_settings(config, encoder),
         )
         data = prepare(encoder, head, [self.rows[i] for i in split.train])
         both = self.baseline and config.retrieval

@@ -18,7 +18,7 @@ from model.qa.evidence import PassageText
 from model.qa.metrics import f1
 from model.qa.network import FEATURES, SpanConfig, SpanNetwork, collate, shared_loss
 from model.qa.rows import SpanRow, SpanTrainConfig
-from model.training.driver import Evaluated, Fitted, StartTicker, base_network
+from model.training.driver import Evaluated, Fitted, StartTicker, base_network, head_settings
 from model.training.evaluation import compare
 from model.training.qa_calibration import (
     Case,
@@ -89,18 +89,12 @@ class QaTraining:
         config, encoder = self.config, self.encoder
         torch.manual_seed(config.seed)
         head = SpanConfig(
-            encoder_sha256=encoder.sha256,
-            field=config.field,
-            dim=encoder.dim,
-            layers=min(config.layers, encoder.depth),
-            rank=config.rank,
-            dropout=config.dropout,
             question_tokens=config.question_tokens,
             max_tokens=min(config.max_tokens, encoder.max_tokens),
-            k=config.k,
             features=FEATURES,
             alone=True,
             titles=any(row.title for row in self.rows),
+            **head_settings(config, encoder),
         )
         model = SpanNetwork(head, encoder).to(encoder.device)
         ticker = start(config.epochs * -(-len(split.train) // config.batch_size))

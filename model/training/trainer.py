@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from model.config import RunSettings
 from model.training.curves import Curve
 from model.training.workspace import TrainingRefused
 
@@ -75,33 +76,19 @@ class Ticker:
             self.progress(min(self.step, self.total), self.total, loss, left)
 
 
-class OptimizerSettings(Protocol):
-    """What the configuration of every training run has."""
-
-    @property
-    def optimizer(self) -> Literal["adamw", "sgd"]:
-        """Which one."""
-
-    @property
-    def lr(self) -> float | None:
-        """The highest learning rate."""
-
-    @property
-    def weight_decay(self) -> float:
-        """On matrices."""
-
-
-def make_optimizer(model: nn.Module, config: OptimizerSettings) -> torch.optim.Optimizer:
+def make_optimizer(
+    model: nn.Module, kind: Literal["adamw", "sgd"], lr: float | None, weight_decay: float
+) -> torch.optim.Optimizer:
     """AdamW (fused) or SGD with momentum; no decay on vectors and scalars; the gate is left out."""
     named = [
         (n, p) for n, p in model.named_parameters() if p.requires_grad and not n.startswith("gate.")
     ]
     groups: list[dict[str, Any]] = [
-        {"params": [p for _, p in named if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for _, p in named if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for _, p in named if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    lr = config.lr or 1e-3
-    if config.optimizer == "sgd":
+    lr = lr or 1e-3
+    if kind == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
     return torch.optim.AdamW(groups, lr=lr, fused=True)
 
@@ -112,30 +99,6 @@ def rate_at(step: int, total: int, warmup: float) -> float:
     if step < rise:
         return (step + 1) / rise
     return 0.05 + 0.95 * 0.5 * (1 + float(np.cos(np.pi * (step - rise) / max(1, total - rise))))
-
-
-class LoopSettings(OptimizerSettings, Protocol):
-    """What the loop reads of a run's configuration."""
-
-    @property
-    def epochs(self) -> int | None:
-        """How many; None counts as one."""
-
-    @property
-    def batch_size(self) -> int | None:
-        """Rows of a step; None counts as 16."""
-
-    @property
-    def seed(self) -> int:
-        """See `epoch_seeds`."""
-
-    @property
-    def warmup(self) -> float:
-        """Share of the steps."""
-
-    @property
-    def max_grad_norm(self) -> float:
-        """Longer gradients are cut to it."""
 
 
 @dataclass(slots=True)
@@ -152,7 +115,7 @@ class LoopState:
 
 def run_epochs(
     model: nn.Module,
-    config: LoopSettings,
+    config: RunSettings,
     lengths: Sequence[int],
     losses: Callable[[int, torch.Generator], LossOf],
     folder: Path,
@@ -170,9 +133,9 @@ def run_epochs(
         TrainingCancelled: The ticker's caller asked for it.
         TrainingRefused: A loss is no number.
     """
-    epochs, size = int(config.epochs or 1), int(config.batch_size or 16)
+    epochs, size = config.epochs or 1, config.batch_size or 16
     per_epoch = -(-len(lengths) // size)
-    optimizer = make_optimizer(model, config)
+    optimizer = make_optimizer(model, config.optimizer, config.lr, config.weight_decay)
     rates = [group["lr"] for group in optimizer.param_groups]
     known = {one.name for one in fields(LoopState)}
     saved = load_state(folder, model, optimizer) or {}
