@@ -40,7 +40,10 @@ class HeadSettings:
             TypeError: A field is unknown or missing.
             ValueError: The values do not fit together.
         """
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in raw.items()})
+        plain: Mapping[str, Any] = {
+            n: tuple(v) if isinstance(v, list) else v for n, v in raw.items()
+        }
+        return cls(**plain)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

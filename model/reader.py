@@ -24,7 +24,6 @@ from model.encoder.encoder import Encoder
 from model.encoder.windows import join_windows, split_windows
 from model.labels import list_fields, one_label
 from model.labels.memory import Retrieved
-from model.labels.multilabel import MultilabelModel
 from model.labels.neighbours import NEIGHBOURS
 from model.labels.network import RetrievalAugmentedModel
 from model.labels.novelty import COUNTED
@@ -213,7 +212,7 @@ class Reader:
         own = list(network.config.labels) if network else []
         seen = {label for row in hits for hit in row for label in hit.names}
         labels = own + sorted(({*index_labels} | seen) - {*own})
-        if isinstance(network, MultilabelModel):
+        if network is not None and network.config.multilabel:
             return list_fields.by_head(network, states, hits, labels)
         head = None
         if network is not None:

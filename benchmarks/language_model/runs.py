@@ -19,9 +19,9 @@ from model.lm.corpus import LMCorpus
 from model.lm.network import RetrievalLM
 from model.lm.tokenizer import LMTokenizer
 from model.lm.training import Rows, fingerprint, pretrain, rows_of, steps_of, train_step
-from model.training.curves import read_curve
+from model.training.curves import read_curve, thin
 from model.training.trainer import Ticker, make_optimizer
-from model.training.workspace import open_workspace, thin
+from model.training.workspace import open_workspace
 
 SHAPES: dict[str, dict[str, Any]] = {
     # No retrieval: a pointer into the same window, and into one four times as long.

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from model.labels.memory import Memory
 from model.labels.neighbours import plain_vote
+from model.optimise import minimise
 
 Floats = NDArray[np.float32]
 Tick = Callable[[int, int, str], None]
@@ -130,23 +131,16 @@ def fit(
     x, y = torch.from_numpy(vectors), torch.from_numpy(labels)
     weight = torch.zeros(x.shape[1], n_labels, requires_grad=True)
     bias = torch.zeros(n_labels, requires_grad=True)
-    optimizer = torch.optim.LBFGS(
-        [weight, bias], max_iter=STEPS, history_size=10, line_search_fn="strong_wolfe",
-        tolerance_grad=1e-5,
-    )  # fmt: skip
     done = 0
 
-    def closure() -> Tensor:
+    def loss() -> Tensor:
         nonlocal done
         done += 1
         step(done)
-        optimizer.zero_grad()
         penalty = (weight**2).sum() / (2 * PENALTY * len(y))
-        loss: Tensor = F.cross_entropy(x @ weight + bias, y) + penalty
-        loss.backward()
-        return loss
+        return F.cross_entropy(x @ weight + bias, y) + penalty
 
-    optimizer.step(closure)
+    minimise([weight, bias], loss, steps=STEPS, tolerance=1e-5, history=10)
     return weight.detach(), bias.detach()
 
 

@@ -20,10 +20,10 @@ from torch import nn
 from model.checkpoint import HeadFiles, build, load_heads, save_checkpoint, verify
 from model.config import HeadSettings, RunSettings
 from model.encoder.encoder import Encoder
-from model.training.curves import read_curve
+from model.training.curves import read_curve, thin
 from model.training.split import Split
 from model.training.trainer import LoopState, Progress, Ticker
-from model.training.workspace import fingerprint, open_workspace, thin
+from model.training.workspace import fingerprint, open_workspace
 
 StartTicker = Callable[[int], Ticker]
 """Begins to count the steps of all networks of a run, so many in all."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from model.config import HeadConfig, TrainConfig, bf16_products
 from model.encoder.encoder import Encoder
-from model.labels.multilabel import best_threshold, binary_loss, label_network, marks_of
+from model.labels.multilabel import best_threshold, binary_loss, marks_of
 from model.labels.network import RetrievalAugmentedModel
 from model.labels.ngrams import NGrams, share_of
 from model.training.calibration import Evidence, join
@@ -128,7 +128,7 @@ class LabelStages:
         config = replace(self.config, retrieval=False) if name == "none" else self.config
         folder, data = self.work / name, self.data
         torch.manual_seed(config.seed)
-        model = label_network(self.head, self.encoder).to(self.encoder.device)
+        model = RetrievalAugmentedModel(self.head, self.encoder).to(self.encoder.device)
         start_head(model, data.base[list(rows)], data.truth[list(rows)])
         lengths = [len(data.token_ids[i]) for i in rows]
 

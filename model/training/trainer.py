@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from model.config import RunSettings
-from model.training.curves import Curve
+from model.training.curves import curve
 from model.training.workspace import TrainingRefused
 
 STATE = "state.safetensors"
@@ -141,7 +141,7 @@ def run_epochs(
     saved = load_state(folder, model, optimizer) or {}
     state = LoopState(**{name: value for name, value in saved.items() if name in known})
     ticker.skip(state.epoch * per_epoch)
-    with Curve(folder, start=state.epoch * per_epoch - 1) as curve:
+    with curve(folder, start=state.epoch * per_epoch - 1) as record:
         while state.epoch < epochs and not state.done:
             began = time.monotonic()
             for_all, for_rows = epoch_seeds(config.seed, state.epoch, stage)
@@ -159,12 +159,12 @@ def run_epochs(
                 take_step(model, optimizer, loss, config.max_grad_norm)
                 seen.append(float(loss.detach()))
                 state.tokens += tokens
-                curve.add(step, loss=seen[-1], lr=rates[0] * factor)
+                record(step, loss=seen[-1], lr=rates[0] * factor)
                 ticker.tick(seen[-1])
             state.seconds += time.monotonic() - began
             state.epoch += 1
             if after_epoch is not None:
-                curve.add(state.epoch * per_epoch - 1, **after_epoch(state, seen))
+                record(state.epoch * per_epoch - 1, **after_epoch(state, seen))
             save_state(folder, model, optimizer, asdict(state))
     ticker.skip((epochs - state.epoch) * per_epoch)
     model.eval()
