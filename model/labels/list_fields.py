@@ -52,7 +52,6 @@ def by_head(
                 support=1.0 if best in decided else min(1.0, max([0.0, *near])),
                 weights=used + [0.0] * (len(row) - len(used)),
                 gate=float(mixture.gate[i]),
-                abstained=False,
                 multi=True,
                 decided=bool(decided),
                 threshold=float(gate.threshold),
@@ -85,6 +84,5 @@ def by_neighbours(state: QueryState, hits: Sequence[Retrieved], labels: list[str
         support=max(0.0, float(vote_.similarity.max())) * float(probs[best]),
         weights=weights,
         gate=1.0,
-        abstained=False,
         multi=True,
     )

@@ -23,7 +23,7 @@ from model.training.driver import Evaluated, Fitted, StartTicker, base_network, 
 from model.training.evaluation import compare
 from model.training.ner_examples import Prepared, padded, prepare
 from model.training.split import TOO_FEW, Split, bucket
-from model.training.trainer import LoopState, LossOf, Ticker, run_epochs
+from model.training.trainer import Draws, LoopState, Ticker, run_epochs
 from model.training.workspace import TrainingRefused
 
 MAX_HELD_OUT = 1000
@@ -111,22 +111,22 @@ class NerTraining:
     def previous(self, base: Path) -> Tagger | None:
         """See `HeadTraining`."""
         network = base_network(base, self.config.field, self.encoder, TagNetwork)
-        return None if network is None else Tagger(network)
+        return None if network is None else Tagger(network, self.encoder)
 
     def evaluate(self, fitted: NerFitted, split: Split, previous: Tagger | None) -> Evaluated:
         """See `HeadTraining`."""
         judged = [self.rows[i] for i in split.held or split.train[:MAX_HELD_OUT]]
         calibration = calibrate(fitted.model, judged) if split.held else {}
         rows, n = [*judged, *self.feedback_items], len(judged)
-        tagger, warnings = Tagger(fitted.model), []
+        tagger, warnings = Tagger(fitted.model, self.encoder), []
         answers = {
             "on": answers_of(tagger, rows, closed=not self.config.retrieval),
             "off": answers_of(tagger, rows, closed=True),
         }
         if self.config.retrieval:
-            answers["neighbours"] = answers_of(Tagger.without_head(self.encoder), rows)
+            answers["neighbours"] = answers_of(Tagger(None, self.encoder), rows)
         if fitted.baseline is not None:
-            answers["none"] = answers_of(Tagger(fitted.baseline), rows, closed=True)
+            answers["none"] = answers_of(Tagger(fitted.baseline, self.encoder), rows, closed=True)
         if previous is not None:
             answers["previous"] = answers_of(previous, rows)
             if lost := sorted({*previous.types} - {*self.types}):
@@ -160,13 +160,10 @@ def fit(
     """Train on all windows."""
     lengths = [len(window.ids) for window in data.windows]
 
-    def losses(_: int, generator: torch.Generator) -> LossOf:
-        def loss_of(part: Sequence[int]) -> tuple[Tensor, int]:
-            return _loss(model, data, part, config, generator), sum(lengths[i] for i in part)
+    def loss_of(part: Sequence[int], draws: Draws) -> tuple[Tensor, int]:
+        return _loss(model, data, part, config, draws.generator), sum(lengths[i] for i in part)
 
-        return loss_of
-
-    return run_epochs(model, config, lengths, losses, folder, ticker)
+    return run_epochs(model, config, lengths, loss_of, folder, ticker)
 
 
 def _loss(

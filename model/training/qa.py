@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +30,7 @@ from model.training.qa_calibration import (
 )
 from model.training.qa_examples import Prepared, draw, gold_places, prepare
 from model.training.split import TOO_FEW, Split, bucket
-from model.training.trainer import LoopState, LossOf, Ticker, run_epochs
+from model.training.trainer import Draws, LoopState, Ticker, run_epochs
 from model.training.workspace import TrainingRefused
 
 MAX_HELD_OUT = 300
@@ -184,20 +183,16 @@ def fit(
 ) -> LoopState:
     """Train on the rows `train`."""
 
-    def losses(epoch: int, _: torch.Generator) -> LossOf:
-        rng = random.Random(config.seed * 7919 + epoch)
-
-        def loss_of(part: Sequence[int]) -> tuple[Tensor, int]:
-            pairs, question, gold = draw(data, [train[j] for j in part], config, epoch, rng)
-            ids, mask, kinds = collate(model.encoder, pairs)
-            places = gold_places(gold, ids.shape[1]).to(ids.device)
-            with bf16_products(ids.device):
-                logits = model(ids, mask, kinds)
-            # Outside: the sums of a softmax in bf16 are off by some percent.
-            loss = shared_loss(logits, places, question.to(ids.device), len(part))
-            return loss, int(mask.sum())
-
-        return loss_of
+    def loss_of(part: Sequence[int], draws: Draws) -> tuple[Tensor, int]:
+        rows = [train[j] for j in part]
+        pairs, question, gold = draw(data, rows, config, draws.epoch, draws.chance)
+        ids, mask, kinds = collate(model.encoder, pairs)
+        places = gold_places(gold, ids.shape[1]).to(ids.device)
+        with bf16_products(ids.device):
+            logits = model(ids, mask, kinds)
+        # Outside: the sums of a softmax in bf16 are off by some percent.
+        loss = shared_loss(logits, places, question.to(ids.device), len(part))
+        return loss, int(mask.sum())
 
     lengths = [data.length(i) for i in train]
-    return run_epochs(model, config, lengths, losses, folder, ticker)
+    return run_epochs(model, config, lengths, loss_of, folder, ticker)

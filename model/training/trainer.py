@@ -10,11 +10,12 @@ import hashlib
 import json
 import math
 import os
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -29,10 +30,20 @@ from model.training.workspace import TrainingRefused
 STATE = "state.safetensors"
 Progress = Callable[[int, int, float | None, float | None], None]
 """(step, total, loss, seconds left)."""
-LossOf = Callable[[Sequence[int]], tuple[Tensor, int]]
-"""The loss of some rows, and how many tokens were read for it."""
 AfterEpoch = Callable[["LoopState", Sequence[float]], Mapping[str, float]]
 """Sees the losses of an epoch's steps; may end the training. What it gives goes on the curve."""
+
+
+class Draws(NamedTuple):
+    """An epoch, and what is drawn from in it."""
+
+    epoch: int
+    generator: torch.Generator
+    chance: random.Random
+
+
+LossOf = Callable[[Sequence[int], Draws], tuple[Tensor, int]]
+"""The loss of some rows, and how many tokens were read for it."""
 
 
 class TrainingCancelled(RuntimeError):
@@ -117,7 +128,7 @@ def run_epochs(
     model: nn.Module,
     config: RunSettings,
     lengths: Sequence[int],
-    losses: Callable[[int, torch.Generator], LossOf],
+    loss_of: LossOf,
     folder: Path,
     ticker: Ticker,
     *,
@@ -126,8 +137,7 @@ def run_epochs(
 ) -> LoopState:
     """Train on rows of these lengths in tokens, from the state in `folder` on where there is one.
 
-    `losses` is asked once an epoch, with its number and what is to be drawn from. `stage`: a name
-    that changes what is drawn.
+    `stage`: a name that changes what is drawn.
 
     Raises:
         TrainingCancelled: The ticker's caller asked for it.
@@ -147,7 +157,7 @@ def run_epochs(
             for_all, for_rows = epoch_seeds(config.seed, state.epoch, stage)
             torch.manual_seed(for_all)
             generator = torch.Generator().manual_seed(for_rows)
-            loss_of = losses(state.epoch, generator)
+            draws = Draws(state.epoch, generator, random.Random(for_rows))
             model.train()
             seen: list[float] = []
             for i, part in enumerate(epoch_batches(lengths, size, generator)):
@@ -155,7 +165,7 @@ def run_epochs(
                 factor = rate_at(step, epochs * per_epoch, config.warmup)
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * factor
-                loss, tokens = loss_of(part)
+                loss, tokens = loss_of(part, draws)
                 take_step(model, optimizer, loss, config.max_grad_norm)
                 seen.append(float(loss.detach()))
                 state.tokens += tokens
