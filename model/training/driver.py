@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from torch import nn
 
@@ -29,12 +29,15 @@ StartTicker = Callable[[int], Ticker]
 """Begins to count the steps of all networks of a run, so many in all."""
 
 
+Network = TypeVar("Network", bound=nn.Module)
+
+
 @dataclass(slots=True)
-class Fitted:
+class Fitted(Generic[Network]):
     """A head after its training. `state`: of its own network."""
 
     head: HeadSettings
-    model: nn.Module
+    model: Network
     state: LoopState
 
 
@@ -49,9 +52,8 @@ class Evaluated:
     warnings: list[str] = field(default_factory=list)
 
 
-FittedT = TypeVar("FittedT", bound=Fitted)
+FittedT = TypeVar("FittedT", bound=Fitted[Any])
 PreviousT = TypeVar("PreviousT")
-Network = TypeVar("Network", bound=nn.Module)
 
 
 class HeadTraining(Protocol[FittedT, PreviousT]):

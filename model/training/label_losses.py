@@ -60,7 +60,7 @@ def label_loss(
     if not config.retrieval:
         return loss
     vote = model.mixture(mean_pool(h, mask), batch.base, memory, len(model.config.labels))
-    loss = loss + config.neighbour_loss * _vote_loss(vote.probs, batch.truth, memory)
+    loss = loss + _vote_loss(config.neighbour_loss, vote.probs, batch.truth, memory)
     drawn = torch.rand(len(logits), generator=generator) < config.drop_retrieval
     keep = drawn.nonzero().squeeze(1)
     if len(keep):
@@ -78,11 +78,11 @@ def label_loss(
     return loss
 
 
-def _vote_loss(probs: Tensor, truth: Tensor, memory: Memory) -> Tensor:
+def _vote_loss(weight: float, probs: Tensor, truth: Tensor, memory: Memory) -> Tensor:
     """Of the neighbours' vote [b, L]. A label that no hit of a row carries teaches nothing."""
     if truth.ndim == 2:
         there = (memory.labels & memory.mask[..., None]).any(1)
         votes = binary_loss(probs.clamp(1e-3, 1 - 1e-3), truth) * there
-        return votes.sum(-1).mean()
+        return weight * votes.sum(-1).mean()
     chance = probs.gather(1, truth[:, None]).squeeze(1)
-    return -chance[chance > SMALL].log().sum() / len(chance)
+    return -weight * chance[chance > SMALL].log().sum() / len(chance)

@@ -31,10 +31,9 @@ ANSWERED_AT_ONCE = 64
 
 
 @dataclass(slots=True)
-class NerFitted(Fitted):
+class NerFitted(Fitted[TagNetwork]):
     """A head for entities after its training; `baseline`: the one trained without retrieval."""
 
-    model: TagNetwork
     baseline: TagNetwork | None
 
 

@@ -36,13 +36,6 @@ from model.training.workspace import TrainingRefused
 MAX_HELD_OUT = 300
 
 
-@dataclass(slots=True)
-class QaFitted(Fitted):
-    """A head for questions after its training."""
-
-    model: SpanNetwork
-
-
 @dataclass
 class QaTraining:
     """Rows without an answer in their context are left out.
@@ -83,7 +76,7 @@ class QaTraining:
             yield [row.id, row.question, row.context, row.title, [*row.answers]]
             yield [hit.text[:64] for hit in row.hits]
 
-    def fit(self, split: Split, work: Path, start: StartTicker) -> QaFitted:
+    def fit(self, split: Split, work: Path, start: StartTicker) -> Fitted[SpanNetwork]:
         """See `HeadTraining`."""
         config, encoder = self.config, self.encoder
         torch.manual_seed(config.seed)
@@ -98,14 +91,16 @@ class QaTraining:
         model = SpanNetwork(head, encoder).to(encoder.device)
         ticker = start(config.epochs * -(-len(split.train) // config.batch_size))
         state = fit(model, self.data, split.train, config, work / "main", ticker)
-        return QaFitted(head, model, state)
+        return Fitted(head, model, state)
 
     def previous(self, base: Path) -> SpanReader | None:
         """See `HeadTraining`."""
         network = base_network(base, self.config.field, self.encoder, SpanNetwork)
         return None if network is None else SpanReader(network)
 
-    def evaluate(self, fitted: QaFitted, split: Split, previous: SpanReader | None) -> Evaluated:
+    def evaluate(
+        self, fitted: Fitted[SpanNetwork], split: Split, previous: SpanReader | None
+    ) -> Evaluated:
         """See `HeadTraining`."""
         lang, items = self.config.lang, self.feedback_items
         rows = [self.rows[i] for i in split.held or split.train[:MAX_HELD_OUT]]
