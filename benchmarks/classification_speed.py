@@ -44,9 +44,11 @@ def main() -> None:
     data = prepare(encoder, texts, truth, [hits] * ROWS, config)
     tokens = sum(len(row) for row in data.token_ids)
     preparing = (time.process_time() - began) / tokens
-    head = HeadConfig("label", tuple(map(str, range(LABELS))), encoder.sha256, k=HITS)
+    head = HeadConfig(
+        field="label", labels=tuple(map(str, range(LABELS))), encoder_sha256=encoder.sha256, k=HITS
+    )
     ours = RetrievalAugmentedModel(head, encoder).train()
-    optimizer = make_optimizer(ours, config)
+    optimizer = make_optimizer(ours, config.optimizer, config.lr, config.weight_decay)
     generator = torch.Generator().manual_seed(0)
     plain = Classifier(Path(default_folder()), LABELS).train()
     plain_optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-4)

@@ -67,7 +67,7 @@ def trained(
         )
     network = build(load_heads(out)[1]["ner"], encoder)
     assert isinstance(network, TagNetwork)
-    return Tagger(network.requires_grad_(False))
+    return Tagger(network.requires_grad_(False), network.encoder)
 
 
 def answers(tagger: Tagger, rows: Sequence[TagRow], *, closed: bool = False) -> Said:

@@ -95,7 +95,7 @@ def evaluate(checkpoint: Path) -> dict[str, object]:
     views = {
         "on": answers(head, rows),
         "off": answers(head, rows, closed=True),
-        "neighbours alone": answers(Tagger.without_head(encoder), rows),
+        "neighbours alone": answers(Tagger(None, encoder), rows),
     }
     truth = [row.entities for row in rows]
     found: dict[str, object] = {

@@ -34,7 +34,7 @@ from model.folders import (
     write_manifest,
     written_whole,
 )
-from model.labels.multilabel import label_network
+from model.labels.network import RetrievalAugmentedModel
 from model.ner.network import TagConfig, TagNetwork
 from model.provenance import DOCUMENTS, listed
 from model.qa.network import SpanConfig, SpanNetwork
@@ -50,7 +50,7 @@ class Kind:
     network: Callable[[Any, Encoder], nn.Module]
 
 
-LABELS: Final = Kind(HeadConfig.from_json, label_network)
+LABELS: Final = Kind(HeadConfig.from_json, RetrievalAugmentedModel)
 SPANS: Final = Kind(SpanConfig.from_json, SpanNetwork)
 TAGS: Final = Kind(TagConfig.from_json, TagNetwork)
 KINDS: Final[Mapping[str, Kind]] = {

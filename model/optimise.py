@@ -5,25 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 RIDGE = 0.003
 """Weight of the squared distance from where a fit starts."""
 
 
 def minimise(
-    parameters: list[nn.Parameter], loss: Callable[[], Tensor], *, history: int = 100
+    parameters: list[Tensor],
+    loss: Callable[[], Tensor],
+    *,
+    steps: int = 60,
+    tolerance: float = 1e-6,
+    history: int = 100,
 ) -> None:
-    """A few dozen steps of L-BFGS (with so many kept): the problems are small and smooth.
+    """At most so many steps of L-BFGS, down to a gradient of `tolerance`.
 
     Where they are not (the logits of a head that training broke), the parameters stay as they were.
     """
     before = [parameter.detach().clone() for parameter in parameters]
     optimizer = torch.optim.LBFGS(
         parameters,
-        max_iter=60,
+        max_iter=steps,
         line_search_fn="strong_wolfe",
-        tolerance_grad=1e-6,
+        tolerance_grad=tolerance,
         history_size=history,
     )
 

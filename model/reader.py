@@ -7,7 +7,7 @@ has no head is answered by its neighbours alone; with neither, the answer abstai
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model.checkpoint import build, load_heads
+from model.checkpoint import HeadFiles, build, load_heads
 from model.config import MAX_TOKENS
 from model.encoder.adapter import Adapter
 from model.encoder.encoder import Encoder
 from model.encoder.windows import join_windows, split_windows
 from model.labels import list_fields, one_label
 from model.labels.memory import Retrieved
-from model.labels.multilabel import MultilabelModel
 from model.labels.neighbours import NEIGHBOURS
 from model.labels.network import RetrievalAugmentedModel
 from model.labels.novelty import COUNTED
@@ -47,8 +46,6 @@ class HeadInfo:
     labels: tuple[str, ...]
     task: str
     k: int
-    temperature: float
-    metrics: dict[str, Any]
     report: dict[str, Any]
     known: TrainedOn
 
@@ -56,33 +53,16 @@ class HeadInfo:
 class Reader:
     """Heads over a shared encoder. Not for several threads at once."""
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        networks: dict[str, RetrievalAugmentedModel],
-        infos: dict[str, HeadInfo],
-        *,
-        version: str,
-        sha256: str,
-        others: Mapping[str, nn.Module] | None = None,
-    ) -> None:
-        """`others`: the networks of heads of other kinds than labels, by name."""
+    def __init__(self, encoder: Encoder, *, version: str, sha256: str) -> None:
+        """A reader without heads; `load` adds those of a checkpoint."""
         self.encoder = encoder
-        self.heads = infos
         self.version = version
         self.sha256 = sha256
-        self._networks = networks
-        self._spans = {
-            name: SpanReader(network)
-            for name, network in (others or {}).items()
-            if isinstance(network, SpanNetwork)
-        }
-        self._taggers = {
-            name: Tagger(network)
-            for name, network in (others or {}).items()
-            if isinstance(network, TagNetwork)
-        }
-        self._neighbours_alone = Tagger.without_head(encoder)
+        self.heads: dict[str, HeadInfo] = {}  # of label fields
+        self._networks: dict[str, RetrievalAugmentedModel] = {}
+        self._spans: dict[str, SpanReader] = {}
+        self._taggers: dict[str, Tagger] = {}
+        self._neighbours_alone = Tagger(None, encoder)
 
     @classmethod
     def load(
@@ -99,36 +79,31 @@ class Reader:
             CheckpointRefused: It does not verify, or belongs to another encoder.
         """
         if checkpoint is None:
-            return cls(encoder, {}, {}, version="none", sha256=encoder.sha256)
+            return cls(encoder, version="none", sha256=encoder.sha256)
         manifest, heads = load_heads(checkpoint)
-        networks: dict[str, RetrievalAugmentedModel] = {}
-        infos: dict[str, HeadInfo] = {}
-        others: dict[str, nn.Module] = {}
+        reader = cls(encoder, version=manifest.version, sha256=manifest.sha256)
         for field, head in heads.items():
             network = build(head, encoder).requires_grad_(False)
             network.to(device=device or encoder.device)
             assert isinstance(network.adapter, Adapter)
             encoder.fold(network.adapter)
             network.to(dtype=dtype or encoder.dtype)
-            if not isinstance(network, RetrievalAugmentedModel):
-                others[field] = network
-                if isinstance(network, TagNetwork):
-                    network.calibrated = bool(head.report.get("calibration"))
-                continue
+            reader._add(field, network, head)
+        return reader
+
+    def _add(self, field: str, network: nn.Module, head: HeadFiles) -> None:
+        if isinstance(network, SpanNetwork):
+            self._spans[field] = SpanReader(network)
+        elif isinstance(network, TagNetwork):
+            network.calibrated = bool(head.report.get("calibration"))
+            self._taggers[field] = Tagger(network, self.encoder)
+        elif isinstance(network, RetrievalAugmentedModel):
             network.gate.float().cpu()
-            networks[field] = network
-            known = TrainedOn(b"" if network.config.multilabel else head.documents)
-            infos[field] = HeadInfo(
-                labels=network.config.labels,
-                task=network.config.task,
-                k=max(network.config.k, COUNTED) if known else network.config.k,
-                temperature=float(network.gate.log_temperature.detach().exp()),
-                metrics=head.report.get("metrics", {}),
-                report=head.report,
-                known=known,
-            )
-        version, sha256 = manifest.version, manifest.sha256
-        return cls(encoder, networks, infos, version=version, sha256=sha256, others=others)
+            self._networks[field] = network
+            config = network.config
+            known = TrainedOn(b"" if config.multilabel else head.documents)
+            k = max(config.k, COUNTED) if known else config.k
+            self.heads[field] = HeadInfo(config.labels, config.task, k, head.report, known)
 
     @property
     def span_heads(self) -> dict[str, int]:
@@ -213,7 +188,7 @@ class Reader:
         own = list(network.config.labels) if network else []
         seen = {label for row in hits for hit in row for label in hit.names}
         labels = own + sorted(({*index_labels} | seen) - {*own})
-        if isinstance(network, MultilabelModel):
+        if network is not None and network.config.multilabel:
             return list_fields.by_head(network, states, hits, labels)
         head = None
         if network is not None:

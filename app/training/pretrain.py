@@ -32,9 +32,9 @@ from model.lm.evaluation import spread, total_nats
 from model.lm.network import RetrievalLM
 from model.lm.tokenizer import LMTokenizer
 from model.lm.training import fingerprint, pretrain, steps_of
-from model.training.curves import read_curve
+from model.training.curves import read_curve, thin
 from model.training.trainer import Progress, Ticker
-from model.training.workspace import TrainingRefused, open_workspace, thin
+from model.training.workspace import TrainingRefused, open_workspace
 
 MEASURED: Final = 4096
 """Held-out chunks that the report's figures are of, at most."""

@@ -20,9 +20,9 @@ from model.lm.corpus import LMCorpus
 from model.lm.network import RetrievalLM
 from model.lm.tokenizer import LMTokenizer
 from model.lm.training import Rows, fingerprint, pretrain, rows_of, steps_of, train_step
-from model.training.curves import read_curve
+from model.training.curves import read_curve, thin
 from model.training.trainer import Ticker, make_optimizer
-from model.training.workspace import open_workspace, thin
+from model.training.workspace import open_workspace
 
 SHAPES: dict[str, dict[str, Any]] = {
     # No retrieval: a pointer into the same window, and into one four times as long.
@@ -133,7 +133,7 @@ def speed(
     config = config_of(name, vocab, size)
     rows = Rows(corpus, config, rows_of(config, run), run.seed)
     model = RetrievalLM(config)
-    optimizer = make_optimizer(model, run)
+    optimizer = make_optimizer(model, run.optimizer, run.lr, run.weight_decay)
     began, tokens = 0.0, 0
     for step in range(-1, steps):  # the first one makes kernels
         if step == 0:

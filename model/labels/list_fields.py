@@ -9,24 +9,27 @@ import numpy as np
 import torch
 
 from model.labels.memory import Retrieved, make_memory
-from model.labels.multilabel import MultilabelModel
+from model.labels.multilabel import IndependentGate
 from model.labels.neighbours import NEIGHBOURS, plain_vote
+from model.labels.network import RetrievalAugmentedModel
 from model.labels.prediction import EXACT_SHARE, Prediction, nothing
 from model.labels.query_state import QueryState, read_hits
 
 
 def by_head(
-    network: MultilabelModel,
+    network: RetrievalAugmentedModel,
     states: Sequence[QueryState],
     hits: Sequence[Sequence[Retrieved]],
     labels: list[str],
 ) -> list[Prediction]:
     """A field whose values are lists, by its head."""
+    gate = network.gate
+    assert isinstance(gate, IndependentGate)  # `HeadConfig.multilabel` says so
     k = network.config.k
     base = torch.from_numpy(np.stack([state.vector for state in states]))
     memory = make_memory(hits, labels, base.shape[1], k, multilabel=True)
     reading = read_hits(network, states, base, memory, len(labels))
-    mixture = network.gate(reading.logits, reading.neighbours)
+    mixture = gate(reading.logits, reading.neighbours)
     weights = mixture.gate[:, None] * reading.neighbours.weights
     weights = weights + (1 - mixture.gate[:, None]) * reading.attention
     answers: list[Prediction] = []
@@ -49,10 +52,9 @@ def by_head(
                 support=1.0 if best in decided else min(1.0, max([0.0, *near])),
                 weights=used + [0.0] * (len(row) - len(used)),
                 gate=float(mixture.gate[i]),
-                abstained=False,
                 multi=True,
                 decided=bool(decided),
-                threshold=float(network.gate.threshold),
+                threshold=float(gate.threshold),
             )
         )
     return answers
@@ -82,6 +84,5 @@ def by_neighbours(state: QueryState, hits: Sequence[Retrieved], labels: list[str
         support=max(0.0, float(vote_.similarity.max())) * float(probs[best]),
         weights=weights,
         gate=1.0,
-        abstained=False,
         multi=True,
     )

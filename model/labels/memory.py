@@ -60,6 +60,11 @@ class Memory(NamedTuple):
         """Only some rows of the batch."""
         return Memory(*(part[keep] for part in self))
 
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Memory:
+        """On another device; what is a float, in another precision."""
+        floats = dtype or self.vectors.dtype
+        return Memory(*(x.to(device, floats if x.is_floating_point() else x.dtype) for x in self))
+
     def closed(self) -> Memory:
         """The same batch with nothing retrieved."""
         return self.first(0)

@@ -19,11 +19,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from model.config import HeadConfig
-from model.encoder.encoder import Encoder
 from model.labels.gate import Gate, Mixture
 from model.labels.neighbours import SMALL, Neighbours
-from model.labels.network import RetrievalAugmentedModel
 from model.labels.novelty import Novel
 
 FEATURES = 7
@@ -99,21 +96,6 @@ class IndependentGate(Gate):
         novelty = (best >= n).to(probs.dtype).squeeze(-1)
         of_best = gates.gather(1, best).squeeze(-1)
         return Mixture(probs, of_best, novelty, torch.zeros_like(novelty))
-
-
-class MultilabelModel(RetrievalAugmentedModel):
-    """The network of a label field whose values are lists."""
-
-    gate: IndependentGate
-
-    def __init__(self, config: HeadConfig, encoder: Encoder) -> None:
-        super().__init__(config, encoder)
-        self.gate = IndependentGate()
-
-
-def label_network(config: HeadConfig, encoder: Encoder) -> RetrievalAugmentedModel:
-    """The network that a label field's configuration describes."""
-    return (MultilabelModel if config.multilabel else RetrievalAugmentedModel)(config, encoder)
 
 
 def best_threshold(probs: Tensor, truth: Tensor) -> tuple[float, float]:

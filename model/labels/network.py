@@ -2,11 +2,10 @@
 
 The text `x` goes through the frozen encoder with this head's low-rank adapter; fusion layers let
 its states attend to a memory of the hits `D` (`model.labels.fusion`); a linear head reads the mean
-state;
-the text's n-grams are weighed beside it (`model.labels.ngrams`); and the hits' own labels
-(`model.labels.neighbours`) are mixed in (`model.labels.gate`). The hits are given: nothing here
-retrieves. Sizes:
-see `model.labels.memory`.
+state; the text's n-grams are weighed beside it (`model.labels.ngrams`); and the hits' own labels
+(`model.labels.neighbours`) are mixed in (`model.labels.gate`; of independent labels,
+`model.labels.multilabel`). The hits are given: nothing here retrieves. For sizes see
+`model.labels.memory`.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from model.encoder.encoder import Encoder, mean_pool
 from model.labels.fusion import Fusion
 from model.labels.gate import Gate
 from model.labels.memory import Memory, Retrieved, make_memory
+from model.labels.multilabel import IndependentGate
 from model.labels.neighbours import SMALL, NeighbourMixture, Neighbours
 from model.labels.ngrams import NGrams
 
@@ -51,7 +51,7 @@ class RetrievalAugmentedModel(nn.Module):
         self.head = nn.Linear(encoder.dim, len(config.labels))
         self.log_head_scale = nn.Parameter(torch.tensor(math.log(12.0)))
         self.mixture = NeighbourMixture(encoder.dim)
-        self.gate = Gate(config.novel)
+        self.gate = IndependentGate() if config.multilabel else Gate(config.novel)
         self.ngrams = NGrams(config.ngrams, len(config.labels)) if config.ngrams else None
 
     def forward(self, x: Sequence[str], retrieved_docs: Sequence[Sequence[Retrieved]]) -> Tensor:

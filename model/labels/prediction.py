@@ -33,7 +33,7 @@ class Prediction:
     support: float
     weights: list[float]
     gate: float
-    abstained: bool
+    abstained: bool = False
     multi: bool = False
     decided: bool = False
     threshold: float = THRESHOLD
@@ -87,21 +87,11 @@ def prediction_of(
         support=min(1.0, 1.0 if decided else support),
         weights=used,
         gate=gate,
-        abstained=False,
         decided=bool(decided),
     )
 
 
 def nothing(hits: int) -> Prediction:
     """No answer, over so many hits."""
-    return Prediction(
-        label=None,
-        labels=[],
-        probs=np.zeros(0, dtype=np.float32),
-        confidence=0.0,
-        calibrated=False,
-        support=0.0,
-        weights=[0.0] * hits,
-        gate=0.0,
-        abstained=True,
-    )
+    none = np.zeros(0, dtype=np.float32)
+    return Prediction(None, [], none, 0.0, False, 0.0, [0.0] * hits, 0.0, abstained=True)

@@ -48,24 +48,14 @@ def read_hits(
             raise ValueError("this text was read without the field's head")
         h[i, : state.tokens] = state.states
         mask[i, : state.tokens] = True
-    cast = Memory(
-        memory.vectors.to(device, dtype),
-        memory.labels.to(device),
-        memory.scores.to(device, dtype),
-        memory.mask.to(device),
-        memory.known.to(device),
-    )
-    reading = network.read(h, mask, base.to(device, dtype), cast, n_labels)
+    reading = network.read(h, mask, base.to(h), memory.to(device, dtype), n_labels)
+    logits, attention = reading.logits.float().cpu(), reading.attention.float().cpu()
     neighbours = Neighbours(
-        reading.neighbours.weights.float().cpu(),
-        reading.neighbours.probs.float().cpu(),
-        reading.neighbours.similarity.float().cpu(),
-        reading.neighbours.found.cpu(),
-        reading.neighbours.match.float().cpu(),
-        reading.neighbours.cosine.float().cpu(),
+        *(
+            part.cpu() if part.dtype == torch.bool else part.float().cpu()
+            for part in reading.neighbours
+        )
     )
-    attention = reading.attention.float().cpu()
-    logits = reading.logits.float().cpu()
     if wide := [state.wide for state in states if state.wide is not None]:
         logits = logits + torch.stack(wide)
     return Reading(logits, neighbours, attention, reading.pooled)

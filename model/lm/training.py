@@ -22,7 +22,7 @@ from model.lm.config import PAD, LMConfig, PretrainConfig
 from model.lm.corpus import LMCorpus, Numbers
 from model.lm.evaluation import spread, total_nats
 from model.lm.network import RetrievalLM
-from model.training.curves import Curve
+from model.training.curves import curve
 from model.training.trainer import Ticker, load_state, make_optimizer, rate_at, save_state
 from model.training.workspace import TrainingRefused
 
@@ -63,13 +63,13 @@ def pretrain(
     config, total = model.config, steps_of(model.config, run)
     rows = Rows(corpus, config, rows_of(config, run), run.seed)
     held = spread(corpus.chunks_of("dev"), run.evaluate_chunks)
-    optimizer = make_optimizer(model, run)
+    optimizer = make_optimizer(model, run.optimizer, run.lr, run.weight_decay)
     rates = [group["lr"] for group in optimizer.param_groups]
     state: dict[str, Any] = load_state(folder, model, optimizer) or {
         "step": 0, "tokens": 0, "cpu_seconds": 0.0, "seconds": 0.0, "held_out": {},
     }  # fmt: skip
     ticker.skip(state["step"])
-    with Curve(folder, start=state["step"] - 1) as curve:
+    with curve(folder, start=state["step"] - 1) as record:
         clock = _Clock()
         while state["step"] < total:
             step = state["step"]
@@ -80,10 +80,10 @@ def pretrain(
             loss, tokens = train_step(model, rows.of_step(step), corpus, run, step, optimizer)
             state["step"] += 1
             state["tokens"] += tokens
-            curve.add(step, loss=loss, lr=rates[0] * factor)
+            record(step, loss=loss, lr=rates[0] * factor)
             if len(held) and (state["step"] % run.evaluate_every == 0 or state["step"] == total):
                 state["held_out"] = _held_out(model, corpus, held, byte_lengths)
-                curve.add(step, **state["held_out"])
+                record(step, **state["held_out"])
             ticker.tick(loss)
             if state["step"] % run.save_every == 0 or state["step"] == total:
                 clock.add_to(state)

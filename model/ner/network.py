@@ -8,10 +8,9 @@ twice: below the adapted layers, so that attention can use them, and before the 
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,31 +18,27 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from model.config import HeadSettings
 from model.encoder.adapter import Adapter
 from model.encoder.encoder import Encoder
 from model.ner.crf import Crf
 from model.ner.words import BUCKETS, SHAPES, Word, align, chars_of, shape_of
 
 
-@dataclass(frozen=True, slots=True)
-class TagConfig:
-    """The shape of one head: everything that its tensors' shapes follow from."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TagConfig(HeadSettings):
+    """A head for named entities."""
 
     types: tuple[str, ...]
-    encoder_sha256: str
     field: str = "ner"
     task: str = "ner"
-    dim: int = 384
-    layers: int = 4  # how many of the encoder's top layers carry an adapter
-    rank: int = 16
+    layers: int = 4
     char_dim: int = 32
     char_filters: int = 64
     shape_dim: int = 16
     evidence_dim: int = 32
     hidden: int = 192
-    k: int = 48  # hits that are looked at
     max_tokens: int = 256  # of one window; a longer text is read in several
-    dropout: float = 0.1
 
     def __post_init__(self) -> None:
         if len(set(self.types)) != len(self.types) or not self.types:
@@ -58,20 +53,6 @@ class TagConfig:
     def evidence(self) -> int:
         """Columns of what the hits say of a word: tags, another type, how often it was seen."""
         return self.tags + 2
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data; the inverse of `from_json`."""
-        return dataclasses.asdict(self) | {"types": list(self.types)}
-
-    @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> TagConfig:
-        """Rebuild from `to_json`.
-
-        Raises:
-            TypeError: A field is unknown or missing.
-            ValueError: A type stands twice.
-        """
-        return cls(**{**raw, "types": tuple(raw["types"])})
 
 
 @dataclass(slots=True)

@@ -83,20 +83,12 @@ class _Text:
 class Tagger:
     """Finds entities. Not for several threads at once."""
 
-    def __init__(self, network: TagNetwork | None, encoder: Encoder | None = None) -> None:
+    def __init__(self, network: TagNetwork | None, encoder: Encoder) -> None:
+        """`network`: None is one that answers by neighbours alone."""
         self.network = network
-        if network is not None:
-            encoder = network.encoder
-        if encoder is None:
-            raise ValueError("without a head an encoder is needed")
-        self.encoder: Encoder = encoder
+        self.encoder = encoder
         self.types: tuple[str, ...] = network.config.types if network else ()
         self.k = network.config.k if network else 48
-
-    @classmethod
-    def without_head(cls, encoder: Encoder) -> Tagger:
-        """One that answers by neighbours alone."""
-        return cls(None, encoder)
 
     @torch.inference_mode()
     def answer(self, texts: Sequence[str], hits: Sequence[Sequence[TagHit]]) -> list[TagAnswer]:
@@ -159,17 +151,21 @@ class Tagger:
             for span, score in voted
             if all(score > other for learned, other in own if _overlap(span, learned))
         ]
-        for (first, stop, kind), score in own:
-            if any(_overlap((first, stop, kind), span) for span, _ in added):
+
+        def add(first: int, stop: int, name: str, score: float, *, trained: bool) -> None:
+            start, end = window.words[first].start, window.words[stop - 1].end
+            found.entities.append(Entity(text[start:end], name, start, end, score, trained))
+
+        for span, score in own:
+            if any(_overlap(span, other) for other, _ in added):
                 continue
-            name = self.types[kind]
-            found.entities.append(_entity(text, window, first, stop, name, score, True))
-            self._credit(part, first, stop, name, found)
+            first, stop, kind = span
+            add(first, stop, self.types[kind], score, trained=True)
+            self._credit(part, first, stop, self.types[kind], found)
         if vote is None:
             return
         for (first, stop, kind), score in added:
-            name = vote.types[kind]
-            found.entities.append(_entity(text, window, first, stop, name, score, False))
+            add(first, stop, vote.types[kind], score, trained=False)
             shares = vote.shares[first:stop].mean(0)
             found.weights[: len(shares)] += shares
             found.supports.append(float(vote.near[first:stop].mean() * shares.sum()))
@@ -216,10 +212,3 @@ class Tagger:
 
 def _overlap(one: Span, other: Span) -> bool:
     return one[0] < other[1] and other[0] < one[1]
-
-
-def _entity(
-    text: str, window: Window, first: int, stop: int, name: str, score: float, trained: bool
-) -> Entity:
-    start, end = window.words[first].start, window.words[stop - 1].end
-    return Entity(text[start:end], name, start, end, score, trained)

@@ -9,15 +9,14 @@ Gardner 2018), so that they can be compared. Sizes: b pairs, t tokens, d the enc
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.config import HeadSettings
 from model.encoder.adapter import Adapter
 from model.encoder.encoder import Encoder
 from model.qa.pairs import Pair
@@ -28,41 +27,23 @@ FEATURES = 7
 """What confidence is judged by, see `model.qa.answers`. Heads of before may have fewer of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class SpanConfig:
-    """The shape of a question-answering head and how it reads."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpanConfig(HeadSettings):
+    """A head for questions, and how it reads: `k` passages."""
 
-    encoder_sha256: str
     field: str = "qa"
     task: str = "qa"
-    dim: int = 384
-    layers: int = 3  # how many of the encoder's top layers carry an adapter
-    rank: int = 16
-    dropout: float = 0.1
     question_tokens: int = 48  # what a question has beyond this is not read
     max_tokens: int = 192  # question and passage; a longer passage is read in windows
     answer_tokens: int = 30  # the longest answer
-    k: int = 8  # passages that are read
+    k: int = 8
     features: int = 4  # that the judges look at: all are FEATURES
     alone: bool = False  # a short passage that is read alone has judges of its own
     titles: bool = False  # the title of a passage's document is read before it
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain data; the inverse of `from_json`."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> SpanConfig:
-        """Rebuild from `to_json`.
-
-        Raises:
-            TypeError: A field is unknown or missing.
-            ValueError: The judges look at more than there is.
-        """
-        config = cls(**raw)
-        if not 0 < config.features <= FEATURES:
+    def __post_init__(self) -> None:
+        if not 0 < self.features <= FEATURES:
             raise ValueError(f"features is 1 to {FEATURES}")
-        return config
 
 
 class SpanNetwork(nn.Module):

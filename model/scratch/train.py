@@ -39,7 +39,7 @@ from model.scratch.tokenizer import (
     ScratchText,
     train_tokenizer,
 )
-from model.training.curves import Curve
+from model.training.curves import curve
 from model.training.trainer import (
     Progress,
     Ticker,
@@ -207,7 +207,7 @@ def _fit(
     cancelled: Callable[[], bool] | None,
 ) -> tuple[dict[str, float], int, float]:
     """Mean losses of the last epoch, tokens seen, seconds."""
-    optimizer = make_optimizer(model, config)
+    optimizer = make_optimizer(model, config.optimizer, config.lr, config.weight_decay)
     state = load_state(work, model, optimizer) or {
         "epoch": 0, "tokens": 0, "seconds": 0.0, "losses": {},
     }  # fmt: skip
@@ -216,7 +216,7 @@ def _fit(
     ticker.skip(per_epoch * state["epoch"])
     device = next(model.parameters()).device
     lengths = [len(row) for row in data.ids]
-    with Curve(work, start=state["epoch"] * per_epoch - 1) as curve:
+    with curve(work, start=state["epoch"] * per_epoch - 1) as record:
         for epoch in range(state["epoch"], config.epochs):
             torch.manual_seed(config.seed * 1009 + epoch)
             generator = torch.Generator().manual_seed(config.seed * 7919 + epoch)
@@ -242,7 +242,7 @@ def _fit(
                 values = {name: float(part.detach()) for name, part in losses.items()}
                 for name, value in values.items():
                     sums[name] = sums.get(name, 0.0) + value / per_epoch
-                curve.add(step, **values)
+                record(step, **values)
                 ticker.tick(sum(values.values()))
             state = {
                 "epoch": epoch + 1,

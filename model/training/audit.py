@@ -19,6 +19,7 @@ from torch import Tensor
 
 from model.labels.memory import Memory
 from model.labels.neighbours import plain_vote
+from model.optimise import minimise
 
 Floats = NDArray[np.float32]
 Tick = Callable[[int, int, str], None]
@@ -62,7 +63,7 @@ def audit(
     """
     n_labels = int(labels.max()) + 1
     head = out_of_fold(vectors, labels, groups, folds=folds, seed=seed, tick=tick)
-    nearest, similarity, weights, vote = neighbours(vectors, labels, groups, n_labels, tick=tick)
+    nearest, similarity, weights, vote = neighbours(vectors, labels, groups, n_labels, tick)
     score, suggested = judge(head, vote, labels)
     return Audit(score, suggested, head, vote, nearest, similarity, weights)
 
@@ -70,7 +71,7 @@ def audit(
 def judge(
     head: Floats, vote: Floats, labels: NDArray[np.int64]
 ) -> tuple[Floats, NDArray[np.int64]]:
-    """Scores [n] and suggested labels [n] from both opinions [n, L]."""
+    """Scores [n] and suggested labels [n] from what head and neighbours say, [n, L] each."""
     rows = np.arange(len(labels))
     both = (head + vote) / 2
     own = both[rows, labels] + FLOOR
@@ -87,8 +88,8 @@ def out_of_fold(
     groups: Sequence[int],
     *,
     folds: int,
-    seed: int = 0,
-    tick: Tick = lambda step, total, stage: None,
+    seed: int,
+    tick: Tick,
 ) -> Floats:
     """Probabilities [n, L] of each row by a logistic regression that has not seen its group."""
     n_labels = int(labels.max()) + 1
@@ -130,23 +131,16 @@ def fit(
     x, y = torch.from_numpy(vectors), torch.from_numpy(labels)
     weight = torch.zeros(x.shape[1], n_labels, requires_grad=True)
     bias = torch.zeros(n_labels, requires_grad=True)
-    optimizer = torch.optim.LBFGS(
-        [weight, bias], max_iter=STEPS, history_size=10, line_search_fn="strong_wolfe",
-        tolerance_grad=1e-5,
-    )  # fmt: skip
     done = 0
 
-    def closure() -> Tensor:
+    def loss() -> Tensor:
         nonlocal done
         done += 1
         step(done)
-        optimizer.zero_grad()
         penalty = (weight**2).sum() / (2 * PENALTY * len(y))
-        loss: Tensor = F.cross_entropy(x @ weight + bias, y) + penalty
-        loss.backward()
-        return loss
+        return F.cross_entropy(x @ weight + bias, y) + penalty
 
-    optimizer.step(closure)
+    minimise([weight, bias], loss, steps=STEPS, tolerance=1e-5, history=10)
     return weight.detach(), bias.detach()
 
 
@@ -155,12 +149,10 @@ def neighbours(
     labels: NDArray[np.int64],
     groups: Sequence[int],
     n_labels: int,
-    *,
-    k: int = NEIGHBOURS,
-    tick: Tick = lambda step, total, stage: None,
+    tick: Tick,
 ) -> tuple[NDArray[np.int64], Floats, Floats, Floats]:
     """Nearest rows [n, k], cosines [n, k], weights [n, k] and the vote [n, L] of each row."""
-    n, k = len(labels), min(k, max(len(labels) - 1, 0))
+    n, k = len(labels), min(NEIGHBOURS, max(len(labels) - 1, 0))
     group = np.asarray(groups)
     nearest = np.full((n, k), -1, dtype=np.int64)
     similarity = np.zeros((n, k), dtype=np.float32)

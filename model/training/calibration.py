@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -28,7 +28,7 @@ K_TOLERANCE = 0.01
 SIMULATED_SHARE = 0.2
 SIMULATED_COPIES = 10
 """Of each share. With 2, what the gate gave new labels hung on which labels were drawn."""
-SIMULATED_KEPT = (0.02, 0.06, 0.2)
+SIMULATED_HITS = (0.02, 0.06, 0.2)
 """Shares of a new label's hits that are there: one, a few, and ten examples beside a hundred."""
 MAX_LOST = 0.01
 """Right answers on known labels that new labels may cost, as a share, in simulation."""
@@ -47,14 +47,8 @@ class Evidence:
 
     def first(self, k: int) -> Evidence:
         """Only the best k hits."""
-        return Evidence(
-            self.logits,
-            self.match[:, :k],
-            self.similarity[:, :k],
-            self.memory.first(k),
-            self.truth,
-            self.kernel,
-        )
+        match, similarity = self.match[:, :k], self.similarity[:, :k]
+        return replace(self, match=match, similarity=similarity, memory=self.memory.first(k))
 
     def rows(self, keep: Tensor) -> Evidence:
         """Only some rows."""
@@ -82,23 +76,19 @@ def join(parts: Sequence[Evidence]) -> Evidence:
         shape = (len(x), missing, *x.shape[2:])
         return torch.cat([x, x.new_zeros(shape)], dim=1) if missing else x
 
-    memory = Memory(*(torch.cat([pad(p) for p in column]) for column in _columns(parts)))
+    memories = zip(*(part.memory for part in parts), strict=True)
     return Evidence(
         torch.cat([p.logits for p in parts]),
         torch.cat([pad(p.match) for p in parts]),
         torch.cat([pad(p.similarity) for p in parts]),
-        memory,
+        Memory(*(torch.cat([pad(x) for x in column]) for column in memories)),
         torch.cat([p.truth for p in parts]),
         torch.cat([p.kernel for p in parts]),
     )
 
 
-def _columns(parts: Sequence[Evidence]) -> list[list[Tensor]]:
-    return [[part.memory[i] for part in parts] for i in range(len(Memory._fields))]
-
-
-def take_labels_away(evidence: Evidence, generator: torch.Generator, kept: float) -> Evidence:
-    """A copy in which a fifth of the labels are unknown to the head, with `kept` of their hits.
+def take_labels_away(evidence: Evidence, generator: torch.Generator, retained: float) -> Evidence:
+    """A copy in which a fifth of the labels are unknown to the head, with `retained` of their hits.
 
     The labels keep their places, so that logits, memory and truth need no renumbering: a label
     that is taken away gets the logit -inf and its hits count as hits of an unknown label (places
@@ -116,13 +106,11 @@ def take_labels_away(evidence: Evidence, generator: torch.Generator, kept: float
         return torch.where(moved, labels + n, labels)
 
     labels = move(evidence.memory.labels)
-    stay = (labels < n) | (torch.rand(labels.shape, generator=generator) < kept)
+    stay = (labels < n) | (torch.rand(labels.shape, generator=generator) < retained)
     memory = evidence.memory._replace(
         labels=labels.masked_fill(~stay, UNLABELLED), mask=evidence.memory.mask & stay
     )
-    return Evidence(
-        logits, evidence.match, evidence.similarity, memory, move(evidence.truth), evidence.kernel
-    )
+    return replace(evidence, logits=logits, memory=memory, truth=move(evidence.truth))
 
 
 def fit_gate(gate: Gate, evidence: Evidence, *, seed: int = 0) -> None:
@@ -130,10 +118,10 @@ def fit_gate(gate: Gate, evidence: Evidence, *, seed: int = 0) -> None:
     n = evidence.logits.shape[1]
     with torch.no_grad():
         gate.log_temperature.zero_()
-    head_loss = functional.cross_entropy
 
     def head() -> Tensor:
-        return head_loss(evidence.logits / gate.log_head_temperature.exp(), evidence.truth)
+        logits = evidence.logits / gate.log_head_temperature.exp()
+        return functional.cross_entropy(logits, evidence.truth)
 
     minimise([gate.log_head_temperature], head)
     neighbours = evidence.neighbours(n)
@@ -190,20 +178,21 @@ def _fit_novel(gate: Gate, evidence: Evidence, seed: int) -> None:
     """
     n = evidence.logits.shape[1]
     generator = torch.Generator().manual_seed(seed)
-    found: list[_Simulated] = []
+    simulated: list[_Simulated] = []
     risked: list[_Simulated] = []
     known = 0
     with torch.no_grad():
-        for kept in SIMULATED_KEPT * SIMULATED_COPIES:
-            copy = take_labels_away(evidence, generator, kept)
-            found.append(_Simulated.of(gate, copy))
-            if kept == max(SIMULATED_KEPT):
-                risked.append(found[-1])
+        for retained in SIMULATED_HITS * SIMULATED_COPIES:
+            copy = take_labels_away(evidence, generator, retained)
+            simulated.append(_Simulated.of(gate, copy))
+            if retained == max(SIMULATED_HITS):
+                risked.append(simulated[-1])
                 known += int((copy.truth < n).sum())
-    features = torch.cat([one.features for one in found])
+    features = torch.cat([one.features for one in simulated])
     if not len(features):
         return
-    old, new = torch.cat([one.old for one in found]), torch.cat([one.new for one in found])
+    old = torch.cat([one.old for one in simulated])
+    new = torch.cat([one.new for one in simulated])
     start = gate.novel.detach().clone()
 
     def likelihood() -> Tensor:

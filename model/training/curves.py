@@ -2,45 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 CURVE = "curve.jsonl"
 
 
-class Curve:
-    """Appends to `curve.jsonl` in a folder from a step on; a context manager."""
+@contextlib.contextmanager
+def curve(folder: Path, *, start: int = 0) -> Iterator[Callable[..., None]]:
+    """Continue the curve of a run from a step on: a function of a step and of named figures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # Points of an epoch that was cut off are recorded again when it is done again.
+    points = read_curve(folder, before=start)
+    (folder / CURVE).write_text("".join(json.dumps(p) + "\n" for p in points), encoding="utf-8")
+    with (folder / CURVE).open("a", encoding="utf-8") as file, _board(folder) as board:
 
-    def __init__(self, folder: Path, *, start: int = 0) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        # Points of an epoch that was cut off are written again when it is done again.
-        kept = read_curve(folder, before=start)
-        (folder / CURVE).write_text("".join(json.dumps(p) + "\n" for p in kept), encoding="utf-8")
-        self._file = (folder / CURVE).open("a", encoding="utf-8")
-        self._board = _board(folder)
+        def add(step: int, **values: float) -> None:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+            file.flush()
+            if board is not None:
+                for name, value in values.items():
+                    board.add_scalar(name, value, step)
 
-    def __enter__(self) -> Curve:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._file.close()
-        if self._board is not None:
-            self._board.close()
-
-    def add(self, step: int, **values: float) -> None:
-        """One point; the names are the columns."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
-        if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+        yield add
 
 
 def read_curve(folder: Path, *, before: int | None = None) -> list[dict[str, Any]]:
@@ -59,9 +46,19 @@ def read_curve(folder: Path, *, before: int | None = None) -> list[dict[str, Any
     return points
 
 
-def _board(folder: Path) -> Any:
+def thin(points: list[dict[str, Any]], most: int = 400) -> list[dict[str, Any]]:
+    """At most so many points of a curve; those with a held-out figure stay."""
+    every = -(-len(points) // most) if points else 1
+    return [
+        p
+        for i, p in enumerate(points)
+        if i % every == 0 or any(name.startswith("held_out") for name in p)
+    ]
+
+
+def _board(folder: Path) -> contextlib.AbstractContextManager[Any]:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:  # an extra that is not there, or not whole
-        return None
+        return contextlib.nullcontext()
     return SummaryWriter(log_dir=str(folder / "tensorboard"))

@@ -13,39 +13,31 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from torch import nn
 
 from model.checkpoint import HeadFiles, build, load_heads, save_checkpoint, verify
-from model.config import HeadSettings
+from model.config import HeadSettings, RunSettings
 from model.encoder.encoder import Encoder
-from model.training.curves import read_curve
+from model.training.curves import read_curve, thin
 from model.training.split import Split
 from model.training.trainer import LoopState, Progress, Ticker
-from model.training.workspace import fingerprint, open_workspace, thin
+from model.training.workspace import fingerprint, open_workspace
 
 StartTicker = Callable[[int], Ticker]
 """Begins to count the steps of all networks of a run, so many in all."""
 
 
-class RunSettings(Protocol):
-    """What the configuration of every run has."""
-
-    @property
-    def field(self) -> str:
-        """The head's name."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(slots=True)
-class Fitted:
+class Fitted(Generic[Network]):
     """A head after its training. `state`: of its own network."""
 
     head: HeadSettings
-    model: nn.Module
+    model: Network
     state: LoopState
 
 
@@ -60,9 +52,8 @@ class Evaluated:
     warnings: list[str] = field(default_factory=list)
 
 
-FittedT = TypeVar("FittedT", bound=Fitted)
+FittedT = TypeVar("FittedT", bound=Fitted[Any])
 PreviousT = TypeVar("PreviousT")
-Network = TypeVar("Network", bound=nn.Module)
 
 
 class HeadTraining(Protocol[FittedT, PreviousT]):
@@ -189,6 +180,19 @@ def train_head(
     save_checkpoint(out, {report.field: files}, task.encoder, base=base)
     shutil.rmtree(work, ignore_errors=True)
     return report
+
+
+def head_settings(config: RunSettings, encoder: Encoder) -> dict[str, Any]:
+    """What a head takes over from its run: fields of `HeadSettings`."""
+    return {
+        "field": config.field,
+        "encoder_sha256": encoder.sha256,
+        "dim": encoder.dim,
+        "layers": min(config.layers, encoder.depth),
+        "rank": config.rank,
+        "k": config.k,
+        "dropout": config.dropout,
+    }
 
 
 def base_network(base: Path, field: str, encoder: Encoder, kind: type[Network]) -> Network | None:

@@ -72,11 +72,6 @@ def halves(rows: int) -> Iterator[tuple[Tensor, Tensor]]:
     yield ~half, half
 
 
-def likeliest(scores: Tensor, labels: Sequence[str]) -> Answers:
-    """One label for each row of scores [n, L]."""
-    return [[labels[i]] for i in scores.argmax(-1).tolist()]
-
-
 def diagnose(
     rows: Sequence[Row],
     answers: Mapping[str, Answers],

@@ -101,8 +101,7 @@ def make_batch(model: RetrievalAugmentedModel, data: Prepared, rows: Sequence[in
         encoder.dim,
         widest,
         multilabel=config.multilabel,
-    )
-    memory = Memory(*(part.to(encoder.device) for part in memory))
+    ).to(encoder.device)
     base = data.base[list(rows)].to(encoder.device)
     counts = [len(row) for row in parts]
     return Batch(lower, mask, counts, base, memory, data.truth[list(rows)].to(encoder.device))
@@ -139,13 +138,12 @@ def evidence_of(
                 logits = model.classify(h, mask, batch.memory)[0] + wide
             query = mean_pool(h, mask)
             match, similarity = model.mixture.match(query, batch.base, batch.memory)
-            memory = Memory(*(part.cpu() for part in batch.memory))
             parts.append(
                 Evidence(
                     logits.float().cpu(),
                     match.float().cpu(),
                     similarity.float().cpu(),
-                    memory,
+                    batch.memory.to(torch.device("cpu")),
                     batch.truth.cpu(),
                     kernel.expand(len(picks), 2),
                 )

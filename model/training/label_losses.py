@@ -1,6 +1,6 @@
 """What a head of labels starts from, and what it is trained by.
 
-Both losses have four terms: the head with the hits, the neighbours' vote, the head with the book
+The loss has four terms: the head with the hits, the neighbours' vote, the head with the book
 closed on some of the rows, and the symmetric KL that pulls the two answers of the head together.
 """
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from model.config import TrainConfig
 from model.encoder.encoder import mean_pool
+from model.labels.memory import Memory
 from model.labels.multilabel import binary_loss, logit
 from model.labels.neighbours import SMALL
 from model.labels.network import RetrievalAugmentedModel
@@ -39,72 +40,49 @@ def start_head(model: RetrievalAugmentedModel, vectors: Tensor, truth: Tensor) -
 def label_loss(
     model: RetrievalAugmentedModel, batch: Batch, config: TrainConfig, generator: torch.Generator
 ) -> Tensor:
-    """The loss of some rows."""
-    loss = multilabel_loss if model.config.multilabel else one_label_loss
-    return loss(model, batch, config, generator)
-
-
-def one_label_loss(
-    model: RetrievalAugmentedModel, batch: Batch, config: TrainConfig, generator: torch.Generator
-) -> Tensor:
-    """For rows of one label each: truth [b] and a softmax over the labels."""
+    """The loss of some rows, the mean over them: truth [b], or of independent labels [b, L]."""
     h, mask = adapted(model, batch)
     memory = batch.memory if config.retrieval else batch.memory.closed()
     logits, _, _ = model.classify(h, mask, memory)
-    smoothing = config.label_smoothing
-    loss = F.cross_entropy(logits, batch.truth, label_smoothing=smoothing)
+    multilabel, smoothing = model.config.multilabel, config.label_smoothing
+    truth = batch.truth * (1 - smoothing) + smoothing / 2 if multilabel else batch.truth
+
+    def scored(logits: Tensor) -> Tensor:
+        return torch.sigmoid(logits.float()) if multilabel else logits
+
+    def head_loss(scores: Tensor, truth: Tensor) -> Tensor:
+        if multilabel:
+            return binary_loss(scores, truth).sum(-1).mean()
+        return F.cross_entropy(scores, truth, label_smoothing=smoothing)
+
+    scores = scored(logits)
+    loss = head_loss(scores, truth)
     if not config.retrieval:
         return loss
-    query = mean_pool(h, mask)
-    vote = model.mixture(query, batch.base, memory, len(model.config.labels))
-    chance = vote.probs.gather(1, batch.truth[:, None]).squeeze(1)
-    there = chance > SMALL  # rows whose label no hit carries teach the weights nothing
-    if bool(there.any()):
-        loss = loss - config.neighbour_loss * chance[there].log().sum() / len(chance)
-    keep = closed_rows(len(logits), config, generator)
+    vote = model.mixture(mean_pool(h, mask), batch.base, memory, len(model.config.labels))
+    loss = loss + _vote_loss(config.neighbour_loss, vote.probs, batch.truth, memory)
+    drawn = torch.rand(len(logits), generator=generator) < config.drop_retrieval
+    keep = drawn.nonzero().squeeze(1)
     if len(keep):
         closed, _, _ = model.classify(h[keep], mask[keep], memory.rows(keep).closed())
-        share = len(keep) / len(logits)
-        loss = loss + share * F.cross_entropy(closed, batch.truth[keep], label_smoothing=smoothing)
-        p, q = closed.log_softmax(-1), logits[keep].log_softmax(-1)
-        pull = F.kl_div(p, q, log_target=True, reduction="batchmean")
-        pull = pull + F.kl_div(q, p, log_target=True, reduction="batchmean")
+        share, p, q = len(keep) / len(logits), scored(closed), scores[keep]
+        loss = loss + share * head_loss(p, truth[keep])
+        if multilabel:
+            # Symmetric KL of two Bernoulli variables: (p - q)(logit p - logit q).
+            pull = ((p - q) * (closed.float() - logits[keep].float())).sum(-1).mean()
+        else:
+            p, q = p.log_softmax(-1), q.log_softmax(-1)
+            pull = F.kl_div(p, q, log_target=True, reduction="batchmean")
+            pull = pull + F.kl_div(q, p, log_target=True, reduction="batchmean")
         loss = loss + config.consistency * share * pull / 2
     return loss
 
 
-def multilabel_loss(
-    model: RetrievalAugmentedModel, batch: Batch, config: TrainConfig, generator: torch.Generator
-) -> Tensor:
-    """For rows of independent labels: truth [b, L], a binary loss each, summed over a row."""
-    h, mask = adapted(model, batch)
-    memory = batch.memory if config.retrieval else batch.memory.closed()
-    logits, _, _ = model.classify(h, mask, memory)
-    smooth = config.label_smoothing
-    truth = batch.truth * (1 - smooth) + smooth / 2
-    opened = torch.sigmoid(logits.float())
-    loss = binary_loss(opened, truth).sum(-1).mean()
-    if not config.retrieval:
-        return loss
-    vote = model.mixture(mean_pool(h, mask), batch.base, memory, truth.shape[1])
-    # A label that no hit of a row carries teaches the weights nothing about that row.
-    there = (memory.labels & memory.mask[..., None]).any(1)
-    shares = vote.probs.clamp(1e-3, 1 - 1e-3)
-    votes = binary_loss(shares, batch.truth) * there
-    loss = loss + config.neighbour_loss * votes.sum(-1).mean()
-    keep = closed_rows(len(logits), config, generator)
-    if len(keep):
-        closed, _, _ = model.classify(h[keep], mask[keep], memory.rows(keep).closed())
-        share = len(keep) / len(logits)
-        p, q = torch.sigmoid(closed.float()), opened[keep]
-        loss = loss + share * binary_loss(p, truth[keep]).sum(-1).mean()
-        # Symmetric KL of two Bernoulli variables: (p - q)(logit p - logit q).
-        pull = ((p - q) * (closed.float() - logits[keep].float())).sum(-1).mean()
-        loss = loss + config.consistency * share * pull / 2
-    return loss
-
-
-def closed_rows(n: int, config: TrainConfig, generator: torch.Generator) -> Tensor:
-    """Which of n rows are also seen with the book closed."""
-    drawn = torch.rand(n, generator=generator) < config.drop_retrieval
-    return drawn.nonzero().squeeze(1)
+def _vote_loss(weight: float, probs: Tensor, truth: Tensor, memory: Memory) -> Tensor:
+    """Of the neighbours' vote [b, L]. A label that no hit of a row carries teaches nothing."""
+    if truth.ndim == 2:
+        there = (memory.labels & memory.mask[..., None]).any(1)
+        votes = binary_loss(probs.clamp(1e-3, 1 - 1e-3), truth) * there
+        return weight * votes.sum(-1).mean()
+    chance = probs.gather(1, truth[:, None]).squeeze(1)
+    return -weight * chance[chance > SMALL].log().sum() / len(chance)

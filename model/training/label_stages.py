@@ -19,14 +19,14 @@ from torch import Tensor
 
 from model.config import HeadConfig, TrainConfig, bf16_products
 from model.encoder.encoder import Encoder
-from model.labels.multilabel import best_threshold, binary_loss, label_network, marks_of
+from model.labels.multilabel import best_threshold, binary_loss, marks_of
 from model.labels.network import RetrievalAugmentedModel
 from model.labels.ngrams import NGrams, share_of
 from model.training.calibration import Evidence, join
 from model.training.label_examples import Prepared, evidence_of, make_batch
 from model.training.label_losses import label_loss, start_head
 from model.training.split import Row, Split, bucket
-from model.training.trainer import LoopState, LossOf, Ticker, run_epochs, save_tensors
+from model.training.trainer import Draws, LoopState, Ticker, run_epochs, save_tensors
 
 BEST = "best.safetensors"
 Judged = tuple[Evidence, Tensor]
@@ -128,18 +128,15 @@ class LabelStages:
         config = replace(self.config, retrieval=False) if name == "none" else self.config
         folder, data = self.work / name, self.data
         torch.manual_seed(config.seed)
-        model = label_network(self.head, self.encoder).to(self.encoder.device)
+        model = RetrievalAugmentedModel(self.head, self.encoder).to(self.encoder.device)
         start_head(model, data.base[list(rows)], data.truth[list(rows)])
         lengths = [len(data.token_ids[i]) for i in rows]
 
-        def losses(_: int, generator: torch.Generator) -> LossOf:
-            def loss_of(part: Sequence[int]) -> tuple[Tensor, int]:
-                batch = make_batch(model, data, [rows[j] for j in part])
-                with bf16_products(self.encoder.device):
-                    loss = label_loss(model, batch, config, generator)
-                return loss, sum(lengths[j] for j in part)
-
-            return loss_of
+        def loss_of(part: Sequence[int], draws: Draws) -> tuple[Tensor, int]:
+            batch = make_batch(model, data, [rows[j] for j in part])
+            with bf16_products(self.encoder.device):
+                loss = label_loss(model, batch, config, draws.generator)
+            return loss, sum(lengths[j] for j in part)
 
         def after_epoch(state: LoopState, seen: Sequence[float]) -> dict[str, float]:
             point = {"train_loss": float(np.mean(seen)), "epoch": float(state.epoch)}
@@ -155,7 +152,7 @@ class LabelStages:
             return point | {"held_out_loss": loss}
 
         state = run_epochs(
-            model, config, lengths, losses, folder, ticker, stage=name, after_epoch=after_epoch
+            model, config, lengths, loss_of, folder, ticker, stage=name, after_epoch=after_epoch
         )
         if (folder / BEST).exists():
             model.load_state_dict(load_file(folder / BEST))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import HeadConfig, TrainConfig
@@ -18,13 +19,12 @@ from model.labels.network import RetrievalAugmentedModel
 from model.metrics import calibration_error, f1_by_label, set_scores
 from model.reader import Reader
 from model.training.calibration import Evidence, choose_k, fit_gate
-from model.training.driver import Evaluated, Fitted, StartTicker
+from model.training.driver import Evaluated, Fitted, StartTicker, head_settings
 from model.training.evaluation import (
     Answers,
     answers_of,
     diagnose,
     halves,
-    likeliest,
     neighbours_alone,
     paired,
 )
@@ -59,13 +59,12 @@ def train(
 
 
 @dataclass(slots=True)
-class LabelFitted(Fitted):
+class LabelFitted(Fitted[RetrievalAugmentedModel]):
     """A head of labels after its training; the rows of `data` that figures are of.
 
     `baseline`: the network that was trained without retrieval, where there is one.
     """
 
-    model: RetrievalAugmentedModel
     data: Prepared
     measured: list[int]
     unseen: Unseen
@@ -137,7 +136,15 @@ class LabelTraining:
 
     def fit(self, split: Split, work: Path, start: StartTicker) -> LabelFitted:
         """See `HeadTraining`: the folds, *main*, its n-grams and gate, and *none*."""
-        encoder, head = self.encoder, self._head()
+        encoder = self.encoder
+        head = HeadConfig(
+            labels=tuple(self.labels),
+            task=self.config.task,
+            fusion_k=self.config.fusion_k,
+            multilabel=self.multilabel,
+            novel=NOVEL_FEATURES,
+            **head_settings(self.config, encoder),
+        )
         self.config = config = replace(self.config, layers=head.layers)
         rows = [*self.usable, *self.feedback]
         hits = [row.hits[: config.k] for row in rows]
@@ -166,23 +173,6 @@ class LabelTraining:
         measured = split.held or [i for fold in folds for i in fold]
         return LabelFitted(head, model, state, data, measured, unseen, none)
 
-    def _head(self) -> HeadConfig:
-        config, encoder = self.config, self.encoder
-        return HeadConfig(
-            field=config.field,
-            labels=tuple(self.labels),
-            encoder_sha256=encoder.sha256,
-            task=config.task,
-            dim=encoder.dim,
-            layers=min(config.layers, encoder.depth),
-            rank=config.rank,
-            fusion_k=config.fusion_k,
-            k=config.k,
-            dropout=config.dropout,
-            multilabel=self.multilabel,
-            novel=NOVEL_FEATURES,
-        )
-
     def previous(self, base: Path) -> Reader | None:
         """See `HeadTraining`: by the code that serves it."""
         reader = Reader.load(base, self.encoder)
@@ -194,7 +184,9 @@ class LabelTraining:
         rows = [self.usable[i] for i in fitted.measured]
         evidence, closed = unseen.measured
         evidence = evidence.first(fitted.head.k)
-        probs, answers_on = self.open_book(evidence, gate, apart=bool(unseen.folds))
+        # The gate was fitted on the folds, or on these rows where they are too few for halves.
+        apart = bool(unseen.folds) or len(evidence.logits) < 20
+        probs, answers_on = self.by_gate(evidence, gate if apart else None)
         hits_alone = neighbours_alone(
             data, fitted.measured, self.labels, self.config.k, multilabel=self.multilabel
         )
@@ -235,8 +227,8 @@ class LabelTraining:
             probs = fitted.model.gate(evidence.logits, evidence.neighbours(len(self.labels))).probs
         hits_alone = neighbours_alone(data, places, self.labels, self.config.k)
         answers = {
-            "on": likeliest(probs, self.labels),
-            "neighbours": likeliest(hits_alone, self.labels),
+            "on": self.unfitted(probs),
+            "neighbours": self.unfitted(hits_alone),
         }
         if previous is not None:
             answers["previous"] = answers_of(
@@ -251,6 +243,31 @@ class LabelTraining:
             "paired": paired(truth, answers),
         }
 
+    def by_gate(self, evidence: Evidence, gate: Gate | None) -> tuple[Tensor, Answers]:
+        """Probabilities [n, L] and answers.
+
+        No `gate`: one is fitted on one half and used on the other, both ways; with fewer than 20
+        rows, on all of them.
+        """
+        probs = torch.zeros_like(evidence.logits)
+        marks = torch.zeros_like(probs, dtype=torch.bool)
+        everything = torch.ones(len(probs), dtype=torch.bool)
+        whole = gate is not None or len(probs) < 20
+        for fit_on, measure in [(everything, everything)] if whole else halves(len(probs)):
+            trial, part = gate or self.fitted_gate(evidence.rows(fit_on)), evidence.rows(measure)
+            with torch.no_grad():
+                probs[measure] = trial(part.logits, part.neighbours(len(self.labels))).probs
+                marks[measure] = self.answered(probs[measure], trial)
+        return probs, self.named(marks)
+
+    def named(self, marks: Tensor) -> Answers:
+        """The labels of marks [n, L]."""
+        return [[self.labels[j] for j in row.nonzero().flatten().tolist()] for row in marks]
+
+    def unfitted(self, scores: Tensor) -> Answers:
+        """Answers by scores [n, L] that nothing was fitted for."""
+        return self.named(self.answered(scores, None))
+
     # What is different for independent labels: see `multilabel`.
 
     def choose_k(self, gate: Gate, evidence: Evidence) -> int:
@@ -258,31 +275,19 @@ class LabelTraining:
         evidence = evidence if self.config.retrieval else evidence.first(0)
         return choose_k(gate, evidence, limit=max(self.config.k, 1), seed=self.config.seed)
 
-    def open_book(self, evidence: Evidence, gate: Gate, *, apart: bool) -> tuple[Tensor, Answers]:
-        """Probabilities [n, L] and answers, by a gate that has not seen the row.
+    def fitted_gate(self, rows: Evidence) -> Gate:
+        """A gate that is fitted on some rows."""
+        gate = Gate()
+        fit_gate(gate, rows)
+        return gate
 
-        `apart`: the gate was fitted on other rows. If not, it is fitted on one half and measured on
-        the other, both ways.
-        """
-        probs = torch.zeros_like(evidence.logits)
-        with torch.no_grad():
-            if apart or len(probs) < 20:
-                probs = gate(evidence.logits, evidence.neighbours(len(self.labels))).probs
-                return probs, likeliest(probs, self.labels)
-        for fit_on, measure in halves(len(probs)):
-            trial, part = Gate(), evidence.rows(measure)
-            fit_gate(trial, evidence.rows(fit_on))
-            with torch.no_grad():
-                probs[measure] = trial(part.logits, part.neighbours(len(self.labels))).probs
-        return probs, likeliest(probs, self.labels)
+    def answered(self, probs: Tensor, gate: Gate | None) -> Tensor:
+        """Which labels are answered, [n, L]; `gate`: it may hold a threshold."""
+        return F.one_hot(probs.argmax(-1), len(self.labels)).bool()
 
     def closed_book(self, evidence: Evidence, gate: Gate | None) -> Answers:
         """Answers with nothing retrieved; `gate`: the head's, where it has one that fits."""
-        return likeliest(evidence.logits, self.labels)
-
-    def unfitted(self, probs: Tensor) -> Answers:
-        """Answers by probabilities [n, L] that nothing was fitted for."""
-        return likeliest(probs, self.labels)
+        return self.unfitted(evidence.logits)
 
     def figures(self, truth: Answers, answers: Answers) -> dict[str, float]:
         """The metrics of a condition."""

@@ -26,7 +26,7 @@ from model.labels.multilabel import (
 from model.metrics import set_scores
 from model.optimise import RIDGE, minimise
 from model.training.calibration import Evidence, best_k
-from model.training.evaluation import Answers, halves
+from model.training.evaluation import Answers
 from model.training.labels import LabelTraining
 from model.training.split import Row
 from model.training.workspace import TrainingRefused
@@ -69,38 +69,17 @@ class MultilabelTraining(LabelTraining):
         """Fit k, gate, temperatures and threshold on rows that were not trained on."""
         return best_k(gate, evidence, max(self.config.k, 1), _trial)
 
-    def open_book(self, evidence: Evidence, gate: Gate, *, apart: bool) -> tuple[Tensor, Answers]:
-        """Probabilities [n, L] and answers, by a gate and threshold that saw none of the rows."""
-        return self._answers(evidence, gate if apart else None)
+    def fitted_gate(self, rows: Evidence) -> IndependentGate:
+        """A gate that is fitted on some rows."""
+        return _fitted(rows)
+
+    def answered(self, probs: Tensor, gate: Gate | None) -> Tensor:
+        """Which labels are answered, [n, L], by the gate's threshold."""
+        return probs >= (gate.threshold if isinstance(gate, IndependentGate) else THRESHOLD)
 
     def closed_book(self, evidence: Evidence, gate: Gate | None) -> Answers:
         """Answers with nothing retrieved; `gate`: the head's, where it has one that fits."""
-        return self._answers(evidence, gate)[1]
-
-    def _answers(self, evidence: Evidence, gate: Gate | None) -> tuple[Tensor, Answers]:
-        """No `gate`: one is fitted on one half and used on the other, both ways.
-
-        With fewer than 20 rows, on all of them.
-        """
-        n = evidence.logits.shape[1]
-        probs = torch.zeros_like(evidence.logits)
-        over = torch.zeros_like(probs, dtype=torch.bool)
-        everything = torch.ones(len(probs), dtype=torch.bool)
-        whole = gate is not None or len(probs) < 20
-        for fit_on, measure in [(everything, everything)] if whole else halves(len(probs)):
-            trial = gate if isinstance(gate, IndependentGate) else _fitted(evidence.rows(fit_on))
-            part = evidence.rows(measure)
-            with torch.no_grad():
-                probs[measure] = trial(part.logits, part.neighbours(n)).probs
-                over[measure] = probs[measure] >= trial.threshold
-        return probs, self._named(over)
-
-    def unfitted(self, probs: Tensor) -> Answers:
-        """Answers by probabilities [n, L] that nothing was fitted for."""
-        return self._named(probs >= THRESHOLD)
-
-    def _named(self, marks: Tensor) -> Answers:
-        return [[self.labels[j] for j in row.nonzero().flatten().tolist()] for row in marks]
+        return self.by_gate(evidence, gate)[1]
 
     def figures(self, truth: Answers, answers: Answers) -> dict[str, float]:
         """The metrics of a condition."""

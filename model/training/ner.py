@@ -19,11 +19,11 @@ from model.ner.metrics import ScoredSpan, calibration_of, row_counts, span_score
 from model.ner.network import Batch, TagConfig, TagNetwork, collate
 from model.ner.rows import TagRow, TagTrainConfig
 from model.ner.tagger import Tagger
-from model.training.driver import Evaluated, Fitted, StartTicker, base_network
+from model.training.driver import Evaluated, Fitted, StartTicker, base_network, head_settings
 from model.training.evaluation import compare
 from model.training.ner_examples import Prepared, padded, prepare
 from model.training.split import TOO_FEW, Split, bucket
-from model.training.trainer import LoopState, LossOf, Ticker, run_epochs
+from model.training.trainer import Draws, LoopState, Ticker, run_epochs
 from model.training.workspace import TrainingRefused
 
 MAX_HELD_OUT = 1000
@@ -31,10 +31,9 @@ ANSWERED_AT_ONCE = 64
 
 
 @dataclass(slots=True)
-class NerFitted(Fitted):
+class NerFitted(Fitted[TagNetwork]):
     """A head for entities after its training; `baseline`: the one trained without retrieval."""
 
-    model: TagNetwork
     baseline: TagNetwork | None
 
 
@@ -91,14 +90,8 @@ class NerTraining:
         config, encoder = self.config, self.encoder
         head = TagConfig(
             types=tuple(self.types),
-            encoder_sha256=encoder.sha256,
-            field=config.field,
-            dim=encoder.dim,
-            layers=min(config.layers, encoder.depth),
-            rank=config.rank,
-            k=config.k,
             max_tokens=min(config.max_tokens, encoder.max_tokens),
-            dropout=config.dropout,
+            **head_settings(config, encoder),
         )
         data = prepare(encoder, head, [self.rows[i] for i in split.train])
         both = self.baseline and config.retrieval
@@ -117,22 +110,22 @@ class NerTraining:
     def previous(self, base: Path) -> Tagger | None:
         """See `HeadTraining`."""
         network = base_network(base, self.config.field, self.encoder, TagNetwork)
-        return None if network is None else Tagger(network)
+        return None if network is None else Tagger(network, self.encoder)
 
     def evaluate(self, fitted: NerFitted, split: Split, previous: Tagger | None) -> Evaluated:
         """See `HeadTraining`."""
         judged = [self.rows[i] for i in split.held or split.train[:MAX_HELD_OUT]]
         calibration = calibrate(fitted.model, judged) if split.held else {}
         rows, n = [*judged, *self.feedback_items], len(judged)
-        tagger, warnings = Tagger(fitted.model), []
+        tagger, warnings = Tagger(fitted.model, self.encoder), []
         answers = {
             "on": answers_of(tagger, rows, closed=not self.config.retrieval),
             "off": answers_of(tagger, rows, closed=True),
         }
         if self.config.retrieval:
-            answers["neighbours"] = answers_of(Tagger.without_head(self.encoder), rows)
+            answers["neighbours"] = answers_of(Tagger(None, self.encoder), rows)
         if fitted.baseline is not None:
-            answers["none"] = answers_of(Tagger(fitted.baseline), rows, closed=True)
+            answers["none"] = answers_of(Tagger(fitted.baseline, self.encoder), rows, closed=True)
         if previous is not None:
             answers["previous"] = answers_of(previous, rows)
             if lost := sorted({*previous.types} - {*self.types}):
@@ -166,13 +159,10 @@ def fit(
     """Train on all windows."""
     lengths = [len(window.ids) for window in data.windows]
 
-    def losses(_: int, generator: torch.Generator) -> LossOf:
-        def loss_of(part: Sequence[int]) -> tuple[Tensor, int]:
-            return _loss(model, data, part, config, generator), sum(lengths[i] for i in part)
+    def loss_of(part: Sequence[int], draws: Draws) -> tuple[Tensor, int]:
+        return _loss(model, data, part, config, draws.generator), sum(lengths[i] for i in part)
 
-        return loss_of
-
-    return run_epochs(model, config, lengths, losses, folder, ticker)
+    return run_epochs(model, config, lengths, loss_of, folder, ticker)
 
 
 def _loss(

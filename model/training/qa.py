@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +17,7 @@ from model.qa.evidence import PassageText
 from model.qa.metrics import f1
 from model.qa.network import FEATURES, SpanConfig, SpanNetwork, collate, shared_loss
 from model.qa.rows import SpanRow, SpanTrainConfig
-from model.training.driver import Evaluated, Fitted, StartTicker, base_network
+from model.training.driver import Evaluated, Fitted, StartTicker, base_network, head_settings
 from model.training.evaluation import compare
 from model.training.qa_calibration import (
     Case,
@@ -31,17 +30,10 @@ from model.training.qa_calibration import (
 )
 from model.training.qa_examples import Prepared, draw, gold_places, prepare
 from model.training.split import TOO_FEW, Split, bucket
-from model.training.trainer import LoopState, LossOf, Ticker, run_epochs
+from model.training.trainer import Draws, LoopState, Ticker, run_epochs
 from model.training.workspace import TrainingRefused
 
 MAX_HELD_OUT = 300
-
-
-@dataclass(slots=True)
-class QaFitted(Fitted):
-    """A head for questions after its training."""
-
-    model: SpanNetwork
 
 
 @dataclass
@@ -84,35 +76,31 @@ class QaTraining:
             yield [row.id, row.question, row.context, row.title, [*row.answers]]
             yield [hit.text[:64] for hit in row.hits]
 
-    def fit(self, split: Split, work: Path, start: StartTicker) -> QaFitted:
+    def fit(self, split: Split, work: Path, start: StartTicker) -> Fitted[SpanNetwork]:
         """See `HeadTraining`."""
         config, encoder = self.config, self.encoder
         torch.manual_seed(config.seed)
         head = SpanConfig(
-            encoder_sha256=encoder.sha256,
-            field=config.field,
-            dim=encoder.dim,
-            layers=min(config.layers, encoder.depth),
-            rank=config.rank,
-            dropout=config.dropout,
             question_tokens=config.question_tokens,
             max_tokens=min(config.max_tokens, encoder.max_tokens),
-            k=config.k,
             features=FEATURES,
             alone=True,
             titles=any(row.title for row in self.rows),
+            **head_settings(config, encoder),
         )
         model = SpanNetwork(head, encoder).to(encoder.device)
         ticker = start(config.epochs * -(-len(split.train) // config.batch_size))
         state = fit(model, self.data, split.train, config, work / "main", ticker)
-        return QaFitted(head, model, state)
+        return Fitted(head, model, state)
 
     def previous(self, base: Path) -> SpanReader | None:
         """See `HeadTraining`."""
         network = base_network(base, self.config.field, self.encoder, SpanNetwork)
         return None if network is None else SpanReader(network)
 
-    def evaluate(self, fitted: QaFitted, split: Split, previous: SpanReader | None) -> Evaluated:
+    def evaluate(
+        self, fitted: Fitted[SpanNetwork], split: Split, previous: SpanReader | None
+    ) -> Evaluated:
         """See `HeadTraining`."""
         lang, items = self.config.lang, self.feedback_items
         rows = [self.rows[i] for i in split.held or split.train[:MAX_HELD_OUT]]
@@ -190,20 +178,16 @@ def fit(
 ) -> LoopState:
     """Train on the rows `train`."""
 
-    def losses(epoch: int, _: torch.Generator) -> LossOf:
-        rng = random.Random(config.seed * 7919 + epoch)
-
-        def loss_of(part: Sequence[int]) -> tuple[Tensor, int]:
-            pairs, question, gold = draw(data, [train[j] for j in part], config, epoch, rng)
-            ids, mask, kinds = collate(model.encoder, pairs)
-            places = gold_places(gold, ids.shape[1]).to(ids.device)
-            with bf16_products(ids.device):
-                logits = model(ids, mask, kinds)
-            # Outside: the sums of a softmax in bf16 are off by some percent.
-            loss = shared_loss(logits, places, question.to(ids.device), len(part))
-            return loss, int(mask.sum())
-
-        return loss_of
+    def loss_of(part: Sequence[int], draws: Draws) -> tuple[Tensor, int]:
+        rows = [train[j] for j in part]
+        pairs, question, gold = draw(data, rows, config, draws.epoch, draws.chance)
+        ids, mask, kinds = collate(model.encoder, pairs)
+        places = gold_places(gold, ids.shape[1]).to(ids.device)
+        with bf16_products(ids.device):
+            logits = model(ids, mask, kinds)
+        # Outside: the sums of a softmax in bf16 are off by some percent.
+        loss = shared_loss(logits, places, question.to(ids.device), len(part))
+        return loss, int(mask.sum())
 
     lengths = [data.length(i) for i in train]
-    return run_epochs(model, config, lengths, losses, folder, ticker)
+    return run_epochs(model, config, lengths, loss_of, folder, ticker)

@@ -19,6 +19,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from model.encoder.encoder import batches_by_length
 from model.metrics import auroc
+from model.optimise import minimise
 from model.qa.answers import SpanAnswer, SpanReader
 from model.qa.evidence import PassageText, QaReading, weigh
 from model.qa.metrics import exact_match, f1
@@ -199,14 +200,10 @@ def _f1(case: Case, mix: float, longest: int, lang: str) -> float:
 def _logistic(features: Tensor, truth: Tensor) -> Tensor:
     """Ridge logistic regression by L-BFGS; the last feature is the constant."""
     weights = torch.zeros(features.shape[1], dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weights], max_iter=100, line_search_fn="strong_wolfe")
 
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = binary_cross_entropy_with_logits(features @ weights, truth)
-        loss = loss + RIDGE * weights[:-1].square().sum()
-        loss.backward()
-        return loss
+    def loss() -> Tensor:
+        fit = binary_cross_entropy_with_logits(features @ weights, truth)
+        return fit + RIDGE * weights[:-1].square().sum()
 
-    optimizer.step(closure)
+    minimise([weights], loss, steps=100, tolerance=1e-7)
     return weights.detach()

@@ -10,11 +10,12 @@ import hashlib
 import json
 import math
 import os
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -22,16 +23,27 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from model.training.curves import Curve
+from model.config import RunSettings
+from model.training.curves import curve
 from model.training.workspace import TrainingRefused
 
 STATE = "state.safetensors"
 Progress = Callable[[int, int, float | None, float | None], None]
 """(step, total, loss, seconds left)."""
-LossOf = Callable[[Sequence[int]], tuple[Tensor, int]]
-"""The loss of some rows, and how many tokens were read for it."""
 AfterEpoch = Callable[["LoopState", Sequence[float]], Mapping[str, float]]
 """Sees the losses of an epoch's steps; may end the training. What it gives goes on the curve."""
+
+
+class Draws(NamedTuple):
+    """An epoch, and what is drawn from in it."""
+
+    epoch: int
+    generator: torch.Generator
+    chance: random.Random
+
+
+LossOf = Callable[[Sequence[int], Draws], tuple[Tensor, int]]
+"""The loss of some rows, and how many tokens were read for it."""
 
 
 class TrainingCancelled(RuntimeError):
@@ -75,33 +87,19 @@ class Ticker:
             self.progress(min(self.step, self.total), self.total, loss, left)
 
 
-class OptimizerSettings(Protocol):
-    """What the configuration of every training run has."""
-
-    @property
-    def optimizer(self) -> Literal["adamw", "sgd"]:
-        """Which one."""
-
-    @property
-    def lr(self) -> float | None:
-        """The highest learning rate."""
-
-    @property
-    def weight_decay(self) -> float:
-        """On matrices."""
-
-
-def make_optimizer(model: nn.Module, config: OptimizerSettings) -> torch.optim.Optimizer:
+def make_optimizer(
+    model: nn.Module, kind: Literal["adamw", "sgd"], lr: float | None, weight_decay: float
+) -> torch.optim.Optimizer:
     """AdamW (fused) or SGD with momentum; no decay on vectors and scalars; the gate is left out."""
     named = [
         (n, p) for n, p in model.named_parameters() if p.requires_grad and not n.startswith("gate.")
     ]
     groups: list[dict[str, Any]] = [
-        {"params": [p for _, p in named if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for _, p in named if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for _, p in named if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    lr = config.lr or 1e-3
-    if config.optimizer == "sgd":
+    lr = lr or 1e-3
+    if kind == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
     return torch.optim.AdamW(groups, lr=lr, fused=True)
 
@@ -112,30 +110,6 @@ def rate_at(step: int, total: int, warmup: float) -> float:
     if step < rise:
         return (step + 1) / rise
     return 0.05 + 0.95 * 0.5 * (1 + float(np.cos(np.pi * (step - rise) / max(1, total - rise))))
-
-
-class LoopSettings(OptimizerSettings, Protocol):
-    """What the loop reads of a run's configuration."""
-
-    @property
-    def epochs(self) -> int | None:
-        """How many; None counts as one."""
-
-    @property
-    def batch_size(self) -> int | None:
-        """Rows of a step; None counts as 16."""
-
-    @property
-    def seed(self) -> int:
-        """See `epoch_seeds`."""
-
-    @property
-    def warmup(self) -> float:
-        """Share of the steps."""
-
-    @property
-    def max_grad_norm(self) -> float:
-        """Longer gradients are cut to it."""
 
 
 @dataclass(slots=True)
@@ -152,9 +126,9 @@ class LoopState:
 
 def run_epochs(
     model: nn.Module,
-    config: LoopSettings,
+    config: RunSettings,
     lengths: Sequence[int],
-    losses: Callable[[int, torch.Generator], LossOf],
+    loss_of: LossOf,
     folder: Path,
     ticker: Ticker,
     *,
@@ -163,28 +137,27 @@ def run_epochs(
 ) -> LoopState:
     """Train on rows of these lengths in tokens, from the state in `folder` on where there is one.
 
-    `losses` is asked once an epoch, with its number and what is to be drawn from. `stage`: a name
-    that changes what is drawn.
+    `stage`: a name that changes what is drawn.
 
     Raises:
         TrainingCancelled: The ticker's caller asked for it.
         TrainingRefused: A loss is no number.
     """
-    epochs, size = int(config.epochs or 1), int(config.batch_size or 16)
+    epochs, size = config.epochs or 1, config.batch_size or 16
     per_epoch = -(-len(lengths) // size)
-    optimizer = make_optimizer(model, config)
+    optimizer = make_optimizer(model, config.optimizer, config.lr, config.weight_decay)
     rates = [group["lr"] for group in optimizer.param_groups]
     known = {one.name for one in fields(LoopState)}
     saved = load_state(folder, model, optimizer) or {}
     state = LoopState(**{name: value for name, value in saved.items() if name in known})
     ticker.skip(state.epoch * per_epoch)
-    with Curve(folder, start=state.epoch * per_epoch - 1) as curve:
+    with curve(folder, start=state.epoch * per_epoch - 1) as record:
         while state.epoch < epochs and not state.done:
             began = time.monotonic()
             for_all, for_rows = epoch_seeds(config.seed, state.epoch, stage)
             torch.manual_seed(for_all)
             generator = torch.Generator().manual_seed(for_rows)
-            loss_of = losses(state.epoch, generator)
+            draws = Draws(state.epoch, generator, random.Random(for_rows))
             model.train()
             seen: list[float] = []
             for i, part in enumerate(epoch_batches(lengths, size, generator)):
@@ -192,16 +165,16 @@ def run_epochs(
                 factor = rate_at(step, epochs * per_epoch, config.warmup)
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * factor
-                loss, tokens = loss_of(part)
+                loss, tokens = loss_of(part, draws)
                 take_step(model, optimizer, loss, config.max_grad_norm)
                 seen.append(float(loss.detach()))
                 state.tokens += tokens
-                curve.add(step, loss=seen[-1], lr=rates[0] * factor)
+                record(step, loss=seen[-1], lr=rates[0] * factor)
                 ticker.tick(seen[-1])
             state.seconds += time.monotonic() - began
             state.epoch += 1
             if after_epoch is not None:
-                curve.add(state.epoch * per_epoch - 1, **after_epoch(state, seen))
+                record(state.epoch * per_epoch - 1, **after_epoch(state, seen))
             save_state(folder, model, optimizer, asdict(state))
     ticker.skip((epochs - state.epoch) * per_epoch)
     model.eval()

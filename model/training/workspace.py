@@ -37,13 +37,3 @@ def open_workspace(out: Path, digest: str) -> Path:
         work.mkdir(parents=True)
         mark.write_text(digest)
     return work
-
-
-def thin(points: list[dict[str, Any]], most: int = 400) -> list[dict[str, Any]]:
-    """At most so many points of a curve; those with a held-out figure stay."""
-    every = -(-len(points) // most) if points else 1
-    return [
-        p
-        for i, p in enumerate(points)
-        if i % every == 0 or any(name.startswith("held_out") for name in p)
-    ]

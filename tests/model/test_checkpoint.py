@@ -22,7 +22,14 @@ from model.labels.network import RetrievalAugmentedModel
 
 def head(encoder: Encoder, field: str = "label", seed: int = 0) -> HeadFiles:
     torch.manual_seed(seed)
-    config = HeadConfig(field, ("a", "b"), encoder.sha256, dim=encoder.dim, layers=2, rank=4)
+    config = HeadConfig(
+        field=field,
+        labels=("a", "b"),
+        encoder_sha256=encoder.sha256,
+        dim=encoder.dim,
+        layers=2,
+        rank=4,
+    )
     return HeadFiles(config, dict(RetrievalAugmentedModel(config, encoder).state_dict()), {"x": 1})
 
 

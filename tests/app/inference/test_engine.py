@@ -139,7 +139,9 @@ def test_a_long_text_is_read_in_windows_where_there_is_a_head(
     tmp_path: Path, encoder_folder: Path
 ) -> None:
     encoder = Encoder.load(str(encoder_folder))
-    config = HeadConfig("label", ("a", "b"), encoder.sha256, dim=encoder.dim, layers=1)
+    config = HeadConfig(
+        field="label", labels=("a", "b"), encoder_sha256=encoder.sha256, dim=encoder.dim, layers=1
+    )
     torch.manual_seed(0)
     head = HeadFiles(config, dict(RetrievalAugmentedModel(config, encoder).state_dict()), {})
     save_checkpoint(tmp_path / "v1", {"label": head}, encoder)

@@ -57,7 +57,9 @@ def test_a_long_row_is_read_window_by_window(
     if not cached:
         monkeypatch.setattr("model.training.label_examples.CACHE_BYTES", 0)
     config = TrainConfig(max_tokens=16, windows=4, layers=1)
-    head = HeadConfig("label", ("a", "b"), encoder.sha256, dim=encoder.dim, layers=1)
+    head = HeadConfig(
+        field="label", labels=("a", "b"), encoder_sha256=encoder.sha256, dim=encoder.dim, layers=1
+    )
     torch.manual_seed(0)
     model = RetrievalAugmentedModel(head, encoder).eval()
     data = prepare(encoder, [LONG, "a plum"], [0, 1], [[], []], config)

@@ -236,9 +236,11 @@ def test_folds_and_a_base(
 
 
 def test_configurations() -> None:
-    multilabel = HeadConfig("label", ("b", "a"), "0" * 64, multilabel=True)
+    multilabel = HeadConfig(
+        field="label", labels=("b", "a"), encoder_sha256="0" * 64, multilabel=True
+    )
     assert HeadConfig.from_json(json.loads(json.dumps(multilabel.to_json()))) == multilabel
-    single = HeadConfig("label", ("b", "a"), "0" * 64)
+    single = HeadConfig(field="label", labels=("b", "a"), encoder_sha256="0" * 64)
     assert "multilabel" not in single.to_json()  # the file of a head with one label is as it was
 
 

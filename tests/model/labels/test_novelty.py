@@ -57,7 +57,9 @@ def correction(encoder: Encoder, text: str, label: str) -> Retrieved:
 
 def unsharpened(reader: Reader, said: Prediction) -> NDArray[np.float32]:
     """The probabilities before the last temperature."""
-    powered: NDArray[np.float32] = said.probs ** reader.heads["label"].temperature
+    powered: NDArray[np.float32] = (
+        said.probs ** reader.heads["label"].report["calibration"]["temperature"]
+    )
     scaled: NDArray[np.float32] = powered / powered.sum()
     return scaled
 

@@ -98,7 +98,9 @@ def test_the_loss_is_that_of_one_softmax_over_all_passages() -> None:
 def test_logits_are_in_single_precision_whatever_the_rest_is_in(encoder: Encoder) -> None:
     """In bf16 two ends of an answer would be equal that are not, and a softmax off by percents."""
     torch.manual_seed(0)
-    network = SpanNetwork(SpanConfig(encoder.sha256, dim=encoder.dim, layers=2, rank=4), encoder)
+    network = SpanNetwork(
+        SpanConfig(encoder_sha256=encoder.sha256, dim=encoder.dim, layers=2, rank=4), encoder
+    )
     nn.init.normal_(network.span.weight, std=2.0)
     pairs = SpanReader(network.eval()).ask("the apple", [PassageText(" ".join(FILLERS))]).pairs
     ids, mask, kinds = collate(encoder, pairs)
@@ -110,7 +112,9 @@ def test_logits_are_in_single_precision_whatever_the_rest_is_in(encoder: Encoder
 
 
 def test_probabilities_of_all_passages_and_of_none_sum_to_one(encoder: Encoder) -> None:
-    reader = SpanReader(SpanNetwork(SpanConfig(encoder.sha256, dim=32, layers=1), encoder).eval())
+    reader = SpanReader(
+        SpanNetwork(SpanConfig(encoder_sha256=encoder.sha256, dim=32, layers=1), encoder).eval()
+    )
     asked = reader.ask("the apple", [PassageText("crow is here"), PassageText("my saw", 2)])
     ask_all(reader, [asked])
     evidence = weigh(asked, 1.0, 30)
@@ -278,7 +282,7 @@ def test_words_of_the_question_around_an_answer_are_weighed_by_the_passages(
     encoder: Encoder,
 ) -> None:
     """A word that all passages have counts less; what stands far from the answer is not close."""
-    config = SpanConfig(encoder.sha256, dim=encoder.dim, titles=True)
+    config = SpanConfig(encoder_sha256=encoder.sha256, dim=encoder.dim, titles=True)
     reader = SpanReader(SpanNetwork(config, encoder).eval())
     far = " ".join([FILLERS[0]] * 30)
     texts = [f"hammer apple {far} pear", "apple", "apple"]

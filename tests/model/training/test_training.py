@@ -181,7 +181,7 @@ def test_an_epoch_holds_every_row_once() -> None:
 
 
 def test_configurations_survive_json() -> None:
-    head = HeadConfig("label", ("b", "a"), "0" * 64)
+    head = HeadConfig(field="label", labels=("b", "a"), encoder_sha256="0" * 64)
     assert HeadConfig.from_json(json.loads(json.dumps(head.to_json()))) == head
 
 
