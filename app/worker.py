@@ -91,7 +91,8 @@ def child_main(connection: Connection, target: str, params: dict[str, Any]) -> N
     """
     os.nice(NICENESS)
     # Two OpenMP pools on two cores that are both busy collapse; one thread a process does not.
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    for name in THREAD_VARIABLES:
+        os.environ[name] = "1"
     cancel = threading.Event()
     threading.Thread(target=_listen, args=(connection, cancel), daemon=True).start()
 
