@@ -212,15 +212,15 @@ def build(head: HeadFiles, encoder: Encoder) -> nn.Module:
 
 def _copy_heads(base: Path, aside: Path, *, skip: set[str], encoder: Encoder) -> list[str]:
     manifest = verify(base)
-    kept = [field for field in manifest.fields if field not in skip]
-    if kept and manifest.encoder_sha256 != encoder.sha256:
+    copied = [field for field in manifest.fields if field not in skip]
+    if copied and manifest.encoder_sha256 != encoder.sha256:
         raise CheckpointRefused(
             f"{base.name} belongs to the encoder {manifest.encoder_sha256[:12]}, "
             f"training used {encoder.sha256[:12]}"
         )
-    for field in kept:
+    for field in copied:
         target = aside / head_folder(field)
         target.mkdir(parents=True)
         for source in sorted((base / head_folder(field)).iterdir()):
             write_file(target / source.name, source.read_bytes())
-    return kept
+    return copied

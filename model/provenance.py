@@ -49,8 +49,8 @@ class TrainedOn:
             return np.ones(len(doc_ids), dtype=np.bool_)
         given = np.frombuffer(b"".join(map(digest, doc_ids)), dtype=">u8").astype(np.uint64)
         places = np.searchsorted(self._known, given).clip(max=len(self._known) - 1)
-        found: NDArray[np.bool_] = self._known[places] != given
-        return found
+        lacking: NDArray[np.bool_] = self._known[places] != given
+        return lacking
 
 
 def listed(part: Path) -> bytes | None:

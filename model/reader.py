@@ -146,10 +146,10 @@ class Reader:
         encoder = self.encoder
         parts = split_windows(token_ids, min(window, encoder.max_tokens))
         # Without a head only the vector is wanted: of a long text the rest is not read.
-        kept = [p if f in self._networks else p[:1] for p, f in zip(parts, fields, strict=True)]
-        owner = [i for i, row in enumerate(kept) for _ in row]
-        first = [owner.index(i) for i in range(len(kept))]
-        ids, mask = encoder.pad([ids for row in kept for ids in row])
+        read = [p if f in self._networks else p[:1] for p, f in zip(parts, fields, strict=True)]
+        owner = [i for i, row in enumerate(read) for _ in row]
+        first = [owner.index(i) for i in range(len(read))]
+        ids, mask = encoder.pad([ids for row in read for ids in row])
         depth = encoder.depth
         adapted = [self._networks[f].config.layers if f in self._networks else 0 for f in fields]
         split = depth - max(adapted, default=0)
@@ -165,13 +165,13 @@ class Reader:
             part, part_mask = h[picks], mask[picks]
             part = encoder.layers(part, part_mask, split, network.first_layer)
             out = network.adapted(part, part_mask)
-            whole, _ = join_windows(out, part_mask, [len(kept[i]) for i in rows])
+            whole, _ = join_windows(out, part_mask, [len(read[i]) for i in rows])
             wide = network.wide([token_ids[i] for i in rows])
             for i, row, logits in zip(rows, whole, wide, strict=True):
                 states[i], wides[i] = row[: len(token_ids[i])], logits
         return [
             QueryState(vector, state, sum(len(w) for w in row), encoder.reads(row[0]), wide)
-            for vector, state, row, wide in zip(vectors, states, kept, wides, strict=True)
+            for vector, state, row, wide in zip(vectors, states, read, wides, strict=True)
         ]
 
     @torch.inference_mode()

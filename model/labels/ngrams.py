@@ -62,15 +62,15 @@ class NGrams(nn.Module):
     @classmethod
     def fit(cls, token_ids: Sequence[Sequence[int]], truth: Tensor, labels: int) -> NGrams:
         """From texts and their truth, with `s` = 1."""
-        found = counts_of(token_ids)
-        keys, texts = np.unique(found.keys, return_counts=True)
+        counts = counts_of(token_ids)
+        keys, texts = np.unique(counts.keys, return_counts=True)
         least = LEAST_TEXTS
-        while (kept := texts >= least).sum() * labels > MOST_WEIGHTS:
+        while (frequent := texts >= least).sum() * labels > MOST_WEIGHTS:
             least += 1
-        view = cls(int(kept.sum()), labels)
-        view.keys = torch.from_numpy(keys[kept])
-        view.idf = torch.from_numpy(np.log((1 + len(truth)) / (1 + texts[kept])) + 1).float()
-        indices, offsets, values = view.features(found, len(truth))
+        view = cls(int(frequent.sum()), labels)
+        view.keys = torch.from_numpy(keys[frequent])
+        view.idf = torch.from_numpy(np.log((1 + len(truth)) / (1 + texts[frequent])) + 1).float()
+        indices, offsets, values = view.features(counts, len(truth))
         weight = nn.Parameter(torch.zeros(len(view.keys), labels))
         bias = nn.Parameter(torch.zeros(labels))
 
@@ -83,15 +83,15 @@ class NGrams(nn.Module):
         view.weight, view.bias = weight.detach().half(), bias.detach()
         return view
 
-    def features(self, found: Counts, n: int) -> tuple[Tensor, Tensor, Tensor]:
+    def features(self, counts: Counts, n: int) -> tuple[Tensor, Tensor, Tensor]:
         """u(x) of n texts, as bags: places among the n-grams, each text's first one [n], values."""
         keys, idf = self.keys.numpy(), self.idf.numpy()
-        places = np.searchsorted(keys, found.keys)
+        places = np.searchsorted(keys, counts.keys)
         known = np.zeros(len(places), dtype=bool)
         inside = places < len(keys)
-        known[inside] = keys[places[inside]] == found.keys[inside]
-        places, owner = places[known], found.owner[known]
-        values = (1 + np.log(found.times[known])) * idf[places]
+        known[inside] = keys[places[inside]] == counts.keys[inside]
+        places, owner = places[known], counts.owner[known]
+        values = (1 + np.log(counts.times[known])) * idf[places]
         values /= np.sqrt(np.bincount(owner, values**2, minlength=n))[owner]
         offsets = np.searchsorted(owner, np.arange(n))
         return torch.from_numpy(places), torch.from_numpy(offsets), torch.from_numpy(values).float()

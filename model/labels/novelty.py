@@ -43,9 +43,9 @@ class Novel(NamedTuple):
 
 def is_new(hits: Sequence[Sequence[Retrieved]], known: TrainedOn, width: int) -> Tensor:
     """Which hits [b, width] a head was not trained on; none, where nothing was written down."""
-    found = np.zeros((len(hits), width), dtype=bool)
+    new = np.zeros((len(hits), width), dtype=bool)
     if not known:
-        return torch.from_numpy(found)
+        return torch.from_numpy(new)
     places = [
         (i, j, hit.doc_id)
         for i, row in enumerate(hits)
@@ -53,8 +53,8 @@ def is_new(hits: Sequence[Sequence[Retrieved]], known: TrainedOn, width: int) ->
         if hit.doc_id is not None
     ]
     for (i, j, _), lacks in zip(places, known.lacks([p[2] for p in places]), strict=True):
-        found[i, j] = lacks
-    return torch.from_numpy(found)
+        new[i, j] = lacks
+    return torch.from_numpy(new)
 
 
 def counted(memory: Memory, new: Tensor, k: int) -> Memory:

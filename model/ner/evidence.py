@@ -91,8 +91,8 @@ def features(seen: Sequence[Sequence[Seen]], types: Sequence[str]) -> NDArray[np
     column = {kind: 2 * i + 1 for i, kind in enumerate(types)}
     other = 2 * len(types) + 1
     out = np.zeros((len(seen), other + 2), dtype=np.float32)
-    for row, found in zip(out, seen, strict=True):
-        for one in found:
+    for row, seen_here in zip(out, seen, strict=True):
+        for one in seen_here:
             if one.tag is None:
                 row[0] += one.weight
             elif one.tag[0] in column:

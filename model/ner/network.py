@@ -127,11 +127,11 @@ class TagNetwork(nn.Module):
         """What the words look like, and what the hits say of them: [b, w, f]."""
         b, w, c = batch.chars.shape
         letters = self.chars(batch.chars.view(b * w, c)).transpose(1, 2)
-        found = F.relu(self.convolution(letters)).amax(2).view(b, w, -1)
+        shape = F.relu(self.convolution(letters)).amax(2).view(b, w, -1)
         hints = (
             F.relu(self.evidence(batch.evidence)) * (batch.evidence.abs().sum(2) > 0)[:, :, None]
         )
-        joined: Tensor = self.dropout(torch.cat([found, self.shapes(batch.shapes), hints], 2))
+        joined: Tensor = self.dropout(torch.cat([shape, self.shapes(batch.shapes), hints], 2))
         return joined
 
     @torch.no_grad()
@@ -153,7 +153,7 @@ def windows(encoder: Encoder, text: str, words: Sequence[Word], limit: int) -> l
     room = max(1, min(limit, encoder.max_tokens) - len(prefix) - len(suffix))
     ids, offsets = encoder.spans([text])[0]
     first, owner = align(words, offsets)
-    found: list[Window] = []
+    parts: list[Window] = []
     begin = 0
     while begin < len(words):
         low = _token(first, begin, len(ids))
@@ -171,7 +171,7 @@ def windows(encoder: Encoder, text: str, words: Sequence[Word], limit: int) -> l
         high = min(_token(first, stop, len(ids)), low + room)
         shift = len(prefix) - low
         part = list(words[begin:stop])
-        found.append(
+        parts.append(
             Window(
                 words=part,
                 ids=[*prefix, *ids[low:high], *suffix],
@@ -187,7 +187,7 @@ def windows(encoder: Encoder, text: str, words: Sequence[Word], limit: int) -> l
             )
         )
         begin = stop
-    return found
+    return parts
 
 
 def _token(first: Sequence[int], word: int, end: int) -> int:

@@ -96,14 +96,14 @@ class Tagger:
         gathered = [_Text(row[: self.k], weights=np.zeros(len(row))) for row in hits]
         parts = [
             part
-            for i, (text, found) in enumerate(zip(texts, gathered, strict=True))
-            for part in self._parts(i, text, found.hits)
+            for i, (text, result) in enumerate(zip(texts, gathered, strict=True))
+            for part in self._parts(i, text, result.hits)
         ]
         if self.network is not None:
             self._decode(self.network, parts)
         for part in parts:
             self._collect(part, texts[part.text], gathered[part.text])
-        return [self._finish(found) for found in gathered]
+        return [self._finish(result) for result in gathered]
 
     def _parts(self, number: int, text: str, hits: Sequence[TagHit]) -> list[_Part]:
         words = split_words(text)
@@ -130,11 +130,11 @@ class Tagger:
                 own = rows[: len(part.window.words)] / heat
                 part.decoded = decode(own, start / heat, transitions / heat)
 
-    def _collect(self, part: _Part, text: str, found: _Text) -> None:
+    def _collect(self, part: _Part, text: str, result: _Text) -> None:
         """The spans of head and neighbours; where they overlap, the likelier ones stay."""
         window = part.window
-        found.tokens += len(window.ids)
-        vote = self._vote(window, found)
+        result.tokens += len(window.ids)
+        vote = self._vote(window, result)
         voted: list[tuple[Span, float]] = []
         if vote is not None:
             for span, prob in zip(vote.decoded.spans, vote.decoded.probs, strict=True):
@@ -144,7 +144,7 @@ class Tagger:
                     )
         own: list[tuple[Span, float]] = []
         if part.decoded is not None:
-            found.empty *= part.decoded.path if not part.decoded.spans else 1.0
+            result.empty *= part.decoded.path if not part.decoded.spans else 1.0
             own = list(zip(part.decoded.spans, part.decoded.probs, strict=True))
         added = [
             (span, score)
@@ -154,58 +154,58 @@ class Tagger:
 
         def add(first: int, stop: int, name: str, score: float, *, trained: bool) -> None:
             start, end = window.words[first].start, window.words[stop - 1].end
-            found.entities.append(Entity(text[start:end], name, start, end, score, trained))
+            result.entities.append(Entity(text[start:end], name, start, end, score, trained))
 
         for span, score in own:
             if any(_overlap(span, other) for other, _ in added):
                 continue
             first, stop, kind = span
             add(first, stop, self.types[kind], score, trained=True)
-            self._credit(part, first, stop, self.types[kind], found)
+            self._credit(part, first, stop, self.types[kind], result)
         if vote is None:
             return
         for (first, stop, kind), score in added:
             add(first, stop, vote.types[kind], score, trained=False)
             shares = vote.shares[first:stop].mean(0)
-            found.weights[: len(shares)] += shares
-            found.supports.append(float(vote.near[first:stop].mean() * shares.sum()))
+            result.weights[: len(shares)] += shares
+            result.supports.append(float(vote.near[first:stop].mean() * shares.sum()))
 
-    def _vote(self, window: Window, found: _Text) -> Vote | None:
+    def _vote(self, window: Window, result: _Text) -> Vote | None:
         """What the neighbours say of a window, about the types that the head lacks."""
-        if not found.read:
-            others = {t for hit in found.hits for _, _, t in hit.entities} - {*self.types}
-            found.neighbourhood = Neighbourhood.of(self.encoder, found.hits, only=sorted(others))
-            found.read = True
-        return None if found.neighbourhood is None else found.neighbourhood.vote(window)
+        if not result.read:
+            others = {t for hit in result.hits for _, _, t in hit.entities} - {*self.types}
+            result.neighbourhood = Neighbourhood.of(self.encoder, result.hits, only=sorted(others))
+            result.read = True
+        return None if result.neighbourhood is None else result.neighbourhood.vote(window)
 
-    def _credit(self, part: _Part, first: int, stop: int, name: str, found: _Text) -> None:
+    def _credit(self, part: _Part, first: int, stop: int, name: str, result: _Text) -> None:
         """Which hits tag the words of an entity as the answer does, and how far they agree."""
-        agreed = np.zeros(len(found.weights))
+        agreed = np.zeros(len(result.weights))
         total = 0.0
         for w in range(first, stop):
             for one in part.seen[w]:
                 total += one.weight
                 if one.tag is not None and one.tag[0] == name:
                     agreed[one.hit] += one.weight
-        found.supports.append(float(agreed.sum() / total) if total else 0.0)
+        result.supports.append(float(agreed.sum() / total) if total else 0.0)
         if agreed.sum() > 0:
-            found.weights += agreed / total
+            result.weights += agreed / total
 
-    def _finish(self, found: _Text) -> TagAnswer:
-        found.entities.sort(key=lambda e: e.start)
-        nothing = self.network is None and not any(hit.entities for hit in found.hits)
-        scores = [entity.score for entity in found.entities]
-        confidence = min(scores) if scores else found.empty if self.network else 0.0
-        count = max(len(found.entities), 1)
+    def _finish(self, result: _Text) -> TagAnswer:
+        result.entities.sort(key=lambda e: e.start)
+        nothing = self.network is None and not any(hit.entities for hit in result.hits)
+        scores = [entity.score for entity in result.entities]
+        confidence = min(scores) if scores else result.empty if self.network else 0.0
+        count = max(len(result.entities), 1)
         return TagAnswer(
-            entities=found.entities,
+            entities=result.entities,
             confidence=0.0 if nothing else confidence,
-            support=min(1.0, sum(found.supports) / count),
-            weights=[float(w) for w in found.weights / count],
-            tokens=found.tokens,
+            support=min(1.0, sum(result.supports) / count),
+            weights=[float(w) for w in result.weights / count],
+            tokens=result.tokens,
             calibrated=self.network is not None
             and self.network.calibrated
-            and all(entity.trained for entity in found.entities),
+            and all(entity.trained for entity in result.entities),
             abstained=nothing,
         )
 

@@ -193,8 +193,8 @@ def _shared(reading: QaReading, span: Span) -> tuple[float, float]:
         p.question for p, at in zip(reading.pairs, reading.owner, strict=True) if at == span.passage
     )
     there = [question & tokens.words for tokens in reading.tokens]
-    found = Counter(token for tokens in there for token in tokens)
-    weights = {t: math.log((len(there) + 1) / (found[t] + 0.5)) for t in question}
+    counts = Counter(token for tokens in there for token in tokens)
+    weights = {t: math.log((len(there) + 1) / (counts[t] + 0.5)) for t in question}
     tokens = reading.tokens[span.passage]
     starts, ends = tokens.spans[:, 0], tokens.spans[:, 1]
     places = np.flatnonzero((starts < span.end) & (ends > span.start))

@@ -165,19 +165,19 @@ def neighbours(
         copies = (group[mine][:, None] == group[None]) & (labels[mine][:, None] == labels[None])
         copies[np.arange(len(mine)), mine] = True
         cosines[copies] = -2.0
-        found = np.argpartition(-cosines, k - 1, axis=1)[:, :k]
-        near = np.take_along_axis(cosines, found, 1)
+        places = np.argpartition(-cosines, k - 1, axis=1)[:, :k]
+        near = np.take_along_axis(cosines, places, 1)
         order = np.argsort(-near, axis=1, kind="stable")
-        found, near = np.take_along_axis(found, order, 1), np.take_along_axis(near, order, 1)
+        places, near = np.take_along_axis(places, order, 1), np.take_along_axis(near, order, 1)
         there = near > -1.5
         memory = Memory(
-            torch.from_numpy(vectors[found]),
-            torch.from_numpy(labels[found]),
+            torch.from_numpy(vectors[places]),
+            torch.from_numpy(labels[places]),
             torch.from_numpy(near),
             torch.from_numpy(there),
-            torch.ones(found.shape, dtype=torch.bool),
+            torch.ones(places.shape, dtype=torch.bool),
         )
         voted = plain_vote(torch.from_numpy(vectors[mine]), memory, n_labels)
-        nearest[mine], similarity[mine] = np.where(there, found, -1), near
+        nearest[mine], similarity[mine] = np.where(there, places, -1), near
         weights[mine], vote[mine] = voted.weights.numpy(), voted.probs.numpy()
     return nearest, similarity, weights, vote

@@ -88,7 +88,7 @@ def diagnose(
     """
     truth = [row.names for row in rows]
     confidence, right = decisions
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "by_label": {name: f1_by_label(truth, one) for name, one in answers.items()},
         "support": dict(Counter(name for names in truth for name in names)),
     }
@@ -96,8 +96,8 @@ def diagnose(
         shown = confidence >= SHOWN
         confidence, right = confidence[shown], right[shown]
     else:
-        found["confusion"] = confusion(truth, answers["on"])
-    return found | {
+        figures["confusion"] = confusion(truth, answers["on"])
+    return figures | {
         "reliability": reliability(confidence.tolist(), right.tolist()),
         "worst": worst(rows, answers["on"], evidence, probs, multilabel=multilabel),
         "paired": paired(truth, answers),
@@ -144,11 +144,11 @@ def worst(
     sure = probs.amax(-1).tolist()
     f1 = [row_f1(row.names, answer) for row, answer in zip(rows, answers, strict=True)]
     wrong = sorted((i for i in range(len(rows)) if f1[i] < 1), key=lambda i: (f1[i], -sure[i]))
-    found = []
+    shown = []
     for i in wrong[:WORST]:
         sources, hits = rows[i].sources, rows[i].hits
         order = sorted(range(min(len(weights[i]), len(hits))), key=lambda j: -weights[i][j])
-        found.append(
+        shown.append(
             {
                 "id": rows[i].id,
                 "truth": ", ".join(rows[i].names),
@@ -164,7 +164,7 @@ def worst(
                 ],
             }
         )
-    return found
+    return shown
 
 
 def compare(
@@ -185,11 +185,11 @@ def compare(
             for name in baselines
         }
 
-    found: dict[str, Any] = {"paired": of(slice(held))}
+    compared: dict[str, Any] = {"paired": of(slice(held))}
     if feedback:
-        found["feedback"] = {
+        compared["feedback"] = {
             "rows": feedback,
             "paired": of(slice(held, None)),
             "together": of(slice(None)),
         }
-    return found
+    return compared

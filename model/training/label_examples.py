@@ -90,8 +90,8 @@ def make_batch(model: RetrievalAugmentedModel, data: Prepared, rows: Sequence[in
         lower = encoder.lower(ids, mask, config.layers)
     else:
         lower = torch.zeros(*ids.shape, encoder.dim, dtype=encoder.dtype, device=encoder.device)
-        kept = (window for i in rows for window in data.lower[i].split(data.window))
-        for out, window in zip(lower, kept, strict=True):
+        cached = (window for i in rows for window in data.lower[i].split(data.window))
+        for out, window in zip(lower, cached, strict=True):
             out[: len(window)] = window.to(encoder.device, encoder.dtype)
     # All hits that came along: how many of them count is fitted afterwards.
     widest = max((len(data.hits[i]) for i in rows), default=0)

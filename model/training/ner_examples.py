@@ -54,13 +54,13 @@ def prepare(encoder: Encoder, head: TagConfig, rows: Sequence[TagRow]) -> Prepar
     if size > CACHE_BYTES:
         data.lower = None
         return data
-    kept: list[Tensor] = [torch.empty(0)] * len(data.windows)
+    lower: list[Tensor] = [torch.empty(0)] * len(data.windows)
     lengths = [len(window.ids) for window in data.windows]
     for part in batches_by_length(lengths, budget=4096):
         ids, mask = encoder.pad([data.windows[i].ids for i in part])
         for i, states in zip(part, encoder.lower(ids, mask, head.layers), strict=True):
-            kept[i] = states[: lengths[i]].to(torch.float16).clone()
-    data.lower = kept
+            lower[i] = states[: lengths[i]].to(torch.float16).clone()
+    data.lower = lower
     return data
 
 

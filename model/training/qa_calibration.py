@@ -52,12 +52,12 @@ def retrieved_for(row: SpanRow, k: int, *, own: bool) -> list[PassageText]:
     Where the retriever did not find the row's text, the text comes first.
     """
     mine = [hit.text in row.context for hit in row.hits]
-    found = [(hit.text, hit.title) for hit in row.hits]
+    texts = [(hit.text, hit.title) for hit in row.hits]
     if not own:
-        found = [one for one, is_mine in zip(found, mine, strict=True) if not is_mine]
+        texts = [one for one, is_mine in zip(texts, mine, strict=True) if not is_mine]
     elif not any(mine):
-        found = [(row.context, row.title), *found]
-    return [PassageText(text, rank, title) for rank, (text, title) in enumerate(found[:k], 1)]
+        texts = [(row.context, row.title), *texts]
+    return [PassageText(text, rank, title) for rank, (text, title) in enumerate(texts[:k], 1)]
 
 
 def single_passages(row: SpanRow) -> list[tuple[PassageText, bool]]:
@@ -67,16 +67,16 @@ def single_passages(row: SpanRow) -> list[tuple[PassageText, bool]]:
     the answer alone, of the other the sentence in its place.
     """
     text, start = row.answers[0]
-    found = [(row.context, True), (sentence_at(row.context, start, start + len(text)), True)]
+    texts = [(row.context, True), (sentence_at(row.context, start, start + len(text)), True)]
     answers = [answer.lower() for answer, _ in row.answers]
     for hit in row.hits:
         if hit.text not in row.context and not any(
             answer in hit.text.lower() for answer in answers
         ):
             at = min(start, max(0, len(hit.text) - 1))
-            found += [(hit.text, False), (sentence_at(hit.text, at, at + 1), False)]
+            texts += [(hit.text, False), (sentence_at(hit.text, at, at + 1), False)]
             break
-    return [(PassageText(one), present) for one, present in dict(found).items() if one.strip()]
+    return [(PassageText(one), present) for one, present in dict(texts).items() if one.strip()]
 
 
 def sentence_at(text: str, start: int, end: int) -> str:
@@ -96,9 +96,9 @@ def read_all(reader: SpanReader, readings: Sequence[QaReading]) -> None:
     groups = list(equal.values())
     for batch in batches_by_length([len(g[0][1].ids) for g in groups], budget=READ_TOKENS):
         logits = reader.read([groups[j][0][1] for j in batch])
-        for j, found in zip(batch, logits, strict=True):
+        for j, spans in zip(batch, logits, strict=True):
             for reading, pair in groups[j]:
-                reading.put(pair, found)
+                reading.put(pair, spans)
 
 
 def ask_all(reader: SpanReader, readings: Sequence[QaReading]) -> list[SpanAnswer]:
@@ -131,8 +131,8 @@ def settle(model: SpanNetwork, cases: Sequence[Case], lang: str) -> dict[str, fl
     def quality(mix: float) -> float:
         return float(np.mean([_f1(case, mix, longest, lang) for case in ranked]))
 
-    found = {mix: quality(mix) for mix in MIXES}
-    mix = min(mix for mix in MIXES if found[mix] >= max(found.values()) - EQUAL)
+    by_mix = {mix: quality(mix) for mix in MIXES}
+    mix = min(mix for mix in MIXES if by_mix[mix] >= max(by_mix.values()) - EQUAL)
     weights, figures = _judges(cases, mix, model.config, lang)
     with torch.no_grad():
         model.mix.fill_(mix)
