@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
+from textwrap import fill
 from typing import Any, get_args
 
 import orjson
@@ -140,16 +141,18 @@ def test_log_lines_are_json_with_the_request() -> None:
 
 
 def documentation() -> str:
-    """The table of ``docs/settings.md``, one line a setting."""
-    lines = ["| variable | default | what it does |", "|---|---|---|"]
+    """The list of ``docs/settings.md``: each setting with its default and its help text."""
+    entries = []
     for name, field in Settings.model_fields.items():
         default = int(field.default) if isinstance(field.default, bool) else field.default
         shown = "none" if default is None else f"`{default}`"
         choices = get_args(field.annotation) if isinstance(default, str) else ()
         values = f" One of {', '.join(f'`{c}`' for c in choices)}." if choices else ""
-        text = " ".join((field.description or "").split())
-        lines.append(f"| `{variable(name)}` | {shown} | {text}{values} |")
-    return "\n".join(lines) + "\n"
+        text = f"- `{variable(name)}`, default {shown}. {field.description or ''}{values}"
+        entries.append(
+            fill(" ".join(text.split()), 100, initial_indent="- ", subsequent_indent="  ")
+        )
+    return "\n".join(entries) + "\n"
 
 
 def test_settings_are_documented(root: Path) -> None:
