@@ -183,11 +183,6 @@ class Footnote:
         """The index. Raises ``not-ready`` while it is not open."""
         return self.indexer.index
 
-    def open_indexer(self) -> Indexer:
-        """What puts writes into the index. Raises ``not-ready`` while there is no index."""
-        self.indexer.check_open()
-        return self.indexer
-
     def degraded(self) -> list[str]:
         """What does not serve as it should, and why."""
         reasons = list(self.snapshots.now().degraded)

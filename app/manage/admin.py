@@ -17,7 +17,6 @@ from app.records.keys import Keys, Scope
 from app.records.registry import MANIFEST, Registry
 from app.schemas import admin as bodies
 from app.schemas.pretrain import SHAPE, LanguageModelBody, PretrainRequest
-from app.state import Footnote
 from app.training.labels import check_index
 from app.training.tasks import TAKEN, TASKS
 from index_data.filters import parse_filter
@@ -29,7 +28,9 @@ from index_data.text.analysis import ANALYZERS
 INDEXED_WITHIN_S: Final = 60.0
 
 
-def train_params(footnote: Footnote, body: bodies.TrainRequest) -> dict[str, Any]:
+def train_params(
+    indexer: Indexer, datasets: Datasets, registry: Registry, body: bodies.TrainRequest
+) -> dict[str, Any]:
     """The parameters of a training job.
 
     Raises ``validation`` at once where there is nothing to learn from or an option does not go
@@ -37,34 +38,40 @@ def train_params(footnote: Footnote, body: bodies.TrainRequest) -> dict[str, Any
     """
     task, field = TASKS[body.task], head_of(body)
     if body.dataset is None:
-        task.check_index(footnote.indexer.index.searcher, field)
+        task.check_index(indexer.index.searcher, field)
     else:
-        task.check_dataset(dataset_for(footnote.datasets, body.dataset, task.family))
+        task.check_dataset(dataset_for(datasets, body.dataset, task.family))
     if body.base is not None:
-        footnote.registry.find(body.base)
-    version = footnote.registry.new_version(field)
+        registry.find(body.base)
+    version = registry.new_version(field)
     more = {"field": field, "k": body.retrieval.k, "version": version}
     return body.model_dump(exclude={"retrieval"}) | more
 
 
-def pretrain_params(footnote: Footnote, body: PretrainRequest) -> dict[str, Any]:
+def pretrain_params(
+    store: DocumentStore,
+    datasets: Datasets,
+    registry: Registry,
+    language_models: LanguageModels,
+    body: PretrainRequest,
+) -> dict[str, Any]:
     """The parameters of a pre-training job.
 
     Raises ``validation`` for sizes that do not go together and where there is no text or no such
     model to start from, ``not-found`` for an unknown dataset.
     """
     if body.start is not None:
-        if not (footnote.language_models.folder_of(body.start) / MANIFEST).is_file():
+        if not (language_models.folder_of(body.start) / MANIFEST).is_file():
             raise invalid("#/start", f"there is no language model {body.start}")
         if shaped := [name for name in SHAPE if name in body.model_fields_set]:
             raise invalid(f"#/{shaped[0]}", f"comes with the model that start names ({body.start})")
     if body.dim % (2 * body.heads):
         raise invalid("#/heads", f"{body.dim} wide does not divide into {body.heads} even heads")
     if body.dataset is not None:
-        dataset_for(footnote.datasets, body.dataset, pretrain_job.TYPE)
-    elif not footnote.store.count():
+        dataset_for(datasets, body.dataset, pretrain_job.TYPE)
+    elif not store.count():
         raise invalid("#/dataset", "there is no document in the index to learn from")
-    return body.model_dump() | {"version": footnote.registry.new_version("language-model")}
+    return body.model_dump() | {"version": registry.new_version("language-model")}
 
 
 def dataset_for(datasets: Datasets, name: str, task: str) -> Dataset:
@@ -128,14 +135,18 @@ def list_models(registry: Registry, language_models: LanguageModels) -> bodies.M
     )
 
 
-def remove_model(footnote: Footnote, version: str) -> None:
-    """Delete a checkpoint or a language model. Raises ``not-found`` and ``job-conflict``."""
-    language_models, generator = footnote.language_models, footnote.settings.generator
+def remove_model(
+    registry: Registry, language_models: LanguageModels, version: str, generator: str | None
+) -> None:
+    """Delete a checkpoint or a language model. ``generator``: that of the settings.
+
+    Raises ``not-found`` and ``job-conflict``.
+    """
     folder = language_models.folder / version
     if generator is not None and Path(generator).resolve() == folder.resolve():
         raise Problem("job-conflict", "The server writes with this one (FOOTNOTE_GENERATOR).")
     if not language_models.remove(version):
-        footnote.registry.remove(version)
+        registry.remove(version)
 
 
 def model_report(

@@ -6,13 +6,15 @@ import asyncio
 from dataclasses import asdict, replace
 from typing import Any
 
+from app.inference.indexer import Indexer
 from app.jobs import audit as audit_job
 from app.jobs.job import Job
 from app.jobs.queue import Jobs
 from app.problems import Problem, invalid
+from app.records.audits import Audits
 from app.schemas import admin as bodies
-from app.state import Footnote
 from index_data.documents import Document, InvalidDocument, parse_document
+from index_data.storage.store import DocumentStore
 
 
 def audit_of(jobs: Jobs, audit_id: str) -> Job:
@@ -28,26 +30,28 @@ def audit_of(jobs: Jobs, audit_id: str) -> Job:
     return job
 
 
-def page(footnote: Footnote, audit_id: str, *, offset: int, limit: int) -> bodies.AuditPage:
+def page(
+    job: Job, audits: Audits, store: DocumentStore, *, offset: int, limit: int
+) -> bodies.AuditPage:
     """Some findings, with the texts as they stand now."""
-    result = audit_of(footnote.jobs, audit_id).result or {}
+    result = job.result or {}
     field = str(result["field"])
-    listed = footnote.audits.page(audit_id, offset, limit)
-    dismissed = footnote.audits.dismissed(field)
+    listed = audits.page(job.id, offset, limit)
+    dismissed = audits.dismissed(field)
     findings: list[dict[str, Any]] = []
     for one in listed:
-        document = footnote.store.get(one.doc_id)
+        document = store.get(one.doc_id)
         more = {
             "text": _text(document),
             "contradicting": [
-                {**c, "text": _text(footnote.store.get(c["doc_id"]))} for c in one.contradicting
+                {**c, "text": _text(store.get(c["doc_id"]))} for c in one.contradicting
             ],
             "state": _state(document, field, one.label, dismissed.get(one.doc_id)),
         }
         findings.append(asdict(one) | more)
     end = offset + len(listed)
     return bodies.AuditPage(
-        audit_id=audit_id,
+        audit_id=job.id,
         field=field,
         documents=result["documents"],
         total=result["found"],
@@ -57,14 +61,17 @@ def page(footnote: Footnote, audit_id: str, *, offset: int, limit: int) -> bodie
 
 
 async def decide(
-    footnote: Footnote, audit_id: str, body: bodies.AuditDecision
+    job: Job,
+    body: bodies.AuditDecision,
+    audits: Audits,
+    store: DocumentStore,
+    indexer: Indexer,
 ) -> bodies.AuditDecided:
     """Correct and dismiss. Nothing is written if any of it is not a finding of this audit."""
-    audits, store = footnote.audits, footnote.store
-    field = str((audit_of(footnote.jobs, audit_id).result or {})["field"])
-    footnote.indexer.check_open()
+    field = str((job.result or {})["field"])
+    indexer.check_open()
     ids = [one.doc_id for one in body.correct]
-    known = await asyncio.to_thread(audits.of, audit_id, [*ids, *body.dismiss])
+    known = await asyncio.to_thread(audits.of, job.id, [*ids, *body.dismiss])
     for pointer, names in (("#/correct/{}/doc_id", ids), ("#/dismiss/{}", body.dismiss)):
         for i, name in enumerate(names):
             if name not in known:
@@ -84,7 +91,7 @@ async def decide(
     sequence = store.sequence
     if changed:
         sequence = (await asyncio.wrap_future(store.upsert(changed))).sequence
-        await footnote.indexer.wait(sequence)
+        await indexer.wait(sequence)
     labels = {name: known[name].label for name in body.dismiss}
     if labels:
         await asyncio.wrap_future(audits.dismiss(field, labels))

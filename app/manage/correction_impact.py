@@ -16,21 +16,41 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from app.history.predictions import RetainedPrediction
+from app.history.predictions import Predictions, RetainedPrediction
 from app.history.recent_vectors import Place
+from app.inference.ablation import Ablations
+from app.inference.admission import Permits
 from app.inference.answer import Answer, AnswerOptions
-from app.inference.pipeline import read, together
-from app.inference.snapshot import Snapshot
+from app.inference.indexer import Indexer
+from app.inference.pipeline import Pipeline, read, together
+from app.inference.snapshot import Snapshot, Snapshots
 from app.predict.classification import options_of
 from app.predict.driver import recorded_request
 from app.problems import Problem
-from app.state import Footnote
+from app.records.feedback import Feedback
+from app.settings import Settings
 from index_data.documents import Document
 from index_data.generations.index import EncoderChanged
+from index_data.storage.store import DocumentStore
 
 AT_ONCE = 8  # inputs answered again together: other requests come between
 SCANNED = 8  # predictions looked at for each that may be answered again; equal ones count once
 MOVED = 0.01  # the smallest change of confidence that is shown without a change of the label
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedbackParts:
+    """The parts of the server that feedback and its impact use."""
+
+    settings: Settings
+    store: DocumentStore
+    indexer: Indexer
+    feedback: Feedback
+    predictions: Predictions
+    permits: Permits
+    snapshots: Snapshots
+    pipeline: Pipeline
+    ablations: Ablations
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +71,9 @@ class RecentInput:
     places: list[Place]
 
 
-async def hypothetical(footnote: Footnote, document: Document) -> Hypothetical:
+async def hypothetical(parts: FeedbackParts, document: Document) -> Hypothetical:
     """The index as if a document were written now. Raises ``not-ready``."""
-    index, snapshot = footnote.open_index(), footnote.snapshot()
+    index, snapshot = parts.indexer.index, parts.snapshots.now()
     engine = snapshot.model().engine
     with engine.use():
         vectors = await asyncio.wrap_future(engine.encode(index.passage_texts(document)))
@@ -69,7 +89,7 @@ async def hypothetical(footnote: Footnote, document: Document) -> Hypothetical:
     )
 
 
-async def impact(footnote: Footnote, changed: Hypothetical, field: str) -> dict[str, Any]:
+async def impact(parts: FeedbackParts, changed: Hypothetical, field: str) -> dict[str, Any]:
     """Of the recent predictions of a field: how many were answered again, and those that change.
 
     Those whose label changes come first, then by how far the confidence moves. Raises
@@ -77,15 +97,15 @@ async def impact(footnote: Footnote, changed: Hypothetical, field: str) -> dict[
     """
     engine, encoder = changed.before.model().engine, changed.before.model().model.encoder_sha256
     near = await asyncio.to_thread(
-        footnote.predictions.nearest, changed.vectors, field=field, encoder=encoder
+        parts.predictions.nearest, changed.vectors, field=field, encoder=encoder
     )
-    limit = footnote.settings.impact_checked
+    limit = parts.settings.impact_checked
     inputs = await asyncio.to_thread(_inputs, near[: SCANNED * limit], limit)
     checked, changes = 0, []
     for first in range(0, len(inputs), AT_ONCE):
         group = inputs[first : first + AT_ONCE]
-        with footnote.permits.take(len(group)), engine.use():
-            pairs = await together([_both(footnote, changed, one) for one in group])
+        with parts.permits.take(len(group)), engine.use():
+            pairs = await together([_both(parts, changed, one) for one in group])
         for one, pair in zip(group, pairs, strict=True):
             if pair is not None:
                 checked += len(one.places)
@@ -113,10 +133,10 @@ def _inputs(near: Iterable[tuple[Place, RetainedPrediction]], limit: int) -> lis
 
 
 async def _both(
-    footnote: Footnote, changed: Hypothetical, one: RecentInput
+    parts: FeedbackParts, changed: Hypothetical, one: RecentInput
 ) -> tuple[Answer, Answer] | None:
     """The answers before and after; None where it cannot be answered any more."""
-    text, options, answer = one.text, one.options, footnote.pipeline.answer
+    text, options, answer = one.text, one.options, parts.pipeline.answer
     text_read = await read(changed.before.model(), text, options.field)
     try:
         before = await answer(changed.before, text, options, text_read=text_read)

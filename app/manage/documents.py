@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
@@ -13,7 +14,6 @@ from app.inference.retrieval import filter_of
 from app.manage import erasure
 from app.problems import FieldError, Problem, invalid
 from app.schemas.documents import Rejection, WriteResponse
-from app.state import Footnote
 from index_data.documents import Document, InvalidDocument, parse_document
 from index_data.filters import Filter, parse_filter
 from index_data.storage.store import DocumentStore, InvalidCursor
@@ -28,6 +28,15 @@ SAMPLE_WARNED = "sample:warned"
 SAMPLE = {"metadata.source": "sample"}
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where documents are written to; ``imported`` is called after an import."""
+
+    store: DocumentStore
+    indexer: Indexer
+    imported: Callable[[], None]
+
+
 def reject(report: WriteResponse, line: int, pointer: str, detail: str) -> None:
     """Note a document that was not taken."""
     report.rejected_count += 1
@@ -35,7 +44,7 @@ def reject(report: WriteResponse, line: int, pointer: str, detail: str) -> None:
         report.rejected.append(Rejection(line=line, pointer=f"#{pointer}", detail=detail))
 
 
-async def import_json(footnote: Footnote, body: Mapping[str, Any], wait: Wait) -> WriteResponse:
+async def import_json(target: Target, body: Mapping[str, Any], wait: Wait) -> WriteResponse:
     """Upsert one document, or those of ``{"documents": [...]}``. Raises :class:`Problem`."""
     in_list = "documents" in body
     raws = body["documents"] if in_list else [body]
@@ -47,21 +56,19 @@ async def import_json(footnote: Footnote, body: Mapping[str, Any], wait: Wait) -
         take(report, documents, line, raw)
     if not documents:
         raise all_rejected(report, "#/documents/{}" if in_list else "#")
-    check_indexing(footnote.indexer, wait)
-    await write(footnote, documents, report)
-    return await finished(footnote, report, wait, documents[0])
+    check_indexing(target.indexer, wait)
+    await write(target, documents, report)
+    return await finished(target, report, wait, documents[0])
 
 
-async def import_lines(
-    footnote: Footnote, chunks: AsyncIterator[bytes], wait: Wait
-) -> WriteResponse:
+async def import_lines(target: Target, chunks: AsyncIterator[bytes], wait: Wait) -> WriteResponse:
     """Upsert NDJSON as it arrives, a batch at a time: memory does not grow with its length.
 
     Each batch of :data:`BATCH_LINES` is durable before the next is read, so whatever breaks keeps
     the whole batches. Raises ``validation`` when every line is rejected.
     """
-    check_indexing(footnote.indexer, wait)
-    report = WriteResponse(sequence=footnote.store.sequence)
+    check_indexing(target.indexer, wait)
+    report = WriteResponse(sequence=target.store.sequence)
     batch: list[Document] = []
     first: Document | None = None
     size = 0
@@ -82,13 +89,13 @@ async def import_lines(
         take(report, batch, number, raw)
         first = first or (batch[0] if batch else None)
         if len(batch) >= BATCH_LINES or size >= BATCH_BYTES:
-            await write(footnote, batch, report)
+            await write(target, batch, report)
             batch, size = [], 0
     if batch:
-        await write(footnote, batch, report)
+        await write(target, batch, report)
     if first is None:
         raise all_rejected(report, "#/documents/{}")
-    return await finished(footnote, report, wait, first)
+    return await finished(target, report, wait, first)
 
 
 async def lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes | None]:
@@ -132,30 +139,30 @@ def check_indexing(indexer: Indexer, wait: Wait) -> None:
 
 
 async def write(
-    footnote: Footnote,
+    target: Target,
     documents: Sequence[Document],
     report: WriteResponse,
     if_match: str | None = None,
 ) -> None:
     """Write a batch durably and let the indexer know."""
-    result = await asyncio.wrap_future(footnote.store.upsert(documents, if_match=if_match))
+    result = await asyncio.wrap_future(target.store.upsert(documents, if_match=if_match))
     report.created += result.created
     report.updated += result.updated
     report.accepted = report.created + report.updated
     report.sequence = result.sequence
     report.ids += result.ids[: NAMED - len(report.ids)]
-    footnote.indexer.notify()
+    target.indexer.notify()
 
 
 async def finished(
-    footnote: Footnote, report: WriteResponse, wait: Wait, first: Document
+    target: Target, report: WriteResponse, wait: Wait, first: Document
 ) -> WriteResponse:
     """Wait as requested, and warn of the sample where the documents are a user's own."""
     if wait == "indexed":
-        await footnote.indexer.wait(report.sequence)
+        await target.indexer.wait(report.sequence)
     if first.metadata.get("source") != "sample":
-        report.warnings = await asyncio.to_thread(sample_warning, footnote.store)
-    footnote.imported()
+        report.warnings = await asyncio.to_thread(sample_warning, target.store)
+    target.imported()
     return report
 
 
@@ -170,7 +177,7 @@ def sample_warning(store: DocumentStore) -> list[str]:
 
 
 async def replace_one(
-    footnote: Footnote, name: str, body: Mapping[str, Any], *, if_match: str | None, wait: Wait
+    target: Target, name: str, body: Mapping[str, Any], *, if_match: str | None, wait: Wait
 ) -> tuple[WriteResponse, Document]:
     """Put one document under its id. Raises :class:`Problem` and ``PreconditionFailed``."""
     if body.get("id", name) != name:
@@ -179,24 +186,26 @@ async def replace_one(
         document = parse_document({**body, "id": name})
     except InvalidDocument as error:
         raise invalid(f"#{error.pointer}", error.detail) from None
-    check_indexing(footnote.indexer, wait)
+    check_indexing(target.indexer, wait)
     report = WriteResponse()
-    await write(footnote, [document], report, if_match)
-    return await finished(footnote, report, wait, document), document
+    await write(target, [document], report, if_match)
+    return await finished(target, report, wait, document), document
 
 
-async def delete_one(footnote: Footnote, name: str, *, if_match: str | None) -> dict[str, Any]:
+async def delete_one(
+    store: DocumentStore, indexer: Indexer, name: str, *, if_match: str | None
+) -> dict[str, Any]:
     """Delete one document. Raises ``not-found`` and ``PreconditionFailed``."""
-    result = await asyncio.wrap_future(footnote.store.delete([name], if_match=if_match))
+    result = await asyncio.wrap_future(store.delete([name], if_match=if_match))
     if not result.deleted:
         raise Problem("not-found", "There is no document with this id.")
-    await footnote.indexer.wait(result.sequence)
+    await indexer.wait(result.sequence)
     return {"deleted": 1, "dry_run": False, "sequence": result.sequence}
 
 
-async def erase_one(footnote: Footnote, name: str, *, if_match: str | None) -> dict[str, Any]:
+async def erase_one(holders: erasure.Holders, name: str, *, if_match: str | None) -> dict[str, Any]:
     """Erase one document, with the receipt. Raises ``not-found`` and ``PreconditionFailed``."""
-    receipt = await erasure.erase(footnote, name, if_match=if_match)
+    receipt = await erasure.erase(holders, name, if_match=if_match)
     return {
         "deleted": int(receipt["document"]),
         "dry_run": False,
@@ -205,17 +214,19 @@ async def erase_one(footnote: Footnote, name: str, *, if_match: str | None) -> d
     }
 
 
-async def delete_where(footnote: Footnote, raw: dict[str, Any], dry_run: bool) -> dict[str, Any]:
+async def delete_where(
+    store: DocumentStore, indexer: Indexer, raw: dict[str, Any], dry_run: bool
+) -> dict[str, Any]:
     """Delete what a filter matches, or only count it. Raises ``validation``."""
     where = filter_of(raw, "#/filter")
     if not where:
         raise invalid("#/filter", "at least one condition is needed")
     if dry_run:
-        count = len(await asyncio.to_thread(matching, footnote.store, where))
-        return {"deleted": count, "dry_run": True, "sequence": footnote.store.sequence}
-    deleted = await asyncio.to_thread(delete_matching, footnote.store, where)
-    sequence = footnote.store.sequence
-    await footnote.indexer.wait(sequence)
+        count = len(await asyncio.to_thread(matching, store, where))
+        return {"deleted": count, "dry_run": True, "sequence": store.sequence}
+    deleted = await asyncio.to_thread(delete_matching, store, where)
+    sequence = store.sequence
+    await indexer.wait(sequence)
     return {"deleted": deleted, "dry_run": False, "sequence": sequence}
 
 

@@ -13,54 +13,74 @@ import secrets
 import shutil
 import sqlite3
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from app.history.pins import Pins
+from app.history.predictions import Predictions
+from app.inference.indexer import Indexer
+from app.inference.language_models import LanguageModels
 from app.jobs import pretrain, reindex
 from app.jobs.inputs import WORK
 from app.jobs.job import FINISHED
 from app.jobs.queue import Jobs
 from app.problems import Problem
 from app.records import erased
-from app.state import Footnote
+from app.records.feedback import Feedback
+from app.records.registry import Registry
 from app.training.frozen_rows import FEEDBACK
 from index_data.documents import normalise
 from index_data.storage.store import DeleteResult, DocumentStore, delete_documents
 
 
-async def erase(footnote: Footnote, name: str, *, if_match: str | None) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holders:
+    """Everything that may hold something of a document."""
+
+    store: DocumentStore
+    indexer: Indexer
+    feedback: Feedback
+    predictions: Predictions
+    pins: Pins
+    jobs: Jobs
+    registry: Registry
+    language_models: LanguageModels
+
+
+async def erase(holders: Holders, name: str, *, if_match: str | None) -> dict[str, Any]:
     """Erase a document, also one that was deleted before; the receipt.
 
     Raises ``not-found`` for an id that no document ever had, and ``PreconditionFailed``.
     """
-    return await asyncio.to_thread(_erase, footnote, name, if_match)
+    return await asyncio.to_thread(_erase, holders, name, if_match)
 
 
-def _erase(footnote: Footnote, name: str, if_match: str | None) -> dict[str, Any]:
-    store = footnote.store
+def _erase(holders: Holders, name: str, if_match: str | None) -> dict[str, Any]:
+    store = holders.store
     document = store.get(name)
     if document is None and not _was_deleted(store, name):
         raise Problem("not-found", "There is no document with this id.")
     text = None if document is None else normalise(document.text)
     feedback_items = [
         one["id"]
-        for one in footnote.feedback.export()
+        for one in holders.feedback.export()
         if name in (one["doc_id"], (one["answer"] or {}).get("doc_id"))
         or (text is not None and normalise(one["text"]) == text)
     ]
     result, vectors = store.write(
         lambda connection: _delete(connection, name, feedback_items, if_match)
     ).result()
-    footnote.indexer.notify()
-    footnote.indexer.after(result.sequence).result()
-    snapshots = footnote.pins.forget(result.sequence)
-    in_memory, stored = footnote.predictions.erase(name, text, result.sequence)
-    sets = _drop_training_sets(store.folder / WORK, footnote.jobs, {name, *feedback_items})
+    holders.indexer.notify()
+    holders.indexer.after(result.sequence).result()
+    snapshots = holders.pins.forget(result.sequence)
+    in_memory, stored = holders.predictions.erase(name, text, result.sequence)
+    sets = _drop_training_sets(store.folder / WORK, holders.jobs, {name, *feedback_items})
     store.scrub()
-    trained, unknown = _checkpoints(footnote, name)
-    generations, job = _rebuild(footnote)
+    trained, unknown = _checkpoints(holders, name)
+    generations, job = _rebuild(holders)
     return {
         "id": f"erasure_{secrets.token_hex(8)}",
         "doc_id": name,
@@ -76,7 +96,7 @@ def _erase(footnote: Footnote, name: str, if_match: str | None) -> dict[str, Any
         "reindex_job": job,
         "checkpoints": trained,
         "checkpoints_unknown": unknown,
-        "running_jobs": [job.id for job in footnote.jobs.all() if job.state == "running"],
+        "running_jobs": [job.id for job in holders.jobs.all() if job.state == "running"],
     }
 
 
@@ -130,13 +150,13 @@ def _holds(folder: Path, names: set[str]) -> bool:
     return False
 
 
-def _checkpoints(footnote: Footnote, name: str) -> tuple[list[str], list[str]]:
+def _checkpoints(holders: Holders, name: str) -> tuple[list[str], list[str]]:
     """The checkpoints that were trained on a document, and those that do not say."""
     from model.provenance import trained_on
 
     trained: list[str] = []
     unknown: list[str] = []
-    for version, folder in [*footnote.registry.folders(), *footnote.language_models.folders()]:
+    for version, folder in [*holders.registry.folders(), *holders.language_models.folders()]:
         try:
             known = trained_on(folder, name)
         except OSError:
@@ -146,15 +166,15 @@ def _checkpoints(footnote: Footnote, name: str) -> tuple[list[str], list[str]]:
     return trained, unknown
 
 
-def _rebuild(footnote: Footnote) -> tuple[list[int], str | None]:
+def _rebuild(holders: Holders) -> tuple[list[int], str | None]:
     """The generations that may hold what was erased, and the job that replaces them."""
-    if not footnote.indexer.is_open:
+    if not holders.indexer.is_open:
         return [], None
-    outdated = erased.outdated_generations(footnote.store, footnote.indexer.index)
+    outdated = erased.outdated_generations(holders.store, holders.indexer.index)
     if not outdated:
         return [], None
     try:
-        job = footnote.jobs.submit(reindex.TYPE, {"mode": "full", "activate": True})
+        job = holders.jobs.submit(reindex.TYPE, {"mode": "full", "activate": True})
     except Problem:  # the queue is full; whichever reindex comes next will do
         return outdated, None
     return outdated, job.id

@@ -7,60 +7,60 @@ from typing import Any
 
 from app.history.predictions import Output
 from app.history.records import is_of_labels
+from app.inference.ablation import Ablations
 from app.inference.answer import AnswerOptions
+from app.inference.indexer import Indexer
 from app.inference.snapshot import Snapshot
 from app.manage.annotations import answer_of, confirmed_answer, confirmed_entities, entities_of
-from app.manage.correction_impact import hypothetical, impact
+from app.manage.correction_impact import FeedbackParts, hypothetical, impact
 from app.predict.inputs import text_input
 from app.problems import Problem, invalid
-from app.records.feedback import FeedbackItem
+from app.records.feedback import Feedback, FeedbackItem
 from app.schemas.documents import FeedbackRequest, UndoResponse
-from app.state import Footnote
 from index_data.documents import InvalidDocument, parse_document
 
 
-async def give(footnote: Footnote, request: FeedbackRequest) -> dict[str, Any]:
+async def give(parts: FeedbackParts, request: FeedbackRequest) -> dict[str, Any]:
     """Record feedback and, if requested, correct the index; the answer of ``POST /feedback``.
 
     Raises :class:`Problem`.
     """
     if request.apply == "index":
-        footnote.open_indexer()  # nothing is written that could not be found at once
-    text, field, before = await subject(footnote, request)
-    item = item_of(footnote, request, text, field, before)
+        parts.indexer.check_open()  # nothing is written that could not be found at once
+    text, field, before = await subject(parts, request)
+    item = item_of(parts, request, text, field, before)
     check_example(item)
     relabels = item.doc_id is not None and item.label is not None
     if request.impact and not relabels:
         raise invalid("#/impact", "only a label with apply 'index' changes predictions")
-    conflicts = await asyncio.to_thread(footnote.feedback.conflicts, item)
+    conflicts = await asyncio.to_thread(parts.feedback.conflicts, item)
     changed = affected = None
     with_impact = request.preview if request.impact is None else request.impact
-    if relabels and (request.preview or with_impact) and footnote.snapshot().serving is not None:
-        document = await asyncio.to_thread(footnote.feedback.document_with, item)
-        changed = await hypothetical(footnote, document)
+    if relabels and (request.preview or with_impact) and parts.snapshots.now().serving is not None:
+        document = await asyncio.to_thread(parts.feedback.document_with, item)
+        changed = await hypothetical(parts, document)
     if with_impact and changed is not None:
-        affected = await impact(footnote, changed, field)
+        affected = await impact(parts, changed, field)
     more = {
         "conflicts": conflicts,
         "impact": affected,
-        "warnings": new_label(footnote, item),
+        "warnings": new_label(parts.snapshots.now(), item),
     }
     if request.preview:
         after = before
         if changed is not None:
-            after = await answered(footnote, changed.after, text, field)
-        return {**shape(None, None, footnote.store.sequence, before, after), **more}
-    recorded = await asyncio.wrap_future(footnote.feedback.record(item))
+            after = await answered(parts, changed.after, text, field)
+        return {**shape(None, None, parts.store.sequence, before, after), **more}
+    recorded = await asyncio.wrap_future(parts.feedback.record(item))
     if item.doc_id is not None:
-        await footnote.open_indexer().wait(recorded.sequence)
-    judge_ablation(footnote, item, before)
-    after = await answered(footnote, footnote.snapshot(), text, field) if relabels else before
+        await parts.indexer.wait(recorded.sequence)
+    judge_ablation(parts.ablations, item, before)
+    after = await answered(parts, parts.snapshots.now(), text, field) if relabels else before
     return {**shape(recorded.id, recorded.doc_id, recorded.sequence, before, after), **more}
 
 
-def new_label(footnote: Footnote, item: FeedbackItem) -> list[str]:
+def new_label(snapshot: Snapshot, item: FeedbackItem) -> list[str]:
     """A warning where the field does not have the label yet."""
-    snapshot = footnote.snapshot()
     if item.label is None or snapshot.serving is None:
         return []
     heads, index = snapshot.model().model.heads, snapshot.index()
@@ -78,20 +78,20 @@ def new_label(footnote: Footnote, item: FeedbackItem) -> list[str]:
     return [f"this label is new to the field '{item.field}'{of}"]
 
 
-async def undo(footnote: Footnote, name: str) -> UndoResponse:
+async def undo(feedback: Feedback, indexer: Indexer, name: str) -> UndoResponse:
     """Take feedback back; the answer of ``DELETE /feedback/{id}``. Raises ``not-found``."""
-    done = await asyncio.wrap_future(footnote.feedback.undo(name))
+    done = await asyncio.wrap_future(feedback.undo(name))
     if done.doc_id is not None:
-        await footnote.indexer.wait(done.sequence)
+        await indexer.wait(done.sequence)
     return UndoResponse.model_validate(done)
 
 
-async def subject(footnote: Footnote, request: FeedbackRequest) -> tuple[str, str, Output | None]:
+async def subject(parts: FeedbackParts, request: FeedbackRequest) -> tuple[str, str, Output | None]:
     """The text and the field that feedback is about, and what was answered to it before."""
     if (request.prediction_id is None) == (request.input is None):
         raise invalid("#", "give either prediction_id or input")
     if request.prediction_id is not None:
-        prediction = footnote.predictions.get(request.prediction_id)
+        prediction = parts.predictions.get(request.prediction_id)
         place = request.index or 0
         output = prediction.outputs[place] if place < len(prediction.outputs) else None
         if output is None:
@@ -101,7 +101,7 @@ async def subject(footnote: Footnote, request: FeedbackRequest) -> tuple[str, st
         if request.label is not None and not is_of_labels(prediction.record()):
             raise invalid("#/label", "the prediction has no label: give entities, or an answer")
         return output.text, prediction.field, output
-    read = text_input(request.input, "#/input", footnote.settings.max_input_chars)
+    read = text_input(request.input, "#/input", parts.settings.max_input_chars)
     if isinstance(read, Problem):
         raise read
     text = read.text
@@ -110,11 +110,11 @@ async def subject(footnote: Footnote, request: FeedbackRequest) -> tuple[str, st
     if request.label is None and request.answer is not None:
         return text, request.field or "qa", None
     field = request.field or "label"
-    return text, field, await answered(footnote, footnote.snapshot(), text, field)
+    return text, field, await answered(parts, parts.snapshots.now(), text, field)
 
 
 def item_of(
-    footnote: Footnote, request: FeedbackRequest, text: str, field: str, before: Output | None
+    parts: FeedbackParts, request: FeedbackRequest, text: str, field: str, before: Output | None
 ) -> FeedbackItem:
     """The feedback as it is recorded, with what follows from it. Raises ``validation``."""
     predicted = None if before is None else before.label
@@ -129,11 +129,11 @@ def item_of(
             )
         label = predicted
     entities = None if request.entities is None else entities_of(request.entities, text)
-    answer = None if request.answer is None else answer_of(request.answer, text, footnote.store)
+    answer = None if request.answer is None else answer_of(request.answer, text, parts.store)
     if correct and request.prediction_id is not None and entities is None and answer is None:
-        prediction = footnote.predictions.get(request.prediction_id)
+        prediction = parts.predictions.get(request.prediction_id)
         entities = confirmed_entities(prediction, request.index or 0)
-        answer = confirmed_answer(prediction, request.index or 0, footnote.store)
+        answer = confirmed_answer(prediction, request.index or 0, parts.store)
     if label is None and entities is None:
         if request.apply == "index":
             raise invalid("#/label", "what goes into the index needs the right label or entities")
@@ -164,19 +164,21 @@ def check_example(item: FeedbackItem) -> None:
         raise invalid(pointers.get(place, "#/field"), error.detail) from None
 
 
-def judge_ablation(footnote: Footnote, item: FeedbackItem, before: Output | None) -> None:
+def judge_ablation(ablations: Ablations, item: FeedbackItem, before: Output | None) -> None:
     """Count whether retrieval was right where the answer was given with it and without."""
     if before is None or before.closed is None or item.label is None:
         return
-    footnote.ablations.judge(item.field, before.label, before.closed.label, item.label)
+    ablations.judge(item.field, before.label, before.closed.label, item.label)
 
 
-async def answered(footnote: Footnote, snapshot: Snapshot, text: str, field: str) -> Output | None:
+async def answered(
+    parts: FeedbackParts, snapshot: Snapshot, text: str, field: str
+) -> Output | None:
     """The answer to a text from one snapshot; None where it has no model or no index."""
     if snapshot.serving is None or snapshot.searcher is None:
         return None
-    with footnote.permits.take(), snapshot.serving.engine.use():
-        answer = await footnote.pipeline.answer(snapshot, text, AnswerOptions(field=field))
+    with parts.permits.take(), snapshot.serving.engine.use():
+        answer = await parts.pipeline.answer(snapshot, text, AnswerOptions(field=field))
     return Output(text, answer.label, answer.confidence)
 
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 from typing import Any
 
+from app.inference.admission import Permits
+from app.inference.indexer import Indexer
+from app.inference.pipeline import Pipeline
 from app.inference.retrieval import (
     UNREADABLE,
     SearchOptions,
@@ -14,27 +18,39 @@ from app.inference.retrieval import (
     method_by,
     method_for,
 )
+from app.inference.snapshot import Snapshots
 from app.predict.inputs import text_input
 from app.problems import Problem, invalid
 from app.schemas.documents import AnalyzeRequest, SearchRequest
-from app.state import Footnote
+from app.settings import Settings
 from index_data.documents import canonical_language
 from index_data.search.searcher import Hit
 from index_data.text import analysis
 
 
-async def search(footnote: Footnote, request: SearchRequest) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchParts:
+    """The parts of the server that searching and analysing use."""
+
+    settings: Settings
+    permits: Permits
+    snapshots: Snapshots
+    indexer: Indexer
+    pipeline: Pipeline
+
+
+async def search(parts: SearchParts, request: SearchRequest) -> dict[str, Any]:
     """The answer of ``POST /search``. Raises :class:`Problem`."""
     began = time.perf_counter()
-    query = text_input(request.query, "#/query", footnote.settings.max_input_chars)
+    query = text_input(request.query, "#/query", parts.settings.max_input_chars)
     if isinstance(query, Problem):
         raise query
     lang = language(request.lang)
     where = filter_of(request.filter, "#/filter")
     if request.min_sequence is not None:
-        await footnote.indexer.reach(request.min_sequence, "#/min_sequence")
-    with footnote.permits.take():
-        snapshot = footnote.snapshot()
+        await parts.indexer.reach(request.min_sequence, "#/min_sequence")
+    with parts.permits.take():
+        snapshot = parts.snapshots.now()
         method, degraded = method_for(snapshot, request.method, "method")
         vector = None
         if method != "bm25":
@@ -51,7 +67,7 @@ async def search(footnote: Footnote, request: SearchRequest) -> dict[str, Any]:
             filter=where,
             exclude_ids=request.exclude_ids,
         )
-        hits = await find(footnote.pipeline.pool, snapshot, request.query, vector, options)
+        hits = await find(parts.pipeline.pool, snapshot, request.query, vector, options)
     shown = request.query if request.highlight else None
     return {
         "hits": [hit_json(hit, shown, snapshot.index().analyzer) for hit in hits],
@@ -82,18 +98,18 @@ def hit_json(hit: Hit, query: str | None, analyzer: analysis.Analyzer) -> dict[s
     }
 
 
-async def analyze(footnote: Footnote, request: AnalyzeRequest) -> dict[str, Any]:
+async def analyze(parts: SearchParts, request: AnalyzeRequest) -> dict[str, Any]:
     """The answer of ``POST /analyze``. Raises ``validation``."""
-    most = footnote.settings.max_input_chars
+    most = parts.settings.max_input_chars
     if len(request.text) > most:
         raise invalid("#/text", f"at most {most} characters")
     lang = language(request.lang)
-    searcher = footnote.snapshot().searcher
+    searcher = parts.snapshots.now().searcher
     analyzer = analysis.STANDARD if searcher is None else searcher.analyzer
     loop = asyncio.get_running_loop()
-    with footnote.permits.take():
+    with parts.permits.take():
         detected, tokens = await loop.run_in_executor(
-            footnote.pipeline.pool, analysis.analyze, request.text, lang, analyzer
+            parts.pipeline.pool, analysis.analyze, request.text, lang, analyzer
         )
     warnings = [] if analysis.supported(lang) else ["no analyzer for this language: no stemming"]
     return {

@@ -9,17 +9,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
-from app.history.pins import unavailable
-from app.history.predictions import Output
+from app.history.pins import Pins, unavailable
+from app.history.predictions import Output, Predictions
 from app.history.records import CLASSIFY, PREDICT, compared, record_of, recorded
+from app.inference.ablation import Ablations
+from app.inference.admission import Permits
 from app.inference.answer import Answered, Evidence
-from app.inference.pipeline import together
-from app.inference.snapshot import MODEL_NAME, Snapshot
+from app.inference.indexer import Indexer
+from app.inference.pipeline import Pipeline, together
+from app.inference.snapshot import MODEL_NAME, Snapshot, Snapshots
 from app.predict.bodies import Prediction, classify_body, predict_body
 from app.predict.classification import task_request
 from app.predict.inputs import check_retrieval, refuse_all
@@ -27,15 +30,22 @@ from app.predict.task import AnyTask, Context
 from app.predict.tasks import TASKS, available
 from app.problems import FieldError, Problem
 from app.schemas.predict import Abstain, ClassifyRequest, Retrieval, TaskRequest
-from app.state import Footnote
+from app.settings import Settings
 from app.web.streaming import Emit, silent
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Driver:
     """Answers requests with the parts of one server."""
 
-    def __init__(self, footnote: Footnote) -> None:
-        self.server = footnote
+    settings: Settings
+    permits: Permits
+    snapshots: Snapshots
+    indexer: Indexer
+    pins: Pins
+    pipeline: Pipeline
+    predictions: Predictions
+    ablations: Ablations
 
     async def predict(self, request: TaskRequest, emit: Emit = silent) -> bytes:
         """The answer to ``POST /predict``, as JSON. Raises :class:`Problem`."""
@@ -54,17 +64,17 @@ class Driver:
         Raises ``not-found``, and ``pin-unavailable`` when the model or a document is gone.
         """
         began = time.perf_counter()
-        prediction = self.server.predictions.get(name)
+        prediction = self.predictions.get(name)
         record, before = prediction.record(), prediction.answer()
         if "request" not in record:
             raise unavailable("documents", "This prediction was kept without its record.")
         request = recorded_request(record)
         task = TASKS[request.task]
-        inputs = task.read(request, self.server.settings)
+        inputs = task.read(request, self.settings)
         refuse_all(inputs)
-        with self.server.permits.take(len(inputs)):
+        with self.permits.take(len(inputs)):
             snapshot, evidence = await self._recorded(task, request, record)
-            context = Context(request, snapshot, self.server.pipeline)
+            context = Context(request, snapshot, self.pipeline)
             with snapshot.model().engine.use():
                 answers = await answer_all(task, context, inputs, evidence)
         done = Prediction(task, context, answers, began)
@@ -83,16 +93,16 @@ class Driver:
         if request.stream and not task.generates:
             detail = f"The task '{request.task}' is not streamed. Ask without 'stream'."
             raise Problem("capability-missing", detail)
-        request = task.check(request, self.server.settings)
+        request = task.check(request, self.settings)
         check_retrieval(request.retrieval)
-        inputs = task.read(request, self.server.settings)
+        inputs = task.read(request, self.settings)
         refuse_all(inputs)
-        with self.server.permits.take(len(inputs)):
+        with self.permits.take(len(inputs)):
             snapshot = await self._capture(request)
             check_model(snapshot, model)
-            self.server.pins.note(snapshot.searcher)
+            self.pins.note(snapshot.searcher)
             check_available(task, snapshot)
-            context = Context(request, snapshot, self.server.pipeline, emit)
+            context = Context(request, snapshot, self.pipeline, emit)
             with snapshot.model().engine.use():
                 degraded = await task.prepare(context, inputs)
                 answers = await answer_all(task, context, inputs)
@@ -106,13 +116,13 @@ class Driver:
         retrieval: Retrieval = request.retrieval
         if retrieval.min_sequence is not None:
             pointer = "#/retrieval/min_sequence"
-            await self.server.indexer.reach(retrieval.min_sequence, pointer)
-        snapshot = self.server.snapshot()
+            await self.indexer.reach(retrieval.min_sequence, pointer)
+        snapshot = self.snapshots.now()
         if retrieval.mode == "index":
             snapshot.index()
         snapshot.model()
         pin = request.pin
-        return await self.server.pins.snapshot(snapshot, pin.model_sha256, pin.index_sequence)
+        return await self.pins.snapshot(snapshot, pin.model_sha256, pin.index_sequence)
 
     async def _recorded(
         self, task: AnyTask, request: TaskRequest, record: dict[str, Any]
@@ -121,12 +131,12 @@ class Driver:
 
         Raises ``pin-unavailable`` when the model, the generator or a document is gone.
         """
-        now = self.server.snapshot()
+        now = self.snapshots.now()
         sha256 = record["model"]["sha256"]
-        serving = await asyncio.to_thread(self.server.pins.serving, now.model(), sha256)
+        serving = await asyncio.to_thread(self.pins.serving, now.model(), sha256)
         evidence: Sequence[Evidence | None] = ()
         if request.retrieval.mode == "index":  # provided documents are in the request
-            searchers = [now.index(), *self.server.pins.searchers()]
+            searchers = [now.index(), *self.pins.searchers()]
             encoder = serving.model.encoder_sha256
             evidence = await asyncio.to_thread(recorded, record, searchers, encoder)
         if task.generates and record["model"].get("generator") != now.generator_json():
@@ -146,7 +156,7 @@ class Driver:
         answers = [one if isinstance(one, Answered) else None for one in done.answers]
         for one in done.good:
             if one.closed is not None and one.abstain_reason != "no_evidence":
-                self.server.ablations.count(field, one.closed)
+                self.ablations.count(field, one.closed)
         from_index = context.request.retrieval.mode == "index"
         record = record_of(
             route,
@@ -157,7 +167,7 @@ class Driver:
             from_index=from_index,
             vectors=done.task.labels,
         )
-        self.server.predictions.keep(
+        self.predictions.keep(
             body["id"],
             field=field,
             outputs=[output_of(done.task, one) if one else None for one in answers],

@@ -54,7 +54,7 @@ def check_model(snapshot: Snapshot, name: str) -> None:
 
 async def chat(driver: Driver, request: ChatRequest, emit: Emit = silent) -> dict[str, Any]:
     """The prediction behind ``POST /v1/chat/completions``. Raises :class:`Problem`."""
-    snapshot = driver.server.snapshot()
+    snapshot = driver.snapshots.now()
     check_model(snapshot, request.model)
     given = {"messages": [plain(m) for m in request.messages]}
     most = request.max_completion_tokens or request.max_tokens
@@ -68,7 +68,7 @@ async def completion(
     driver: Driver, request: CompletionRequest, emit: Emit = silent
 ) -> dict[str, Any]:
     """The prediction behind ``POST /v1/completions``. Raises :class:`Problem`."""
-    snapshot = driver.server.snapshot()
+    snapshot = driver.snapshots.now()
     check_model(snapshot, request.model)
     if snapshot.generator is None:
         raise no_model(
@@ -176,7 +176,7 @@ def head(kind: str, request: Shared) -> dict[str, Any]:
 
 
 def extra(prediction: Mapping[str, Any]) -> dict[str, Any]:
-    """Footnote's own fields: of the first input, and the id of the prediction."""
+    """The fields beside OpenAI's: of the first input, and the id of the prediction."""
     first = prediction["data"][0]
     own = {"citations": first.get("citations"), "sentences": first["output"]["sentences"]}
     own |= {"support": first["support"], "abstained": first["abstained"]}

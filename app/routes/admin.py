@@ -12,13 +12,13 @@ from app.jobs import pretrain as pretrain_job
 from app.jobs import reindex as indexing_job
 from app.jobs import train as training_job
 from app.jobs.job import Job
+from app.jobs.queue import Jobs
 from app.manage import admin as admin_service
 from app.manage import report_page
 from app.problems import Slug
 from app.records.keys import scope
 from app.schemas import admin as bodies
 from app.schemas.pretrain import PretrainRequest
-from app.state import Footnote
 from app.web.body import JsonRoute
 from app.web.http import BODY_REFUSALS, State, json_answer, refusals
 
@@ -44,11 +44,9 @@ PAGE_HEADERS = {
 }
 
 
-def submit(
-    footnote: Footnote, response: Response, kind: str, params: dict[str, Any]
-) -> bodies.JobBody:
+def submit(jobs: Jobs, response: Response, kind: str, params: dict[str, Any]) -> bodies.JobBody:
     """Queue a job; the answer tells where to watch it."""
-    return queued(response, footnote.jobs.submit(kind, params))
+    return queued(response, jobs.submit(kind, params))
 
 
 def queued(response: Response, job: Job) -> bodies.JobBody:
@@ -66,8 +64,10 @@ def train(body: bodies.TrainRequest, footnote: State, response: Response) -> bod
     held-out rows, the head that serves, or where there is none the neighbours alone (for `qa` the
     closed book), by the task's own figure: accuracy, F1 of whole entities, F1 of answers.
     """
-    params = admin_service.train_params(footnote, body)
-    return submit(footnote, response, training_job.TYPE, params)
+    params = admin_service.train_params(
+        footnote.indexer, footnote.datasets, footnote.registry, body
+    )
+    return submit(footnote.jobs, response, training_job.TYPE, params)
 
 
 @router.post(
@@ -83,8 +83,10 @@ def pretrain(body: PretrainRequest, footnote: State, response: Response) -> bodi
     interrupted goes on where it stopped. The model is kept beside the checkpoints and listed with
     them; it serves nothing by itself.
     """
-    params = admin_service.pretrain_params(footnote, body)
-    return submit(footnote, response, pretrain_job.TYPE, params)
+    params = admin_service.pretrain_params(
+        footnote.store, footnote.datasets, footnote.registry, footnote.language_models, body
+    )
+    return submit(footnote.jobs, response, pretrain_job.TYPE, params)
 
 
 @router.post(
@@ -93,14 +95,14 @@ def pretrain(body: PretrainRequest, footnote: State, response: Response) -> bodi
 def reindex(body: bodies.ReindexRequest, footnote: State, response: Response) -> bodies.JobBody:
     """The old generation serves until the new one is whole. Unchanged vectors are taken over."""
     params = admin_service.reindex_params(footnote.indexer, body)
-    return submit(footnote, response, indexing_job.TYPE, params)
+    return submit(footnote.jobs, response, indexing_job.TYPE, params)
 
 
 @router.post("/evaluate", summary="Measure what serves", **QUEUED, responses=refusals(*REFUSALS))
 def evaluate(body: bodies.EvaluateRequest, footnote: State, response: Response) -> bodies.JobBody:
     """With retrieval, without, and the neighbours alone, on rows that the head did not see."""
     admin_service.check_labels(footnote.indexer, body.field)
-    return submit(footnote, response, evaluation_job.TYPE, body.model_dump())
+    return submit(footnote.jobs, response, evaluation_job.TYPE, body.model_dump())
 
 
 @router.get("/models", summary="List the checkpoints", responses=refusals())
@@ -156,7 +158,9 @@ def model_report(
 )
 def delete_model(version: Version, footnote: State) -> bodies.ModelDeleted:
     """For good; never the one that serves."""
-    admin_service.remove_model(footnote, version)
+    admin_service.remove_model(
+        footnote.registry, footnote.language_models, version, footnote.settings.generator
+    )
     return bodies.ModelDeleted(version=version)
 
 

@@ -28,7 +28,7 @@ AuditId = Annotated[str, Path(max_length=64)]
 def audit(body: bodies.AuditRequest, footnote: State, response: Response) -> bodies.JobBody:
     """Documents whose neighbours and a head that has not seen them contradict their label."""
     check_labels(footnote.indexer, body.field)
-    return submit(footnote, response, audit_job.TYPE, body.model_dump())
+    return submit(footnote.jobs, response, audit_job.TYPE, body.model_dump())
 
 
 @router.get(
@@ -43,7 +43,8 @@ def findings(
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> bodies.AuditPage:
     """Worst first, with the texts and labels as they stand now. The id is that of the job."""
-    return audit_service.page(footnote, audit_id, offset=offset, limit=limit)
+    job = audit_service.audit_of(footnote.jobs, audit_id)
+    return audit_service.page(job, footnote.audits, footnote.store, offset=offset, limit=limit)
 
 
 @router.post(
@@ -55,4 +56,5 @@ async def decide(
     audit_id: AuditId, body: bodies.AuditDecision, footnote: State
 ) -> bodies.AuditDecided:
     """A correction counts from the next request on; what is dismissed is not shown again."""
-    return await audit_service.decide(footnote, audit_id, body)
+    job = audit_service.audit_of(footnote.jobs, audit_id)
+    return await audit_service.decide(job, body, footnote.audits, footnote.store, footnote.indexer)

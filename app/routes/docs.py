@@ -20,7 +20,6 @@ from app.records.datasets import id_of, line_of
 from app.records.feedback import FeedbackItem
 from app.records.keys import RequireScope, Scope, scope
 from app.schemas.base import ProblemBody
-from app.state import Footnote
 from app.web.html import render
 from app.web.http import State, json_answer
 
@@ -124,7 +123,7 @@ def scopes(app: FastAPI) -> list[tuple[str, str, Scope]]:
     return listed
 
 
-def with_examples(document: dict[str, Any], footnote: Footnote) -> dict[str, Any]:
+def with_examples(document: dict[str, Any], footnote: State) -> dict[str, Any]:
     """The description with ids in it that exist on this server."""
     known = known_ids(footnote)
     paths = {
@@ -137,7 +136,7 @@ def with_examples(document: dict[str, Any], footnote: Footnote) -> dict[str, Any
     return {**document, "paths": paths}
 
 
-def known_ids(footnote: Footnote) -> dict[str, str | int]:
+def known_ids(footnote: State) -> dict[str, str | int]:
     """A value for each parameter of a path.
 
     The description is read without a key, so where one is needed it names nothing of one's own.

@@ -9,6 +9,8 @@ from pydantic import SkipValidation as Sent
 from starlette.responses import Response
 
 from app.manage import documents as document_service
+from app.manage.documents import Target
+from app.manage.erasure import Holders
 from app.problems import Slug
 from app.records.keys import scope
 from app.schemas.documents import (
@@ -42,6 +44,29 @@ Erase = Annotated[
 IfMatch = Annotated[str | None, Header(description="Only if this is still the ETag.")]
 
 
+async def target_of(footnote: State) -> Target:
+    """Where documents are written to."""
+    return Target(footnote.store, footnote.indexer, footnote.imported)
+
+
+async def holders_of(footnote: State) -> Holders:
+    """Everything that may hold something of a document."""
+    return Holders(
+        store=footnote.store,
+        indexer=footnote.indexer,
+        feedback=footnote.feedback,
+        predictions=footnote.predictions,
+        pins=footnote.pins,
+        jobs=footnote.jobs,
+        registry=footnote.registry,
+        language_models=footnote.language_models,
+    )
+
+
+Writing = Annotated[Target, Depends(target_of)]
+Holding = Annotated[Holders, Depends(holders_of)]
+
+
 @router.post(
     "/documents",
     summary="Add or update documents",
@@ -49,13 +74,17 @@ IfMatch = Annotated[str | None, Header(description="Only if this is still the ET
     responses=refusals(*REFUSALS),
 )
 async def post_documents(
-    request: Request, footnote: State, body: Sendable = None, wait: Wait = "indexed"
+    request: Request,
+    footnote: State,
+    target: Writing,
+    body: Sendable = None,
+    wait: Wait = "indexed",
 ) -> WriteResponse:
     """One JSON document, `{"documents": [...]}`, or NDJSON of any length, read as a stream."""
     if body is None:
         arriving = chunks(request, footnote.settings.idle_timeout_s)
-        return await document_service.import_lines(footnote, arriving, wait)
-    return await document_service.import_json(footnote, body, wait)
+        return await document_service.import_lines(target, arriving, wait)
+    return await document_service.import_json(target, body, wait)
 
 
 @router.get(
@@ -108,14 +137,14 @@ async def get_document(
 async def put_document(
     document_id: str,
     body: Annotated[Sent[Document], Body()],
-    footnote: State,
+    target: Writing,
     response: Response,
     wait: Wait = "indexed",
     if_match: IfMatch = None,
 ) -> WriteResponse:
     """The whole document; with `If-Match` only over the version that it names."""
     report, document = await document_service.replace_one(
-        footnote, document_id, body, if_match=if_match, wait=wait
+        target, document_id, body, if_match=if_match, wait=wait
     )
     response.headers["ETag"] = document.etag
     response.status_code = 201 if report.created else 200
@@ -130,14 +159,22 @@ async def put_document(
     responses=refusals("not-found", "precondition-failed", "insufficient-storage", "not-ready"),
 )
 async def delete_document(
-    document_id: str, footnote: State, if_match: IfMatch = None, erase: Erase = False
+    document_id: str,
+    footnote: State,
+    holders: Holding,
+    if_match: IfMatch = None,
+    erase: Erase = False,
 ) -> Response:
     """No search finds it from now on; with `erase` nothing else quotes it either."""
     if erase:
         return json_answer(
-            await document_service.erase_one(footnote, document_id, if_match=if_match)
+            await document_service.erase_one(holders, document_id, if_match=if_match)
         )
-    return json_answer(await document_service.delete_one(footnote, document_id, if_match=if_match))
+    return json_answer(
+        await document_service.delete_one(
+            footnote.store, footnote.indexer, document_id, if_match=if_match
+        )
+    )
 
 
 @router.post(
@@ -149,5 +186,7 @@ async def delete_document(
 )
 async def delete_by_filter(request: Request, body: DeleteRequest, footnote: State) -> Response:
     """Every document that the filter matches; `dry_run` only counts them."""
-    work = document_service.delete_where(footnote, body.filter, body.dry_run)
+    work = document_service.delete_where(
+        footnote.store, footnote.indexer, body.filter, body.dry_run
+    )
     return json_answer(await unless_gone(request, work))

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response, StreamingResponse
 
 from app.manage import feedback as feedback_service
+from app.manage.correction_impact import FeedbackParts
 from app.records.feedback import Feedback
 from app.records.keys import scope
 from app.schemas.documents import FeedbackRequest, FeedbackResponse, UndoResponse
@@ -17,6 +18,24 @@ from app.web.body import JsonRoute
 from app.web.http import State, json_answer, refusals
 
 router = APIRouter(tags=["feedback"], dependencies=[Depends(scope("write"))], route_class=JsonRoute)
+
+
+async def parts_of(footnote: State) -> FeedbackParts:
+    """The parts of the server that feedback and its impact use."""
+    return FeedbackParts(
+        settings=footnote.settings,
+        store=footnote.store,
+        indexer=footnote.indexer,
+        feedback=footnote.feedback,
+        predictions=footnote.predictions,
+        permits=footnote.permits,
+        snapshots=footnote.snapshots,
+        pipeline=footnote.pipeline,
+        ablations=footnote.ablations,
+    )
+
+
+Correcting = Annotated[FeedbackParts, Depends(parts_of)]
 
 
 @router.post(
@@ -35,12 +54,12 @@ router = APIRouter(tags=["feedback"], dependencies=[Depends(scope("write"))], ro
     )
     | {200: {"model": FeedbackResponse, "description": "The preview: nothing was written."}},
 )
-async def give_feedback(body: FeedbackRequest, footnote: State) -> Response:
+async def give_feedback(body: FeedbackRequest, parts: Correcting) -> Response:
     """With `apply: index` the next prediction knows the corrected example.
 
     `impact` names the recent predictions that it changes.
     """
-    given = await feedback_service.give(footnote, body)
+    given = await feedback_service.give(parts, body)
     return json_answer(given, 200 if body.preview else 201)
 
 
@@ -63,7 +82,7 @@ async def export_feedback(
 )
 async def undo_feedback(feedback_id: str, footnote: State) -> UndoResponse:
     """The document that it made goes, or goes back to what other feedback says."""
-    return await feedback_service.undo(footnote, feedback_id)
+    return await feedback_service.undo(footnote.feedback, footnote.indexer, feedback_id)
 
 
 def json_lines(feedback: Feedback) -> Iterator[bytes]:

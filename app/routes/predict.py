@@ -33,7 +33,16 @@ REFUSALS: tuple[Slug, ...] = (*BODY_REFUSALS, "capability-missing", "queue-full"
 
 async def driver_of(footnote: State) -> Driver:
     """What answers requests, with the parts of this server."""
-    return Driver(footnote)
+    return Driver(
+        settings=footnote.settings,
+        permits=footnote.permits,
+        snapshots=footnote.snapshots,
+        indexer=footnote.indexer,
+        pins=footnote.pins,
+        pipeline=footnote.pipeline,
+        predictions=footnote.predictions,
+        ablations=footnote.ablations,
+    )
 
 
 Answering = Annotated[Driver, Depends(driver_of)]

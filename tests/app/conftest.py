@@ -215,9 +215,8 @@ def listening(settings: Settings) -> Iterator[tuple[str, Footnote]]:
                 assert time.monotonic() < deadline, footnote.status
                 time.sleep(0.02)
             fill(footnote)
-            indexer = footnote.open_indexer()
-            indexer.notify()
-            while indexer.reached < footnote.store.sequence:
+            footnote.indexer.notify()
+            while footnote.indexer.reached < footnote.store.sequence:
                 time.sleep(0.02)
             yield f"http://{host}:{port}", footnote
         finally:

@@ -110,6 +110,7 @@ def test_a_broken_import_keeps_whole_batches(
 ) -> None:
     monkeypatch.setattr(document_service, "BATCH_LINES", 10)
     footnote = state(client)
+    target = document_service.Target(footnote.store, footnote.indexer, footnote.imported)
 
     async def breaks() -> AsyncIterator[bytes]:
         for number in range(25):
@@ -118,7 +119,7 @@ def test_a_broken_import_keeps_whole_batches(
 
     async def go() -> None:
         with pytest.raises(ConnectionError):
-            await document_service.import_lines(footnote, breaks(), "durable")
+            await document_service.import_lines(target, breaks(), "durable")
 
     asyncio.run(go())
     assert footnote.store.get("b19") is not None
