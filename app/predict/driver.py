@@ -104,6 +104,7 @@ class Driver:
         Raises ``not-ready`` while what it needs is not loaded, and ``pin-unavailable``.
         """
         retrieval: Retrieval = request.retrieval
+        self.server.status.check(index=retrieval.mode == "index")
         if retrieval.min_sequence is not None:
             pointer = "#/retrieval/min_sequence"
             await self.server.indexer.reach(retrieval.min_sequence, pointer)
@@ -119,8 +120,10 @@ class Driver:
     ) -> tuple[Snapshot, Sequence[Evidence | None]]:
         """The model of a record, and the evidence from the index of each input.
 
-        Raises ``pin-unavailable`` when the model, the generator or a document is gone.
+        Raises ``not-ready`` at the start of a server, and ``pin-unavailable`` when the model, the
+        generator or a document is gone.
         """
+        self.server.status.check(index=request.retrieval.mode == "index")
         now = self.server.snapshot()
         sha256 = record["model"]["sha256"]
         serving = await asyncio.to_thread(self.server.pins.serving, now.model(), sha256)
