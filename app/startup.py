@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from app.inference.indexer import Indexer
+from app.inference.indexer import WRITES, Indexer
 from app.inference.loading import load_generator, load_serving
 from app.inference.snapshot import Snapshots
 from app.jobs import reindex
@@ -21,6 +21,7 @@ from app.jobs.inputs import index_folder
 from app.jobs.queue import Jobs
 from app.jobs.train import sweep
 from app.metrics import Metrics
+from app.problems import Problem
 from app.records.encoders import EncoderChoice
 from app.records.erased import outdated_generations
 from app.records.registry import NO_CHECKPOINT, Registry
@@ -40,11 +41,24 @@ class Status:
     stage: str = "starting"
     detail: str = ""
     failed: bool = False
+    loaded: bool = False  # model and generator are there, or are named in ``degraded``
 
     @property
     def ready(self) -> bool:
-        """Whether requests are answered."""
+        """Whether the store is served whole, but for what ``degraded`` names."""
         return self.stage == READY
+
+    def check(self, *, index: bool) -> None:
+        """Raise ``not-ready`` for a prediction that came too early.
+
+        ``index``: it is answered from the index too.
+        """
+        if self.ready or (self.loaded and not index):
+            return
+        said = f"The server is not ready: {self.stage}."
+        if self.failed:
+            said = f"The start of the server failed: {self.stage}. /health/ready says why."
+        raise Problem("not-ready", said, retry_after=1)
 
 
 @dataclass(kw_only=True)
@@ -84,6 +98,7 @@ class StartUp:
             *(generator if self.settings.generator else ()),
             ("opening the index", self._open_index),
             ("filling the store with the sample", self._fill_sample),
+            ("catching up with the store", self._catch_up),
         )
         began = time.monotonic()
         for stage, work in stages:
@@ -160,6 +175,7 @@ class StartUp:
     def _open_index(self) -> None:
         from index_data.generations.warmup import warm_up
 
+        self.status.loaded = True
         warm_up()
         settings, serving = self.settings, self.snapshots.now().serving
         index = Index(
@@ -189,8 +205,21 @@ class StartUp:
         indexer, first = self.indexer, self.store.sequence
         result = self.store.upsert(list(helpdesk())).result()
         indexer.notify()
-        while indexer.reached < result.sequence and not self._closing.wait(0.2):
+        while indexer.reached < result.sequence and WRITES not in self.snapshots.faults:
+            if self._closing.wait(0.2):
+                return
             self._progress(indexer.reached - first, result.sequence - first, "documents encoded")
+
+    def _catch_up(self) -> None:
+        """Wait until the index has what was stored by now, with vectors where they can be made.
+
+        What the indexer cannot take up is named in ``degraded``, and is not waited for.
+        """
+        indexer, end = self.indexer, self.store.sequence
+        while indexer.reached < end or (self.snapshots.now().serving and indexer.bare):
+            if WRITES in self.snapshots.faults or self._closing.wait(0.05):
+                return
+            self.status.detail = f"documents to encode: {indexer.bare}"
 
     def _progress(self, step: int, total: int, what: str) -> None:
         detail = f"{what}: {step} of {total}"

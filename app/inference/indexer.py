@@ -26,6 +26,7 @@ from index_data.storage.store import DocumentStore, StoredVectors, Tombstone
 logger = logging.getLogger(__name__)
 
 BATCH = 128  # changes applied together
+WRITES = "writes"  # the part that is degraded while writes cannot be taken up
 Vectors = dict[str, NDArray[np.float32]]
 Change = Document | Tombstone
 
@@ -68,6 +69,11 @@ class Indexer:
     def reached(self) -> int:
         """The sequence up to which every write is in the index."""
         return self._reached
+
+    @property
+    def bare(self) -> int:
+        """How many documents are searched without vectors until they are encoded."""
+        return len(self._bare)
 
     def open(self, index: Index) -> None:
         """Serve an index that was opened, and begin: what it has not seen is taken up first."""
@@ -125,8 +131,11 @@ class Indexer:
                     if self._closing:
                         return
                 self._arrived(end)  # the last writes may have been overwritten, or be damaged
+                if WRITES in self._snapshots.faults:
+                    self._snapshots.put(repaired=(WRITES,))
             except (OSError, RuntimeError, ValueError):
                 logger.exception("the index could not take up what was written; trying again")
+                self._snapshots.degrade(WRITES, "index: not all writes are in it; trying again")
                 with self._wake:
                     self._wake.wait(1.0)
 
@@ -191,12 +200,15 @@ class Indexer:
         """Give vectors to documents that a stop of the server left without, a batch at a time."""
         while self._snapshots.now().serving is not None and self._bare and not self._closing:
             batch = self._bare[-BATCH:]
-            del self._bare[-BATCH:]
-            vectors, encoder_sha = self._vectors(batch)
             try:
+                vectors, encoder_sha = self._vectors(batch)
                 self.index.apply(batch, (), vectors, encoder_sha=encoder_sha)
             except EncoderChanged:  # the new one is known by now
-                self._bare += batch
+                continue
+            except (OSError, RuntimeError, ValueError):  # left without, so that writes go on
+                del self._bare[-BATCH:]
+                raise
+            del self._bare[-BATCH:]
 
 
 def batches(changes: Iterator[Change]) -> Iterator[list[Change]]:

@@ -11,9 +11,11 @@ from app.inference.retrieval import filter_of
 from app.inference.snapshot import Snapshot
 from app.predict.inputs import TextInput, texts, unused, with_thresholds
 from app.predict.task import Context, Task, item_body
-from app.problems import Problem
+from app.problems import Problem, invalid
 from app.schemas.predict import ClassifyRequest, Params, TaskRequest
 from app.settings import Settings
+
+MAX_FIELDS = 20  # named where a request asks for another
 
 
 class Classification(Task[TextInput, Answer]):
@@ -32,6 +34,12 @@ class Classification(Task[TextInput, Answer]):
         """A text, or a list of texts. Raises ``validation`` for a filter that is not one."""
         filter_of(request.retrieval.filter, "#/retrieval/filter")
         return texts(request.input, settings.max_input_chars)
+
+    async def prepare(self, context: Context, inputs: Sequence[TextInput | Problem]) -> list[str]:
+        """As of every task. Raises ``validation`` for a field that does not exist."""
+        field = self.field(context.request)
+        check_field(context, field, default=field == self._default_field)
+        return await super().prepare(context, inputs)
 
     async def answer(self, context: Context, given: TextInput, recorded: Evidence | None) -> Answer:
         """The label of one text."""
@@ -72,6 +80,23 @@ def task_request(request: ClassifyRequest) -> TaskRequest:
         explain=request.explain,
         abstain=request.abstain,
     )
+
+
+def check_field(context: Context, field: str, *, default: bool) -> None:
+    """Raise ``validation`` where neither a head nor a document knows the field.
+
+    ``default``: one that needs not be requested is no error while there is no field at all.
+    """
+    heads, searcher = context.snapshot.model().model.heads, context.snapshot.searcher
+    given = any(d.label is not None for d in context.request.retrieval.documents or ())
+    if field in heads or given or searcher is None or searcher.field_labels(field):
+        return
+    fields = sorted({*heads, *searcher.fields()})
+    if default and not fields:
+        return
+    known = ", ".join(fields[:MAX_FIELDS]) + (", ..." if len(fields) > MAX_FIELDS else "")
+    there = f"there are: {known}" if fields else "no document has labels yet"
+    raise invalid("#/field", f"no head and no document has this field; {there}")
 
 
 def options_of(request: TaskRequest, field: str) -> AnswerOptions:

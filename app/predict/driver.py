@@ -31,6 +31,7 @@ from app.predict.tasks import TASKS, available
 from app.problems import FieldError, Problem
 from app.schemas.predict import Abstain, ClassifyRequest, Retrieval, TaskRequest
 from app.settings import Settings
+from app.startup import Status
 from app.web.streaming import Emit, silent
 
 
@@ -39,6 +40,7 @@ class Driver:
     """Answers requests with the parts of one server."""
 
     settings: Settings
+    status: Status
     permits: Permits
     snapshots: Snapshots
     indexer: Indexer
@@ -114,6 +116,7 @@ class Driver:
         Raises ``not-ready`` while what it needs is not loaded, and ``pin-unavailable``.
         """
         retrieval: Retrieval = request.retrieval
+        self.status.check(index=retrieval.mode == "index")
         if retrieval.min_sequence is not None:
             pointer = "#/retrieval/min_sequence"
             await self.indexer.reach(retrieval.min_sequence, pointer)
@@ -129,8 +132,10 @@ class Driver:
     ) -> tuple[Snapshot, Sequence[Evidence | None]]:
         """The model of a record, and the evidence from the index of each input.
 
-        Raises ``pin-unavailable`` when the model, the generator or a document is gone.
+        Raises ``not-ready`` at the start of a server, and ``pin-unavailable`` when the model, the
+        generator or a document is gone.
         """
+        self.status.check(index=request.retrieval.mode == "index")
         now = self.snapshots.now()
         sha256 = record["model"]["sha256"]
         serving = await asyncio.to_thread(self.pins.serving, now.model(), sha256)

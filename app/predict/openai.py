@@ -54,7 +54,7 @@ def check_model(snapshot: Snapshot, name: str) -> None:
 
 async def chat(driver: Driver, request: ChatRequest, emit: Emit = silent) -> dict[str, Any]:
     """The prediction behind ``POST /v1/chat/completions``. Raises :class:`Problem`."""
-    snapshot = driver.snapshots.now()
+    snapshot = loaded(driver, request)
     check_model(snapshot, request.model)
     given = {"messages": [plain(m) for m in request.messages]}
     most = request.max_completion_tokens or request.max_tokens
@@ -68,7 +68,7 @@ async def completion(
     driver: Driver, request: CompletionRequest, emit: Emit = silent
 ) -> dict[str, Any]:
     """The prediction behind ``POST /v1/completions``. Raises :class:`Problem`."""
-    snapshot = driver.snapshots.now()
+    snapshot = loaded(driver, request)
     check_model(snapshot, request.model)
     if snapshot.generator is None:
         raise no_model(
@@ -83,6 +83,12 @@ async def completion(
             with client_pointers():
                 raise refused(item["error"])
     return prediction
+
+
+def loaded(driver: Driver, request: Shared) -> Snapshot:
+    """What serves. Raises ``not-ready`` while it is unknown which models will."""
+    driver.status.check(index=request.retrieval.mode == "index")
+    return driver.snapshots.now()
 
 
 async def predicted(driver: Driver, request: TaskRequest, emit: Emit) -> dict[str, Any]:

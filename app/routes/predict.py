@@ -35,6 +35,7 @@ async def driver_of(footnote: State) -> Driver:
     """What answers requests, with the parts of this server."""
     return Driver(
         settings=footnote.settings,
+        status=footnote.status,
         permits=footnote.permits,
         snapshots=footnote.snapshots,
         indexer=footnote.indexer,

@@ -30,6 +30,7 @@ from index_data.text.analysis import STANDARD, Analyzer
 
 Method = Literal["bm25", "dense", "hybrid"]
 METHODS: tuple[Method, ...] = ("bm25", "dense", "hybrid")
+LABELS = "labels."  # before the name of a label field: its filter column
 
 
 class MethodUnavailable(ValueError):
@@ -133,7 +134,13 @@ class Searcher:
 
     def field_labels(self, field: str) -> list[str]:
         """The labels that live documents have in a label field, sorted."""
-        return self.column_values(f"labels.{field}")
+        return self.column_values(LABELS + field)
+
+    def fields(self) -> list[str]:
+        """The label fields that live documents carry, sorted."""
+        held = {name for view in self.views for name in view.segment.columns.names(LABELS)}
+        fields = sorted(name.removeprefix(LABELS) for name in held)
+        return [field for field in fields if self.field_labels(field)]
 
     def column_values(self, column: str) -> list[str]:
         """The values that live documents have in a filter column, sorted."""

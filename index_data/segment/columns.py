@@ -35,6 +35,10 @@ class Columns:
             result &= passing
         return result
 
+    def names(self, prefix: str) -> list[str]:
+        """The columns whose names begin so."""
+        return [name for name in self.values if name.startswith(prefix)]
+
     def holders(self, name: str) -> Iterator[tuple[Scalar, NDArray[np.uint32]]]:
         """Each value of a column with the documents that hold it."""
         for row, value in enumerate(self.values.get(name, ()), self.starts.get(name, 0)):

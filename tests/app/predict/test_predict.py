@@ -116,16 +116,6 @@ def test_the_reason_for_giving_no_label(
     )
 
 
-def test_a_field_that_nothing_knows_is_told(filled: TestClient) -> None:
-    answer = classify(filled, field="chaptre")
-    assert answer["data"][0]["abstain_reason"] == "no_evidence"
-    (told,) = answer["warnings"]
-    assert "'chaptre'" in told
-    body = {"task": "classification", "input": CHARGED, "field": "chaptre"}
-    assert filled.post("/predict", json=body).json()["warnings"] == [told]
-    assert classify(filled)["warnings"] == []
-
-
 def test_thresholds_of_the_server_unless_the_request_has_its_own(
     tmp_path: Path, settings_for: Any
 ) -> None:

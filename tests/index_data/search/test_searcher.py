@@ -131,10 +131,12 @@ def test_labels_are_those_of_live_documents() -> None:
     assert searcher.field_labels("label") == ["x", "y"]
     assert searcher.field_labels("tags") == ["p", "q"]
     assert searcher.field_labels("none") == []
+    assert searcher.fields() == ["label", "tags"]
     later = searcher_of(
         state.apply([Document("c", "c", labels={"label": "z"}, sequence=2)], {"b": 3})
     )
     assert later.field_labels("label") == ["x", "z"]
+    assert searcher_of(state.apply([], {"a": 3})).fields() == ["label"]
     assert searcher.field_labels("label") == ["x", "y"]
 
 
