@@ -27,6 +27,8 @@ from index_data.documents import (
     child_pointer,
 )
 from index_data.entities import COLUMN as ENTITIES
+from index_data.roles import COLUMN as ROLE
+from index_data.roles import Role, role_of
 
 Scalar = str | int | float | bool
 
@@ -79,6 +81,12 @@ class Filter:
         """Whether every clause holds."""
         return all(clause.matches(document) for clause in self.clauses)
 
+    def also(self, other: Filter | None) -> Filter:
+        """What passes both."""
+        if not other:
+            return self
+        return Filter(f"{self.key} {other.key}", (*self.clauses, *other.clauses))
+
     def __bool__(self) -> bool:
         return bool(self.clauses)
 
@@ -102,10 +110,12 @@ def parse_filter(raw: object) -> Filter:
 def column_values(document: Document, name: str) -> tuple[Scalar, ...]:
     """The values a document has in a column: ``lang``, ``labels.<field>``, ``metadata.<key>``.
 
-    Those of ``metadata.entities`` are their types.
+    Those of ``metadata.entities`` are their types. ``role`` has one value, `role_of`.
     """
     if name == "lang":
         return () if document.lang is None else (document.lang,)
+    if name == ROLE:
+        return (role_of(document),)
     kind, _, key = name.partition(".")
     if kind == "labels":
         return document.label_values(key)
@@ -210,3 +220,22 @@ def _language(value: str, pointer: str) -> str:
 
 MARKED: Final = parse_filter({ENTITIES: {"gte": ""}})
 """Documents with an entity of any type."""
+
+
+def _of_role(role: Role) -> Filter:
+    return Filter(f"role {role}", (Clause(ROLE, (role,), (), frozenset({("string", role)})),))
+
+
+EXAMPLES: Final = _of_role("example")
+KNOWLEDGE: Final = _of_role("knowledge")
+
+
+def carrying(field: str) -> Filter:
+    """Documents with a label in a field, whatever it is."""
+    name = f"labels.{field}"
+    return Filter(f"any {name}", (Clause(name, None, (("gte", ""),)),))
+
+
+def examples_of(field: str) -> Filter:
+    """The examples of a label field: documents that carry it, but for those that say knowledge."""
+    return carrying(field).also(EXAMPLES)

@@ -16,6 +16,7 @@ from app.problems import FieldError, Problem
 from app.schemas.predict import AbstainReason, ProvidedDocument
 from app.schemas.prediction import FlipSet, Influence
 from index_data.filters import Filter
+from index_data.roles import EvidenceRole
 from index_data.search.searcher import Hit
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class AnswerOptions:
     method: str | None = None
     k: int | None = None
     filter: Filter | None = None
+    evidence: EvidenceRole | None = None
     exclude_ids: tuple[str, ...] = ()
     documents: tuple[ProvidedDocument, ...] = ()
     labels: tuple[str, ...] | None = None

@@ -30,6 +30,7 @@ from app.inference.influence import as_retrieved
 from app.inference.model_thread import EngineClosed
 from app.inference.snapshot import Serving, Snapshot
 from index_data.documents import Document, near_duplicate
+from index_data.search.evidence import label_evidence
 from index_data.search.searcher import Searcher
 
 if TYPE_CHECKING:
@@ -222,6 +223,7 @@ class NeighbourCalibrations:
                 document.text,
                 k=serving.model.counted(field),
                 lang=document.lang,
+                filter=label_evidence(field),
                 query_vector=vector,
                 exclude_ids=[document.id],
                 exclude=lambda other, text=document.text: near_duplicate(text, other.text),  # type: ignore[misc]

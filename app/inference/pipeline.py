@@ -36,6 +36,7 @@ from app.inference.retrieval import (
     with_correction,
 )
 from app.inference.snapshot import Serving, Snapshot
+from index_data.search.evidence import label_evidence
 
 if TYPE_CHECKING:
     from app.inference.engine import TextRead
@@ -132,7 +133,7 @@ async def gather(
     search = SearchOptions(
         k=options.k or serving.model.counted(options.field),
         method=options.method,
-        filter=options.filter,
+        filter=label_evidence(options.field, options.evidence, options.filter),
         exclude_ids=options.exclude_ids,
     )
     if options.mode == "provided":

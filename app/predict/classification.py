@@ -108,6 +108,7 @@ def options_of(request: TaskRequest, field: str) -> AnswerOptions:
         method=retrieval.method,
         k=retrieval.k,
         filter=filter_of(retrieval.filter, "#/retrieval/filter"),
+        evidence=retrieval.evidence,
         exclude_ids=tuple(retrieval.exclude_ids),
         documents=tuple(retrieval.documents or ()),
         labels=None if labels is None else tuple(labels),

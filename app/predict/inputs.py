@@ -76,6 +76,9 @@ def check_retrieval(retrieval: Retrieval) -> None:
         raise invalid("#/retrieval/documents", "only mode 'provided' takes documents")
     if retrieval.mode == "provided" and retrieval.filter is not None:
         raise invalid("#/retrieval/filter", "only mode 'index' takes a filter")
+    if retrieval.mode == "provided" and retrieval.evidence is not None:
+        why = "only mode 'index' takes it: documents that are provided are all evidence"
+        raise invalid("#/retrieval/evidence", why)
 
 
 def check_no_labels(request: TaskRequest) -> None:

@@ -26,7 +26,7 @@ from app.schemas.prediction import Influence
 from app.settings import Settings
 from index_data.documents import entities_of
 from index_data.entities import COLUMN, Entities, fault_in, spans, within
-from index_data.filters import MARKED, Filter
+from index_data.search.evidence import entity_evidence
 from index_data.search.searcher import Hit
 
 if TYPE_CHECKING:
@@ -195,10 +195,7 @@ async def labelled(
         by_id = {d.id: d for d in documents}
         hits = provided_hits(documents, HEAD, vectors, query, search)
         return hits, [spans(by_id[hit.doc_id].entities or []) for hit in hits]
-    marked = MARKED
-    if search.filter is not None:
-        key = f"{search.filter.key} {MARKED.key}"
-        marked = Filter(key, (*search.filter.clauses, *MARKED.clauses))
+    marked = entity_evidence(retrieval.evidence, search.filter)
     hits = await read_and_find(pool, snapshot, text, replace(search, filter=marked))
     return hits, [entities_in(hit) for hit in hits]
 

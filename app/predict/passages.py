@@ -12,11 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.inference.answer import Evidence
-from app.inference.retrieval import find, method_for, read_texts, search_options
+from app.inference.retrieval import (
+    SearchOptions,
+    find,
+    method_for,
+    read_texts,
+    search_options,
+)
 from app.inference.snapshot import Snapshot
 from app.predict.task import Context
 from app.schemas.predict import Retrieval
 from index_data.documents import Document
+from index_data.search.evidence import text_evidence
 from index_data.search.searcher import Hit, Searcher
 from index_data.segment.segment import segment_of
 from index_data.segment.view import compiled, whole
@@ -100,8 +107,15 @@ async def passages_for(context: Context, query: Query) -> Passages:
     method, _ = method_for(snapshot, retrieval.method, "retrieval.method")
     if not readable and retrieval.method is None:
         method = "bm25"
-    search = search_options(retrieval, k, method, passages=True)
+    search = as_evidence(snapshot, retrieval, search_options(retrieval, k, method, passages=True))
     return Passages(await find(pool, snapshot, query.text, vector, search), warnings, known)
+
+
+def as_evidence(snapshot: Snapshot, retrieval: Retrieval, search: SearchOptions) -> SearchOptions:
+    """The search among the documents that are evidence for a text."""
+    return replace(
+        search, filter=text_evidence(snapshot.index(), retrieval.evidence, search.filter)
+    )
 
 
 def limited(k: int) -> tuple[int, list[str]]:

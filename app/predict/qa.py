@@ -18,7 +18,7 @@ from app.inference.answer import Answered, Cited, Evidence
 from app.inference.retrieval import read_and_find, search_options
 from app.inference.snapshot import Snapshot
 from app.predict.inputs import check_no_ablation, check_no_labels, each
-from app.predict.passages import limited, nearest_to, provided
+from app.predict.passages import as_evidence, limited, nearest_to, provided
 from app.predict.task import Context, Task, item_body
 from app.predict.task_influence import passage_influences
 from app.problems import Problem, invalid
@@ -189,6 +189,7 @@ async def passages(context: Context, given: QaRequest) -> tuple[list[Hit], list[
         return await nearest_to(text, provided(retrieval), pool)
     k, warnings = limited(retrieval.k or snapshot.model().model.span_heads[HEAD])
     search = search_options(retrieval, k, retrieval.method, passages=True)
+    search = as_evidence(snapshot, retrieval, search)
     return await read_and_find(pool, snapshot, text, search), warnings
 
 

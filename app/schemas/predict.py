@@ -8,6 +8,7 @@ from pydantic import Field
 from pydantic.config import JsonDict
 
 from app.schemas.base import FilterBody, Id, Method, Name, Probability, Request
+from index_data.roles import EvidenceRole
 
 Explain = Literal["citations", "influence", "ablation"]
 # A bad item gets an error in its place, so the items are checked one by one later.
@@ -75,6 +76,14 @@ class Retrieval(Request):
         None, description="Documents to retrieve. Default: what the head was fitted with."
     )
     filter: FilterBody | None = None
+    evidence: EvidenceRole | None = Field(
+        None,
+        description="Which documents of the index are evidence: `examples` (labelled; of a label "
+        "field those that carry it), `knowledge` (the others), or `all`; a document says otherwise "
+        "with `metadata.role`, `example` or `knowledge`. Default: `examples` for "
+        "`classification`, `sentiment` and `ner` (sentences with `metadata.entities`, whatever is "
+        "asked), else `knowledge` where there is any, else `all`.",
+    )
     exclude_ids: Annotated[list[Id], Field(max_length=1_000)] = []
     min_sequence: Annotated[int, Field(ge=0)] | None = Field(
         None, description="Answer from an index that holds this write, waiting for it if need be."

@@ -93,12 +93,22 @@ class Retrieval:
 
     @classmethod
     def by_default(
-        cls, searcher: Searcher, k: int, encode: Encode, *, passages: bool = False
+        cls,
+        searcher: Searcher,
+        k: int,
+        encode: Encode,
+        *,
+        filter: Filter | None,
+        passages: bool = False,
     ) -> Retrieval:
-        """As the server retrieves: by words alone where the index has no vectors that fit."""
+        """As the server retrieves: by words alone where the index has no vectors that fit.
+
+        ``filter``: the documents that are evidence.
+        """
         if not searcher.has_vectors:
-            return cls(searcher, k, "bm25", passages=passages)
-        return cls(searcher, k, searcher.default_method, encode, passages=passages)
+            return cls(searcher, k, "bm25", filter=filter, passages=passages)
+        method = searcher.default_method
+        return cls(searcher, k, method, encode, filter=filter, passages=passages)
 
     def each(
         self, queries: Sequence[Query], reporter: Reporter | None = None

@@ -26,6 +26,7 @@ from app.training.frozen_rows import (
 )
 from app.worker import JobRefused, Reporter
 from index_data.documents import Document, content_id
+from index_data.search.evidence import label_evidence
 
 if TYPE_CHECKING:
     from index_data.search.searcher import Hit, Searcher
@@ -108,7 +109,7 @@ def freeze_documents(
         return {"label": hit.document.labels.get(field)}
 
     return freeze_rows(
-        Retrieval.by_default(searcher, k, encode),
+        Retrieval.by_default(searcher, k, encode, filter=label_evidence(field)),
         folder,
         [query(document) for document in source.documents],
         reporter,

@@ -16,7 +16,7 @@ from app.training.context import Training, TrainingTask, check_rows, enough
 from app.training.frozen_rows import Query, Retrieval, SetInfo, freeze_rows, load_rows
 from index_data.documents import content_id, entities_of
 from index_data.entities import COLUMN, spans, within
-from index_data.filters import MARKED
+from index_data.search.evidence import entity_evidence
 
 if TYPE_CHECKING:
     from index_data.search.searcher import Hit, Searcher
@@ -47,7 +47,9 @@ def freeze(training: Training, searcher: Searcher) -> None:
     enough(queries, "texts have entities" if given is None else "rows are in the set")
     types = Counter(kind for query in queries for _, _, kind in query.row["entities"])
     freeze_rows(
-        Retrieval(searcher, TagTrainConfig(**training.options()).k, METHOD, filter=MARKED),
+        Retrieval(
+            searcher, TagTrainConfig(**training.options()).k, METHOD, filter=entity_evidence()
+        ),
         training.work,
         queries,
         training.reporter,

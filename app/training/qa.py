@@ -15,6 +15,7 @@ from app.problems import invalid
 from app.training.context import Training, TrainingTask, check_rows, enough
 from app.training.frozen_rows import Query, Retrieval, SetInfo, freeze_rows, load_rows
 from index_data.documents import Document, content_id, near_duplicate
+from index_data.search.evidence import text_evidence
 from index_data.text.analysis import detect_language
 from index_data.text.passages import passages
 
@@ -49,6 +50,7 @@ def freeze(training: Training, searcher: Searcher) -> None:
             searcher,
             SpanTrainConfig(**training.options()).k,
             training.encoder.encode,
+            filter=text_evidence(searcher),
             passages=True,
         ),
         training.work,

@@ -155,6 +155,11 @@ class Searcher:
             labels = self._labels[column] = sorted(held)
         return list(labels)
 
+    def holds(self, filter: Filter | None) -> bool:
+        """Whether a live document passes the filter."""
+        masks = ((view.count, view.allowed(filter)) for view in self.views)
+        return any(bool(mask.any()) if len(mask) else count > 0 for count, mask in masks)
+
     def documents(self) -> Iterator[Document]:
         """Every live document."""
         for view in self.views:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from index_data.documents import Document
 from index_data.filters import Filter, Scalar, column_values
+from index_data.roles import COLUMN as ROLE
+from index_data.roles import ROLES, SAID, Role, marks_example
 from index_data.segment.postings import boundaries
 
 
@@ -41,8 +43,23 @@ class Columns:
 
     def holders(self, name: str) -> Iterator[tuple[Scalar, NDArray[np.uint32]]]:
         """Each value of a column with the documents that hold it."""
+        if name == ROLE:
+            yield from self._roles()
         for row, value in enumerate(self.values.get(name, ()), self.starts.get(name, 0)):
             yield value, self.documents[self.indptr[row] : self.indptr[row + 1]]
+
+    def _roles(self) -> Iterator[tuple[Role, NDArray[np.uint32]]]:
+        """The documents of each role, as `index_data.roles.role_of` has it of one document."""
+        examples = np.zeros(self.size, dtype=np.bool_)
+        for name in filter(marks_example, self.values):
+            for _, documents in self.holders(name):
+                examples[documents] = True
+        said = dict(self.holders(SAID))
+        for role in ROLES:
+            if role in said:
+                examples[said[role]] = role == "example"
+        yield "example", np.flatnonzero(examples).astype(np.uint32)
+        yield "knowledge", np.flatnonzero(~examples).astype(np.uint32)
 
 
 class ColumnsBuilder:

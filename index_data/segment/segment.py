@@ -100,7 +100,10 @@ class Segment:
 
 
 def _filter_mask(columns: Columns, owners: NDArray[np.uint32], filter: Filter) -> Mask:
-    mask = columns.mask(filter)[owners].astype(np.uint8)
+    passing = columns.mask(filter)
+    if passing.all():  # the role of evidence often is that of all documents
+        return NO_MASK
+    mask = passing[owners].astype(np.uint8)
     mask.flags.writeable = False
     return mask
 
