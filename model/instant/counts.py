@@ -110,9 +110,7 @@ class Counts:
             totals[label] -= units.sum()
             documents[label] -= 1
         sums = np.zeros(len(totals))
-        base, mass, gone = _score(
-            *self._pairs(), places, weights, units, label, shared, own, sums
-        )
+        base, mass, gone = _score(*self._pairs(), places, weights, units, label, shared, own, sums)
         left = totals.sum() * UNIT, totals * UNIT
         smooth = ALPHA * (terms - gone)
         k = np.log(left[0] - left[1] + smooth + 1e-12) - np.log(left[1] + smooth + 1e-12)

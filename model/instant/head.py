@@ -50,8 +50,9 @@ class LeftOut(NamedTuple):
     @property
     def accuracy(self) -> float:
         """The share that is right; 0 of none."""
-        right = self.probabilities.argmax(1) == self.truth
-        return float(right.mean()) if len(right) else 0.0
+        if not len(self.truth):
+            return 0.0
+        return float((self.probabilities.argmax(1) == self.truth).mean())
 
 
 class InstantHead:
@@ -123,23 +124,8 @@ class InstantHead:
         present = self._present()
         if not len(present):
             return [], np.zeros(0)
-        query = np.asarray(vector, dtype=np.float64)[None]
-        if neighbours is None:
-            at, cosines = nearest(self._rows.vectors, query.astype(np.float32))
-            votes = log_votes(self._rows.labels[at], cosines, len(self._rows.names))
-        else:
-            votes = self._votes(neighbours)
-        n = len(self._rows.names)
-        parts = np.stack(
-            [
-                self._ridge.scores(query)[:, :n],
-                self._discriminant.scores(query)[:, :n],
-                self._words.scores(words(text))[None, :n],
-                self._characters.scores(characters(text))[None, :n],
-                votes,
-            ]
-        )
-        pooled = self._fitted().probabilities(parts[..., present], readable=readable)
+        parts = self._parts(text, vector, neighbours)[..., present]
+        pooled = self._fitted().probabilities(parts, readable=readable)
         return [self._rows.names[i] for i in present], pooled[0]
 
     def fit(self) -> None:
@@ -193,8 +179,33 @@ class InstantHead:
     def _sample(self, most: int = MOST_LEFT_OUT) -> NDArray[np.int64]:
         """Places of so many rows, the same ones whatever came and went between."""
         ids = self._rows.ids
-        order = sorted(range(len(ids)), key=lambda i: (zlib.crc32(ids[i].encode("utf-8", "replace")), ids[i]))
+        order = sorted(
+            range(len(ids)), key=lambda i: (zlib.crc32(ids[i].encode("utf-8", "replace")), ids[i])
+        )
         return np.array(order[:most], dtype=np.int64)
+
+    def _parts(
+        self,
+        text: str,
+        vector: NDArray[np.float32],
+        neighbours: Iterable[tuple[str, float]] | None,
+    ) -> Floats:
+        """What each part says of a text, [P, 1, labels]."""
+        n, query = len(self._rows.names), np.asarray(vector, dtype=np.float64)[None]
+        if neighbours is None:
+            at, cosines = nearest(self._rows.vectors, query.astype(np.float32))
+            votes = log_votes(self._rows.labels[at], cosines, n)
+        else:
+            votes = self._votes(neighbours)
+        return np.stack(
+            [
+                self._ridge.scores(query)[:, :n],
+                self._discriminant.scores(query)[:, :n],
+                self._words.scores(words(text))[None, :n],
+                self._characters.scores(characters(text))[None, :n],
+                votes,
+            ]
+        )
 
     def _votes(self, neighbours: Iterable[tuple[str, float]]) -> Floats:
         known = [(self._rows.number[n], s) for n, s in neighbours if n in self._rows.number]

@@ -15,7 +15,9 @@ AT_ONCE = 256
 
 
 def nearest(
-    vectors: NDArray[np.float32], queries: NDArray[np.float32], skip: NDArray[np.int64] | None = None
+    vectors: NDArray[np.float32],
+    queries: NDArray[np.float32],
+    skip: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.int64], Floats]:
     """Places [m, k] and cosines [m, k] of the nearest of vectors [n, d] to queries [m, d].
 

@@ -4,7 +4,8 @@
 
 The weights, all positive, minimise the mean log loss and a pull to a prior on their logarithms
 (Newton's method with the Fisher information); then T, alone, the log loss: calibration by one
-temperature (Guo et al. 2017, "On Calibration of Modern Neural Networks"). m rows, L labels, P parts.
+temperature (Guo et al. 2017, "On Calibration of Modern Neural Networks"). m rows, L labels, P
+parts.
 """
 
 from __future__ import annotations

@@ -60,7 +60,9 @@ class Rows:
         """Whether the encoder can read at least half of the texts."""
         return bool(self._readable[: len(self.ids)].mean() >= 0.5) if self.ids else True
 
-    def put(self, id: str, text: str, vector: NDArray[np.float32], label: str, readable: bool) -> int:
+    def put(
+        self, id: str, text: str, vector: NDArray[np.float32], label: str, readable: bool
+    ) -> int:
         """Take a document whose id is new; returns the number of its label."""
         place = len(self.ids)
         if place == len(self._labels):
