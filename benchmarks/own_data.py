@@ -14,6 +14,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -96,15 +97,14 @@ def measure(
             for name in sets:
                 pool, test = load(name, encoder)
                 train = pool.take(draw(pool, SIZES[size], MOST, seed))
-                models: dict[str, Callable[[], Figures]] = {
-                    HEAD: lambda t=train, q=test, n=name: instant_head(n, t, q),
-                    **{
-                        peer: lambda f=fit, t=train, q=test, n=name: {"accuracy": f(n, t, q)}
-                        for peer, fit in PEERS.items()
-                    },
-                }
-                for model, make in models.items():
-                    kept.of((name, size, str(seed), model), make, again=again and model == HEAD)
+                key = (name, size, str(seed))
+                kept.of((*key, HEAD), partial(instant_head, name, train, test), again=again)
+                for peer, fit in PEERS.items():
+                    kept.of((*key, peer), partial(accuracy, fit, name, train, test), again=False)
+
+
+def accuracy(fit: Callable[[str, Split, Split], float], *of: Any) -> Figures:
+    return {"accuracy": fit(*of)}
 
 
 def table(kept: Kept, sets: Sequence[str], sizes: Sequence[str]) -> list[dict[str, Any]]:

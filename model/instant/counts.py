@@ -115,7 +115,7 @@ class Counts:
         smooth = ALPHA * (terms - gone)
         k = np.log(left[0] - left[1] + smooth + 1e-12) - np.log(left[1] + smooth + 1e-12)
         squares = (shared[1] + own[:, 1]) + 2 * k * (shared[0] + own[:, 0]) + (terms - gone) * k**2
-        scores = (base + sums + k * mass) / np.sqrt(np.maximum(squares, 1e-9))
+        scores: Floats = (base + sums + k * mass) / np.sqrt(np.maximum(squares, 1e-9))
         scores[documents == 0] = NEVER
         return scores
 

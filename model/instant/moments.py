@@ -75,7 +75,8 @@ class Moments:
 
 def inverse(matrix: Floats, penalty: float) -> Floats:
     """Of a scatter matrix [d, d] with `penalty` added to its diagonal."""
-    return np.linalg.inv(matrix + penalty * np.eye(len(matrix)))
+    inverted: Floats = np.linalg.inv(matrix + penalty * np.eye(len(matrix))).astype(np.float64)
+    return inverted
 
 
 def update_inverse(inverse: Floats, vector: Floats, factor: float) -> None:

@@ -19,10 +19,10 @@ Floats = NDArray[np.float64]
 
 PARTS = ("ridge", "discriminant", "words", "characters", "neighbours")
 VECTOR_PARTS = (0, 1, 4)
-READABLE = (6.0, 0.15, 30.0, 15.0, 0.2)
+READABLE = (2.0, 0.25, 30.0, 15.0, 0.2)
 """Where rows are few the words weigh less: times the rows a label / 100, 0.02 to 1."""
 UNREADABLE = (0.3, 0.01, 10.0, 60.0, 0.02)
-PULL = 10.0
+PULL = 1.0
 LEAST_SHARE = 0.02
 STEPS = 30
 TEMPERATURES = np.geomspace(0.125, 8.0, 49)
@@ -57,12 +57,13 @@ def prior_weights(rows: int, labels: int, *, readable: bool) -> Floats:
     if not readable:
         return np.array(UNREADABLE)
     share = min(1.0, max(LEAST_SHARE, rows / max(labels, 1) / 100))
-    return np.array(READABLE) * np.array([1.0, 1.0, share, share, 1.0])
+    prior: Floats = np.array(READABLE) * np.array([1.0, 1.0, share, share, 1.0])
+    return prior
 
 
 def softmax(z: Floats) -> Floats:
     """Over the last axis."""
-    p = np.exp(z - z.max(-1, keepdims=True))
+    p: Floats = np.exp(z - z.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)
     return p
 

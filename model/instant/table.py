@@ -42,7 +42,8 @@ class Table:
 
     def kept(self, digests: Digests) -> NDArray[np.bool_]:
         """Which digests are counted at all."""
-        return (digests & np.uint64((1 << self.bits) - 1)) == 0
+        kept: NDArray[np.bool_] = (digests & np.uint64((1 << self.bits) - 1)) == 0
+        return kept
 
     def find(self, digests: Digests) -> Places:
         """The place of each term; -1 where it was never seen."""

@@ -81,7 +81,7 @@ def test_leaving_one_out_is_removing_it(part: int) -> None:
 
 def test_nearest_vote() -> None:
     vectors = np.eye(3, dtype=np.float32)
-    at, cosines = nearest(vectors, vectors, skip=np.arange(3))
+    at, _ = nearest(vectors, vectors, skip=np.arange(3))
     assert at.shape == (3, 2)
     assert all(i not in row for i, row in enumerate(at))
     votes = log_votes(np.array([[0, 1]]), np.array([[0.9, 0.5]]), 3)
