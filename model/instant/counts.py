@@ -1,7 +1,7 @@
 """Complement naive Bayes over n-grams, kept up to date document by document.
 
     w_lt = ln(c_lt + a) - ln(c_t - c_lt + a) + k_l,   k_l = ln(C - C_l + aT) - ln(C_l + aT)
-    score_l(x) = sum of x_t w_lt / |w_l|
+    score_l(x) = sum of x_t w_lt / (|x| |w_l|), over the terms that documents have
 
 c_lt is the summed weight of term t in label l, c_t in all labels, C_l and C their sums over terms,
 T the number of terms, a = 0.1 (Rennie et al. 2003, "Tackling the poor assumptions of naive Bayes
@@ -110,12 +110,15 @@ class Counts:
             totals[label] -= units.sum()
             documents[label] -= 1
         sums = np.zeros(len(totals))
-        base, mass, gone = _score(*self._pairs(), places, weights, units, label, shared, own, sums)
+        base, mass, square, gone = _score(
+            *self._pairs(), places, weights, units, label, shared, own, sums
+        )
         left = totals.sum() * UNIT, totals * UNIT
         smooth = ALPHA * (terms - gone)
         k = np.log(left[0] - left[1] + smooth + 1e-12) - np.log(left[1] + smooth + 1e-12)
         squares = (shared[1] + own[:, 1]) + 2 * k * (shared[0] + own[:, 0]) + (terms - gone) * k**2
-        scores: Floats = (base + sums + k * mass) / np.sqrt(np.maximum(squares, 1e-9))
+        lengths = np.sqrt(np.maximum(squares, 1e-9) * max(square, 1e-9))
+        scores: Floats = (base + sums + k * mass) / lengths
         scores[documents == 0] = NEVER
         return scores
 
@@ -159,13 +162,14 @@ def _score(
     label: NDArray[np.int32], units: Units, documents: NDArray[np.int32],
     places: Places, weights: Floats, own_units: Units, without: int,
     shared: Floats, own: Floats, sums: Floats,
-) -> tuple[float, float, int]:  # fmt: skip
-    """The terms' part of the scores: of labels that lack them, the weight, and terms that are gone.
+) -> tuple[float, float, float, int]:  # fmt: skip
+    """The terms' part of the scores: of labels that lack them, the sum and the squares of the
+    weights, and how many terms are gone.
 
     With a label `without` (-1: none) its pairs count as if the text were not among them, and what
     is then left is added to `shared` and `own`, from which these terms must have been subtracted.
     """
-    base, mass, gone = 0.0, 0.0, 0
+    base, mass, square, gone = 0.0, 0.0, 0.0, 0
     for i in range(len(places)):
         at = places[i]
         first, last = start[at], start[at] + size[at]
@@ -182,6 +186,7 @@ def _score(
         lacking = math.log(ALPHA) - math.log(total * UNIT + ALPHA)
         base += weights[i] * lacking
         mass += weights[i]
+        square += weights[i] * weights[i]
         if without >= 0:
             shared[0] += lacking
             shared[1] += lacking * lacking
@@ -196,7 +201,7 @@ def _score(
             if without >= 0:
                 own[label[pair], 0] += value - lacking
                 own[label[pair], 1] += value * value - lacking * lacking
-    return base, mass, gone
+    return base, mass, square, gone
 
 
 @njit(cache=True, nogil=True)

@@ -21,7 +21,7 @@ PARTS = ("ridge", "discriminant", "words", "characters", "neighbours")
 VECTOR_PARTS = (0, 1, 4)
 READABLE = (2.0, 0.25, 30.0, 15.0, 0.2)
 """Where rows are few the words weigh less: times the rows a label / 100, 0.02 to 1."""
-UNREADABLE = (0.3, 0.01, 10.0, 60.0, 0.02)
+UNREADABLE = (1.0, 0.1, 40.0, 40.0, 0.1)
 PULL = 1.0
 LEAST_SHARE = 0.02
 STEPS = 30
