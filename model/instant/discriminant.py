@@ -31,32 +31,37 @@ class Discriminant:
         """Anew, from the sums."""
         self.penalty = penalty
         self.inverse = inverse(self.moments.scatter_within(), penalty)
-        self._solved: tuple[Floats, Floats] | None = None
+        means = self.moments.means()
+        self._lengths = ((means @ self.inverse) * means).sum(1)  # u_l' A u_l [L]
+        self._changed: set[int] = set()
 
     def change(self, vector: Floats, label: int, sign: int) -> None:
         """Follow one document of a label that is about to come (`sign` 1) or go (-1)."""
-        self.moments.grow(label + 1)
-        self._solved = None
-        n = float(self.moments.counts[label])
+        sums = self.moments
+        sums.grow(label + 1)
+        self._lengths = np.pad(self._lengths, (0, len(sums.counts) - len(self._lengths)))
+        self._changed.add(label)
+        n = float(sums.counts[label])
         if n + sign > 0 and n > 0:
-            mean = self.moments.sums[label] / n
-            update_inverse(self.inverse, vector - mean, sign * n / (n + sign))
+            apart = vector - sums.sums[label] / n
+            along, scale = update_inverse(self.inverse, apart, sign * n / (n + sign))
+            self._lengths -= scale * (sums.sums @ along / np.maximum(sums.counts, 1.0)) ** 2
 
     def scores(self, vectors: Floats) -> Floats:
         """Vectors [m, d] -> [m, L], log posteriors up to a constant of each row."""
         sums = self.moments
-        weights, lengths = self._weights()
-        scores = sums.n * (vectors @ weights.T - lengths / 2) + _log(sums.counts)
+        products = vectors @ self.inverse @ sums.sums.T / np.maximum(sums.counts, 1.0)
+        scores: Floats = sums.n * (products - self._known_lengths() / 2) + _log(sums.counts)
         scores[:, sums.counts == 0] = NEVER
         return scores
 
-    def _weights(self) -> tuple[Floats, Floats]:
-        """A u_l [L, d] and u_l' A u_l [L], kept until the next change."""
-        if self._solved is None:
-            means = self.moments.means()
-            weights = means @ self.inverse
-            self._solved = weights, (weights * means).sum(1)
-        return self._solved
+    def _known_lengths(self) -> Floats:
+        """u_l' A u_l [L]; those whose mean moved are computed now."""
+        for label in self._changed:
+            mean = self.moments.sums[label] / max(self.moments.counts[label], 1.0)
+            self._lengths[label] = mean @ self.inverse @ mean
+        self._changed.clear()
+        return self._lengths
 
     def leave_one_out(self, vectors: Floats, labels: NDArray[np.int64]) -> Floats:
         """The scores [m, L] of documents that are among the sums, each without itself.
@@ -76,9 +81,8 @@ class Discriminant:
         gain = factor / np.maximum(1.0 - factor * stretch, 1e-9)  # A' = A + gain Ad (Ad)'
         to_means = along @ means.T  # (A d)' u_l [m, L]
         to_self = (along * vectors).sum(1)  # (A d)' v
-        weights, alone_lengths = self._weights()
-        lengths = np.tile(alone_lengths, (len(labels), 1))
-        products = vectors @ weights.T
+        lengths = np.tile(self._known_lengths(), (len(labels), 1))
+        products = vectors @ self.inverse @ means.T
         lengths[row, labels] += -2 * to_means[row, labels] / rest + stretch / rest**2
         products[row, labels] -= to_self / rest
         to_means[row, labels] -= stretch / rest

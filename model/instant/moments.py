@@ -7,6 +7,7 @@ the vectors' width.
 from __future__ import annotations
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -43,7 +44,7 @@ class Moments:
         if not self.counts[label]:
             self.sums[label] = 0.0
         self.sum += sign * vector
-        self.gram += np.outer(sign * vector, vector)
+        _add_outer(self.gram, vector, float(sign))
 
     def add_many(self, vectors: Floats, labels: NDArray[np.int64]) -> None:
         """Vectors [m, d] of labels [m] at once."""
@@ -79,7 +80,21 @@ def inverse(matrix: Floats, penalty: float) -> Floats:
     return inverted
 
 
-def update_inverse(inverse: Floats, vector: Floats, factor: float) -> None:
-    """Make it the inverse of the matrix plus `factor` v v' (Sherman and Morrison 1950)."""
+def update_inverse(inverse: Floats, vector: Floats, factor: float) -> tuple[Floats, float]:
+    """Make it the inverse of the matrix plus `factor` v v' (Sherman and Morrison 1950).
+
+    Returns u and c: the new inverse is the old one less c u u'.
+    """
     along = inverse @ vector
-    inverse -= np.outer(along * (factor / (1.0 + factor * float(vector @ along))), along)
+    scale = factor / (1.0 + factor * float(vector @ along))
+    _add_outer(inverse, along, -scale)
+    return along, scale
+
+
+@njit(cache=True, nogil=True)
+def _add_outer(matrix: Floats, vector: Floats, factor: float) -> None:
+    """Add `factor` v v' in place, without a second matrix."""
+    for i in range(len(vector)):
+        at = factor * vector[i]
+        for j in range(len(vector)):
+            matrix[i, j] += at * vector[j]

@@ -30,21 +30,19 @@ class Ridge:
         """Anew, from the sums."""
         self.penalty = penalty
         self.inverse = inverse(self.moments.scatter(), penalty)
-        self._weights: Floats | None = None
 
     def change(self, vector: Floats, sign: int) -> None:
         """Follow one document that is about to come (`sign` 1) or go (-1)."""
         n = self.moments.n
-        self._weights = None
         if n + sign > 0 and n > 0:
             update_inverse(self.inverse, vector - self.moments.mean, sign * n / (n + sign))
 
     def scores(self, vectors: Floats) -> Floats:
         """Vectors [m, d] -> [m, L], near 1 for the label and 0 for the others."""
         sums = self.moments
-        if self._weights is None:
-            self._weights = (sums.sums - np.outer(sums.counts, sums.mean)) @ self.inverse
-        scores: Floats = (vectors - sums.mean) @ self._weights.T + sums.counts / max(sums.n, 1)
+        along = (vectors - sums.mean) @ self.inverse
+        share = sums.counts / max(sums.n, 1)
+        scores: Floats = along @ sums.sums.T - np.outer(along @ sums.mean, sums.counts) + share
         return scores
 
     def leave_one_out(self, vectors: Floats, labels: NDArray[np.int64]) -> Floats:

@@ -40,7 +40,7 @@ def plainly(documents: Documents, query: Grams, labels: int = 4) -> NDArray[np.f
     for digest, weight in zip(query.digests, query.weights, strict=True):
         if int(digest) in place:
             x[place[int(digest)]] = weight
-    x /= max(np.linalg.norm(x), 1e-9)
+    x /= max(float(np.linalg.norm(x)), 1e-9)
     scores: NDArray[np.float64] = (w @ x) / np.sqrt(np.maximum((w**2).sum(1), 1e-9))
     scores[[label not in {y for _, y in documents} for label in range(labels)]] = NEVER
     return scores
