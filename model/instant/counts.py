@@ -124,9 +124,12 @@ class Counts:
 
     def _pairs(
         self,
-    ) -> tuple[Places, NDArray[np.int32], NDArray[np.int32], Units, NDArray[np.int32]]:
+    ) -> tuple[Places, NDArray[np.int32], NDArray[np.int32], Units, NDArray[np.int32], Floats]:
         table = self._table
-        return table.start, table.size, table.label, table.units, table.documents
+        return (
+            *(table.start, table.size, table.label),
+            *(table.units, table.documents, table.value),
+        )
 
 
 def _units(weights: Floats) -> Units:
@@ -136,10 +139,13 @@ def _units(weights: Floats) -> Units:
 @njit(cache=True, nogil=True)
 def _differ(
     start: Places, size: NDArray[np.int32],
-    label: NDArray[np.int32], units: Units, documents: NDArray[np.int32],
+    label: NDArray[np.int32], units: Units, documents: NDArray[np.int32], values: Floats,
     places: Places, sign: float, shared: Floats, own: Floats,
 ) -> None:  # fmt: skip
-    """Add (or subtract) what some terms give to the sums over terms."""
+    """Add what some terms give to the sums over terms, with new values for their pairs.
+
+    With `sign` -1 subtract what they gave.
+    """
     for at in places:
         first, last = start[at], start[at] + size[at]
         if first == last:
@@ -151,7 +157,10 @@ def _differ(
         shared[0] += sign * lacking
         shared[1] += sign * lacking * lacking
         for pair in range(first, last):
-            value = math.log((units[pair] * UNIT + ALPHA) / ((total - units[pair]) * UNIT + ALPHA))
+            if sign > 0.0:
+                other = (total - units[pair]) * UNIT
+                values[pair] = math.log((units[pair] * UNIT + ALPHA) / (other + ALPHA))
+            value = values[pair]
             own[label[pair], 0] += sign * (value - lacking)
             own[label[pair], 1] += sign * (value * value - lacking * lacking)
 
@@ -159,7 +168,7 @@ def _differ(
 @njit(cache=True, nogil=True)
 def _score(
     start: Places, size: NDArray[np.int32],
-    label: NDArray[np.int32], units: Units, documents: NDArray[np.int32],
+    label: NDArray[np.int32], units: Units, documents: NDArray[np.int32], values: Floats,
     places: Places, weights: Floats, own_units: Units, without: int,
     shared: Floats, own: Floats, sums: Floats,
 ) -> tuple[float, float, float, int]:  # fmt: skip
@@ -190,6 +199,10 @@ def _score(
         if without >= 0:
             shared[0] += lacking
             shared[1] += lacking * lacking
+        if without < 0:
+            for pair in range(first, last):
+                sums[label[pair]] += weights[i] * (values[pair] - lacking)
+            continue
         for pair in range(first, last):
             count = units[pair]
             if label[pair] == without:
@@ -198,16 +211,15 @@ def _score(
                 count -= own_units[i]
             value = math.log((count * UNIT + ALPHA) / ((total - count) * UNIT + ALPHA))
             sums[label[pair]] += weights[i] * (value - lacking)
-            if without >= 0:
-                own[label[pair], 0] += value - lacking
-                own[label[pair], 1] += value * value - lacking * lacking
+            own[label[pair], 0] += value - lacking
+            own[label[pair], 1] += value * value - lacking * lacking
     return base, mass, square, gone
 
 
 @njit(cache=True, nogil=True)
 def _sum_totals(
     start: Places, size: NDArray[np.int32],
-    label: NDArray[np.int32], units: Units, documents: NDArray[np.int32],
+    label: NDArray[np.int32], units: Units, documents: NDArray[np.int32], values: Floats,
     places: Places, totals: Units,
 ) -> None:  # fmt: skip
     for at in places:
