@@ -61,7 +61,8 @@ class Discriminant:
             mean = self.moments.sums[label] / max(self.moments.counts[label], 1.0)
             self._lengths[label] = mean @ self.inverse @ mean
         self._changed.clear()
-        return self._lengths
+        lengths: Floats = self._lengths
+        return lengths
 
     def leave_one_out(self, vectors: Floats, labels: NDArray[np.int64]) -> Floats:
         """The scores [m, L] of documents that are among the sums, each without itself.

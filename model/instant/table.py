@@ -78,7 +78,7 @@ class Table:
     def _rebuild(self, terms: int, room: int) -> None:
         """Copy what has documents, with space for as much again and so much more."""
         keys, start, size = self.keys, self.start, self.size
-        old = (self.label, self.units, self.documents, self.value)
+        old: list[NDArray[Any]] = [self.label, self.units, self.documents, self.value]
         live = (self.size > 0) & self.kept(self.keys)
         self.terms, self.pairs = int(live.sum()), int(self.size[live].sum())
         places = 1 << int(4 * (self.terms + terms) + FIRST).bit_length()
@@ -87,9 +87,8 @@ class Table:
         self.start[inserted] = np.cumsum(size[live]) - size[live]
         self.size[inserted] = self.room[inserted] = size[live]
         self.end = int(size[live].sum())
-        for before, now in zip(
-            old, (self.label, self.units, self.documents, self.value), strict=True
-        ):
+        new: list[NDArray[Any]] = [self.label, self.units, self.documents, self.value]
+        for before, now in zip(old, new, strict=True):
             _copy(start[live], size[live], before, now)
 
 
