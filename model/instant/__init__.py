@@ -1,0 +1,1 @@
+"""A classifier of closed forms that knows each labelled document from the next request on."""
