@@ -20,9 +20,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from model.instant import table
-from model.instant.grams import Grams
-from model.instant.table import UNIT, Places, Table, Units
+from benchmarks.instant import table
+from benchmarks.instant.grams import Grams
+from benchmarks.instant.table import UNIT, Places, Table, Units
 
 ALPHA = 0.1
 NEVER = -1e3

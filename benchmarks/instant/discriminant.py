@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from model.instant.moments import Floats, Moments, inverse, update_inverse
+from benchmarks.instant.moments import Floats, Moments, inverse, update_inverse
 
 PENALTIES = (0.3, 1.0, 3.0)
 NEVER = -1e3

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model.instant.grams import MOST_CHARS
+from benchmarks.instant.grams import MOST_CHARS
 
 FIRST_ROWS = 64
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.instant.grams import MOST_CHARS, Grams, characters, words
+from benchmarks.instant.grams import MOST_CHARS, Grams, characters, words
 
 ANY = st.text(st.characters(codec=None, exclude_categories=()), max_size=60)
 
@@ -58,7 +58,7 @@ def test_a_long_text_is_cut() -> None:
 
 def test_digests_are_the_same_in_every_process() -> None:
     code = (
-        "from model.instant.grams import characters, words;"
+        "from benchmarks.instant.grams import characters, words;"
         "print(*words('Red green').digests, *characters('Red').digests)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

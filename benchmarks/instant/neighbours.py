@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from model.instant.moments import Floats
+from benchmarks.instant.moments import Floats
 
 NEAREST = 10
 TEMPERATURE = 0.05

@@ -5,9 +5,9 @@ import random
 import numpy as np
 import pytest
 
-from model.instant.grams import characters, words
-from model.instant.head import Document, InstantHead
-from model.instant.pool import PARTS, Pool, log_loss, prior_weights, softmax
+from benchmarks.instant.grams import characters, words
+from benchmarks.instant.head import Document, InstantHead
+from benchmarks.instant.pool import PARTS, Pool, log_loss, prior_weights, softmax
 from model.metrics import calibration_error
 
 WIDTH = 16

@@ -1,9 +1,9 @@
 """Own labels, nothing trained: ``python -m benchmarks.own_data [--sets NAME...] [--only SIZE...]``.
 
 Every labelled set of the evaluation data at 10 rows a label, 64 a label and all rows (5,000 at
-most, for the peers' sake), with three draws of the rows. The instant head (`model.instant`) beside
-logistic regression on TF-IDF of words, on TF-IDF of characters and on the frozen vectors, and the
-nearest neighbours; accuracy on at most 1,500 test rows that none of them saw. Each figure is one
+most, for the peers' sake), with three draws of the rows. The instant head (`benchmarks.instant`)
+beside logistic regression on TF-IDF of words, on TF-IDF of characters and on the frozen vectors,
+and the nearest neighbours; accuracy on at most 1,500 test rows that none of them saw. Each figure is one
 line of ``benchmarks/runs/own_data.jsonl`` and is not computed again while it stands there;
 ``--again`` computes the head's anew. The last line printed is one JSON object.
 """
@@ -22,10 +22,10 @@ import torch
 
 from benchmarks.data.classification import Split
 from benchmarks.data.own_data import NAMES, draw, load
+from benchmarks.instant.head import Document, InstantHead
 from benchmarks.peers.own_data import PEERS, READ_BY_CHARACTER
 from benchmarks.tools.folders import RUNS
 from model.encoder.encoder import Encoder
-from model.instant.head import Document, InstantHead
 from model.metrics import calibration_error
 
 SIZES: dict[str, int | None] = {"10": 10, "64": 64, "all": None}

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from model.instant import table
-from model.instant.counts import ALPHA, NEVER, Counts
-from model.instant.grams import Grams, words
+from benchmarks.instant import table
+from benchmarks.instant.counts import ALPHA, NEVER, Counts
+from benchmarks.instant.grams import Grams, words
 
 TEXTS = st.lists(
     st.tuples(st.text("abcd ", max_size=12), st.integers(0, 3)), min_size=1, max_size=12

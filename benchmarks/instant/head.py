@@ -13,15 +13,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model.instant import discriminant, ridge
-from model.instant.counts import Counts
-from model.instant.discriminant import Discriminant
-from model.instant.grams import MOST_CHARS, characters, words
-from model.instant.moments import Floats, Moments
-from model.instant.neighbours import log_votes, nearest
-from model.instant.pool import PARTS, Pool, log_loss, prior_weights, softmax
-from model.instant.ridge import Ridge
-from model.instant.rows import Rows
+from benchmarks.instant import discriminant, ridge
+from benchmarks.instant.counts import Counts
+from benchmarks.instant.discriminant import Discriminant
+from benchmarks.instant.grams import MOST_CHARS, characters, words
+from benchmarks.instant.moments import Floats, Moments
+from benchmarks.instant.neighbours import log_votes, nearest
+from benchmarks.instant.pool import PARTS, Pool, log_loss, prior_weights, softmax
+from benchmarks.instant.ridge import Ridge
+from benchmarks.instant.rows import Rows
 
 MOST_LEFT_OUT = 1_500
 BULK = 64

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.instant.discriminant import Discriminant
-from model.instant.moments import Moments
-from model.instant.neighbours import log_votes, nearest
-from model.instant.ridge import Ridge
+from benchmarks.instant.discriminant import Discriminant
+from benchmarks.instant.moments import Moments
+from benchmarks.instant.neighbours import log_votes, nearest
+from benchmarks.instant.ridge import Ridge
 
 WIDTH, LABELS = 12, 4
 Floats = NDArray[np.float64]
