@@ -3,8 +3,8 @@
 Every labelled set of the evaluation data at 10 rows a label, 64 a label and all rows (5,000 at
 most, for the peers' sake), with three draws of the rows. The instant head (`benchmarks.instant`)
 beside logistic regression on TF-IDF of words, on TF-IDF of characters and on the frozen vectors,
-and the nearest neighbours; accuracy on at most 1,500 test rows that none of them saw. Each figure is one
-line of ``benchmarks/runs/own_data.jsonl`` and is not computed again while it stands there;
+and the nearest neighbours; accuracy on at most 1,500 test rows that none of them saw. Each figure
+is one line of ``benchmarks/runs/own_data.jsonl`` and is not computed again while it stands there;
 ``--again`` computes the head's anew. The last line printed is one JSON object.
 """
 
